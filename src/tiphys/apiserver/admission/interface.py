@@ -1,0 +1,84 @@
+"""Admission: what stands between a well-formed write and the registry.
+
+Mutating plug-ins (`admit`) run in the order of the table and may change `attributes.object`; validating ones
+(`validate`) run after the strategy's own validation and only judge. A plug-in refuses by raising a StatusError.
+See https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+from tiphys.apiserver.authn.interface import UserInfo
+from tiphys.machinery.meta import GroupVersionKind, GroupVersionResource
+
+
+class Operation(Enum):
+    """What is done to the object; CONNECT is exec, attach, port-forward and proxy."""
+
+    CREATE = "CREATE"
+    UPDATE = "UPDATE"
+    DELETE = "DELETE"
+    CONNECT = "CONNECT"
+
+
+@dataclass(slots=True, kw_only=True)
+class AdmissionAttributes:
+    """One write as admission sees it. `object` is changed in place by mutating plug-ins, `old_object` never."""
+
+    operation: Operation
+    kind: GroupVersionKind
+    resource: GroupVersionResource
+    subresource: str
+    namespace: str
+    name: str
+    object: dict[str, Any] | None
+    old_object: dict[str, Any] | None
+    user: UserInfo
+    dry_run: bool
+    options: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+    # Plug-ins leave notes for audit here ("pod-security.kubernetes.io/enforce-policy" …).
+    annotations: dict[str, str] = field(default_factory=dict)
+
+
+class Plugin(Protocol):
+    """One admission plug-in. `admit` may change the object, `validate` may not; either may be a no-op."""
+
+    name: str
+
+    def handles(self, attributes: AdmissionAttributes) -> bool:
+        """Cheap pre-check: False means neither method is called for this write."""
+
+    async def admit(self, attributes: AdmissionAttributes) -> None:
+        """Change `attributes.object` in place, or raise StatusError to refuse."""
+
+    async def validate(self, attributes: AdmissionAttributes) -> None:
+        """Raise StatusError to refuse."""
+
+
+class AdmissionChain:
+    """The ordered table of plug-ins, run as one."""
+
+    def __init__(self, plugins: Sequence[Plugin] = ()) -> None:
+        self._plugins = tuple(plugins)
+
+    @property
+    def empty(self) -> bool:
+        """True when there is nothing to ask, so callers need not build attributes."""
+        return not self._plugins
+
+    async def admit(self, attributes: AdmissionAttributes) -> None:
+        """Run every mutating plug-in in order; the first refusal ends it."""
+        for plugin in self._plugins:
+            if plugin.handles(attributes):
+                await plugin.admit(attributes)
+
+    async def validate(self, attributes: AdmissionAttributes) -> None:
+        """Run every validating plug-in in order; the first refusal ends it."""
+        for plugin in self._plugins:
+            if plugin.handles(attributes):
+                await plugin.validate(attributes)

@@ -1,0 +1,1 @@
+"""The verbs: what a request asks for, and how it is answered."""

@@ -1,0 +1,244 @@
+"""Strategy: what is particular about one resource. The base class is a working default for every kind.
+
+The generic registry (`registry/store.py`) owns the flow of a write and calls a strategy in this order:
+
+    create   default → [mutating admission] → prepare_for_create → validate → begin → [validating admission] → commit
+    update   default → [mutating admission] → prepare_for_update → validate_update → begin → [validating admission] → commit
+    delete   check_graceful_deletion → (prepare_for_deletion → update) or removal → after_delete
+
+Objects are plain dicts as decoded from JSON, in the storage version of the resource; a strategy changes only the object it
+is told to change ("new"), never `old`. The registry itself does what is the same for every kind: names, generateName, uid,
+creationTimestamp, finalizers, preconditions, ObjectMeta validation, managedFields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any, ClassVar, Final, Protocol
+
+from tiphys.api.table import Resource
+from tiphys.apiserver.authn.interface import UserInfo
+from tiphys.machinery.field import FieldError
+from tiphys.machinery.meta import ObjectName
+from tiphys.machinery.time import human_duration, parse_rfc3339
+
+Object = dict[str, Any]
+Cell = str | int | float | bool | None
+
+
+class Reader(Protocol):
+    """Read access to every other resource, from the watch caches (never blocks, always current). Do not change results."""
+
+    def get(self, group: str, resource: str, key: ObjectName) -> Object | None:
+        """The object in storage version, or None."""
+
+    def list(self, group: str, resource: str, namespace: str = "") -> Sequence[Object]:
+        """All objects of the resource, of one namespace when given, in key order."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RequestContext:
+    """What a strategy may know about the request it serves."""
+
+    user: UserInfo
+    now: datetime
+    reader: Reader
+    namespace: str = ""
+    name: str = ""
+    subresource: str = ""
+    dry_run: bool = False
+    field_manager: str = ""
+    # "field is deprecated" and the like; each becomes one Warning header.
+    warnings: list[str] = field(default_factory=list)
+
+
+# Called once with True when the write was committed, with False when it was not (also after a dry run).
+Finish = Callable[[bool], None]
+
+
+class GarbageCollection(Enum):
+    """What a DELETE without propagationPolicy does with dependents."""
+
+    BACKGROUND = "background"
+    ORPHAN = "orphan"
+    UNSUPPORTED = "unsupported"
+
+
+class NameRule(Enum):
+    """Which names a resource allows (Kubernetes: "Object Names and IDs")."""
+
+    DNS_SUBDOMAIN = "dns_subdomain"  # RFC 1123 subdomain, 253 characters
+    DNS_LABEL = "dns_label"  # RFC 1123 label, 63 characters
+    DNS_1035_LABEL = "dns_1035_label"  # RFC 1035 label: Service
+    PATH_SEGMENT = "path_segment"  # no "/", no "%", not "." or "..": RBAC
+    ANY = "any"  # checked by the strategy's own validate
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the Table form. Priority 0 is always shown, 1 only by `-o wide`."""
+
+    name: str
+    type: str = "string"
+    description: str = ""
+    format: str = ""
+    priority: int = 0
+
+
+NAME_COLUMN: Final = Column(
+    "Name",
+    format="name",
+    description=(
+        "Name must be unique within a namespace. Is required when creating resources, although some resources may allow "
+        "a client to request the generation of an appropriate name automatically. Name is primarily intended for creation "
+        "idempotence and configuration definition. Cannot be updated. More info: "
+        "https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names"
+    ),
+)
+CREATED_AT_COLUMN: Final = Column(
+    "Created At",
+    type="date",
+    description=(
+        "CreationTimestamp is a timestamp representing the server time when this object was created. It is not guaranteed "
+        "to be set in happens-before order across separate operations. Clients may not set this value. It is represented "
+        "in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: "
+        "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"
+    ),
+)
+
+
+def age(obj: Object, now: datetime) -> str:
+    """The AGE cell of an object: "5m", "3d", or "<unknown>" when it has no creation time."""
+    created = obj.get("metadata", {}).get("creationTimestamp")
+    if not created:
+        return "<unknown>"
+    return human_duration(now - parse_rfc3339(created))
+
+
+class Strategy:
+    """One resource's own rules. Subclass in `registry/<group>/<resource>.py`, list it in `registry/__init__.py`."""
+
+    # --- facts about the resource -------------------------------------------------------------------------------
+    name_rule: ClassVar[NameRule] = NameRule.DNS_SUBDOMAIN
+    # A PUT to a name that does not exist creates it.
+    allow_create_on_update: ClassVar[bool] = False
+    # A PUT without metadata.resourceVersion overwrites whatever is there.
+    allow_unconditional_update: ClassVar[bool] = True
+    # Kinds whose metadata.generation counts changes of spec. None: those with a status subresource and a spec.
+    generation: ClassVar[bool | None] = None
+    garbage_collection: ClassVar[GarbageCollection] = GarbageCollection.BACKGROUND
+    # DELETE answers with the deleted object instead of a Status (pods, namespaces, services, …).
+    delete_returns_object: ClassVar[bool] = False
+    # Field paths a write through a subresource ("" the main one) does not own, for managedFields.
+    reset_fields: ClassVar[Mapping[str, Sequence[tuple[str, ...]]]] = {}
+    columns: ClassVar[Sequence[Column]] = (NAME_COLUMN, CREATED_AT_COLUMN)
+
+    def __init__(self, resource: Resource) -> None:
+        self.resource = resource
+        self.has_status = "status" in resource.subresources
+        self.has_generation = self.has_status if self.generation is None else self.generation
+
+    # --- create ---------------------------------------------------------------------------------------------------
+    def default(self, obj: Object) -> None:
+        """Set static defaults in place (defaults.md); runs before admission, on create and on update."""
+
+    def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
+        """Wipe what a client may not set and set what the server does. `status` is wiped and generation is 1 by default."""
+        if self.has_status:
+            obj.pop("status", None)
+
+    def validate(self, obj: Object) -> list[FieldError]:
+        """Errors of a new object, in upstream's order; ObjectMeta is checked by the registry before."""
+        return []
+
+    async def begin_create(self, ctx: RequestContext, obj: Object) -> Finish | None:
+        """Last step before the commit: allocate addresses, ports … into `obj`. StatusError refuses."""
+        return None
+
+    def after_create(self, ctx: RequestContext, obj: Object) -> None:
+        """Called after a committed create."""
+
+    # --- update ---------------------------------------------------------------------------------------------------
+    def prepare_for_update(self, ctx: RequestContext, new: Object, old: Object) -> None:
+        """Carry over what a write of the main resource may not change. `status` is kept by default."""
+        if self.has_status:
+            if "status" in old:
+                new["status"] = old["status"]
+            else:
+                new.pop("status", None)
+
+    def spec_changed(self, new: Object, old: Object) -> bool:
+        """Whether an update counts in metadata.generation: any change outside metadata and status."""
+        return any(
+            new.get(key) != old.get(key)
+            for key in {*new, *old}
+            if key not in ("metadata", "status", "kind", "apiVersion")
+        )
+
+    def validate_update(self, new: Object, old: Object) -> list[FieldError]:
+        """Errors of an update of the main resource; the default judges the new object alone."""
+        return self.validate(new)
+
+    async def begin_update(self, ctx: RequestContext, new: Object, old: Object) -> Finish | None:
+        """As begin_create, for an update of the main resource."""
+        return None
+
+    def after_update(self, ctx: RequestContext, new: Object, old: Object) -> None:
+        """Called after a committed update, of any subresource."""
+
+    # --- status and other subresources that write the object itself -------------------------------------------------
+    def prepare_for_status_update(self, ctx: RequestContext, new: Object, old: Object) -> None:
+        """Keep everything but status. Labels, annotations and finalizers may change too, as upstream allows."""
+        for key in {*new, *old} - {"status", "metadata", "kind", "apiVersion"}:
+            if key in old:
+                new[key] = old[key]
+            else:
+                new.pop(key, None)
+
+    def validate_status_update(self, new: Object, old: Object) -> list[FieldError]:
+        """Errors of a write of the status subresource."""
+        return []
+
+    def prepare_for_subresource_update(self, subresource: str, ctx: RequestContext, new: Object, old: Object) -> None:
+        """Like prepare_for_update, for finalize, approval, ephemeralcontainers, resize …"""
+        self.prepare_for_status_update(ctx, new, old)
+
+    def validate_subresource_update(self, subresource: str, new: Object, old: Object) -> list[FieldError]:
+        """Errors of such a write."""
+        return self.validate_status_update(new, old)
+
+    # --- delete -----------------------------------------------------------------------------------------------------
+    def check_graceful_deletion(self, ctx: RequestContext, obj: Object, grace_period_seconds: int | None) -> int | None:
+        """The grace period in seconds for a graceful deletion (0: at once, but in the graceful way); None: not graceful."""
+        return None
+
+    def prepare_for_deletion(self, ctx: RequestContext, obj: Object) -> None:
+        """Change the object that is being marked for deletion (namespaces: phase Terminating)."""
+
+    def holds_deletion(self, obj: Object) -> bool:
+        """True while something other than metadata.finalizers keeps a deleted object (namespaces: spec.finalizers)."""
+        return False
+
+    def after_delete(self, ctx: RequestContext, obj: Object) -> None:
+        """Called when the object is gone: release addresses, ports …"""
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+    def warnings(self, obj: Object, old: Object | None) -> list[str]:
+        """Warnings for a valid object ("… is deprecated"); `old` is None on create."""
+        return []
+
+    def selectable_fields(self, obj: Object) -> dict[str, str]:
+        """Fields a fieldSelector may name, with this object's values."""
+        metadata = obj.get("metadata", {})
+        fields = {"metadata.name": metadata.get("name", "")}
+        if self.resource.namespaced:
+            fields["metadata.namespace"] = metadata.get("namespace", "")
+        return fields
+
+    def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
+        """The cells of one Table row, one per column."""
+        metadata = obj.get("metadata", {})
+        return [metadata.get("name", ""), metadata.get("creationTimestamp")]
