@@ -1,0 +1,81 @@
+"""The authenticators in the order they are asked, and the groups every answer gets.
+
+    client certificate → bearer token (static file, service account, bootstrap) → anonymous
+
+The first that answers decides. A token that none of them knows is refused; a request without any
+credentials is anonymous where that is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tiphys.apiserver.authn.interface import (
+    ANONYMOUS,
+    GROUP_ALL_AUTHENTICATED,
+    GROUP_ALL_UNAUTHENTICATED,
+    Authenticator,
+    Credentials,
+    UserInfo,
+)
+from tiphys.apiserver.authn.tokens import TokenAuthenticator, bearer_token
+from tiphys.machinery.errors import StatusError, unauthorized
+
+_ANONYMOUS_USER = UserInfo(ANONYMOUS, groups=(GROUP_ALL_UNAUTHENTICATED,))
+
+
+def with_authenticated_group(user: UserInfo) -> UserInfo:
+    """Everyone who has proven an identity is in system:authenticated."""
+    if GROUP_ALL_AUTHENTICATED in user.groups or GROUP_ALL_UNAUTHENTICATED in user.groups:
+        return user
+    return replace(user, groups=(*user.groups, GROUP_ALL_AUTHENTICATED))
+
+
+class TokenChain:
+    """Asks the token authenticators in order; used for requests and by TokenReview."""
+
+    def __init__(self, authenticators: Sequence[TokenAuthenticator]) -> None:
+        self._authenticators = tuple(authenticators)
+
+    async def authenticate_token(
+        self, token: str, audiences: tuple[str, ...] = ()
+    ) -> tuple[UserInfo, tuple[str, ...]] | None:
+        """The token's user and audiences; None when nobody knows it. Raises the last 401 when all refused."""
+        refused: StatusError | None = None
+        for authenticator in self._authenticators:
+            try:
+                found = await authenticator.authenticate_token(token, audiences)
+            except StatusError as error:
+                refused = error
+                continue
+            if found is not None:
+                return with_authenticated_group(found[0]), found[1]
+        if refused is not None:
+            raise refused
+        return None
+
+
+class AuthenticatorChain:
+    """Who is asking, for every request."""
+
+    def __init__(self, certificates: Sequence[Authenticator], tokens: TokenChain, *, anonymous: bool = True) -> None:
+        self._certificates = tuple(certificates)
+        self._tokens = tokens
+        self._anonymous = anonymous
+
+    async def authenticate(self, request: Credentials) -> UserInfo | None:
+        """The user; never None in practice, as whoever cannot be told is anonymous or gets 401 (StatusError)."""
+        for authenticator in self._certificates:
+            user = await authenticator.authenticate(request)
+            if user is not None:
+                return with_authenticated_group(user)
+        token = bearer_token(request)
+        if token:
+            found = await self._tokens.authenticate_token(token)
+            if found is None:
+                raise unauthorized()
+            return found[0]
+        if not self._anonymous:
+            raise unauthorized()
+        return _ANONYMOUS_USER

@@ -1,0 +1,48 @@
+"""Several authorizers asked in order: the first that allows or denies decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tiphys.apiserver.authn.interface import GROUP_MASTERS
+from tiphys.apiserver.authz.interface import Attributes, Authorizer, Decision, Verdict
+
+
+class PrivilegedGroups:
+    """Members of system:masters may do everything, whatever the roles say."""
+
+    def authorize(self, attributes: Attributes) -> Decision:
+        if GROUP_MASTERS in attributes.user.groups:
+            return Decision(Verdict.ALLOW)
+        return Decision(Verdict.NO_OPINION)
+
+
+class AlwaysAllow:
+    """`--authorization-mode=AlwaysAllow`."""
+
+    def authorize(self, attributes: Attributes) -> Decision:
+        return Decision(Verdict.ALLOW)
+
+
+class AlwaysDeny:
+    """`--authorization-mode=AlwaysDeny`."""
+
+    def authorize(self, attributes: Attributes) -> Decision:
+        return Decision(Verdict.NO_OPINION, "Everything is forbidden.")
+
+
+class UnionAuthorizer:
+    """Asks each in order; when none has an opinion, their reasons are joined."""
+
+    def __init__(self, authorizers: Sequence[Authorizer]) -> None:
+        self._authorizers = tuple(authorizers)
+
+    def authorize(self, attributes: Attributes) -> Decision:
+        reasons: list[str] = []
+        for authorizer in self._authorizers:
+            decision = authorizer.authorize(attributes)
+            if decision.verdict is not Verdict.NO_OPINION:
+                return decision
+            if decision.reason:
+                reasons.append(decision.reason)
+        return Decision(Verdict.NO_OPINION, "\n".join(reasons))
