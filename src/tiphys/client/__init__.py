@@ -1,0 +1,57 @@
+"""The client of the API: requests, informers and their caches, work queues, leader election, events.
+
+Every component is written against this room alone; it knows nothing of any of them.
+"""
+
+from tiphys.client.cache import Indexer, Lister, key_of
+from tiphys.client.config import RestConfig
+from tiphys.client.controller import DONE, Controller, RequeueAfter, Result, enqueue
+from tiphys.client.endpoint import Endpoint, Object, PartialObject, endpoint_of, metadata_endpoint
+from tiphys.client.events import NORMAL, WARNING, EventRecorder, reference_to
+from tiphys.client.expectations import Expectations
+from tiphys.client.informer import Informers, SharedInformer
+from tiphys.client.leaderelection import LeaderElector, LeadershipLost
+from tiphys.client.reflector import ListWatch, Reflector
+from tiphys.client.rest import Client
+from tiphys.client.results import EventType, ListResult, PatchType, Preconditions, WatchEvent
+from tiphys.client.transport import AiohttpTransport, ApiConnectionError, Response, Transport
+from tiphys.client.workqueue import WorkQueue
+
+__all__ = [
+    "DONE",
+    "NORMAL",
+    "WARNING",
+    "AiohttpTransport",
+    "ApiConnectionError",
+    "Client",
+    "Controller",
+    "Endpoint",
+    "EventRecorder",
+    "EventType",
+    "Expectations",
+    "Indexer",
+    "Informers",
+    "LeaderElector",
+    "LeadershipLost",
+    "ListResult",
+    "ListWatch",
+    "Lister",
+    "Object",
+    "PartialObject",
+    "PatchType",
+    "Preconditions",
+    "Reflector",
+    "RequeueAfter",
+    "Response",
+    "RestConfig",
+    "Result",
+    "SharedInformer",
+    "Transport",
+    "WatchEvent",
+    "WorkQueue",
+    "endpoint_of",
+    "enqueue",
+    "key_of",
+    "metadata_endpoint",
+    "reference_to",
+]

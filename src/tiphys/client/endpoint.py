@@ -1,0 +1,149 @@
+"""Where a kind lives on the server and how its bytes become objects.
+
+One `Endpoint` a kind is made on first use and kept: its decoders are compiled once. Objects are the
+frozen structs of `tiphys.api`; kinds known only at run time (custom resources, and everything the
+garbage collector looks at) are read as `PartialObject`, of which only the metadata is decoded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final, Generic, Protocol, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from tiphys.api.meta.v1 import ObjectMeta
+from tiphys.api.table import resource_of
+
+JSON: Final = "application/json"
+_METADATA: Final = "application/json;as={};g=meta.k8s.io;v=v1,application/json"
+
+
+class Object(Protocol):
+    """What every object of the API has."""
+
+    @property
+    def metadata(self) -> ObjectMeta: ...
+
+
+T = TypeVar("T", bound=Object)
+L = TypeVar("L")
+
+
+class PartialObject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, rename="camel"):
+    """An object of any kind, seen as its metadata alone."""
+
+    api_version: str = ""
+    kind: str = ""
+    metadata: ObjectMeta = ObjectMeta()
+
+
+class ListHead(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """The metadata of a list."""
+
+    resource_version: str = ""
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class ListBody(msgspec.Struct, Generic[L], frozen=True, gc=False):
+    """A list as it is on the wire."""
+
+    metadata: ListHead = ListHead()
+    items: list[L] | None = None
+
+
+class WatchLine(msgspec.Struct, frozen=True, gc=False):
+    """One line of a watch; the object stays bytes until its type is known."""
+
+    type: str
+    object: msgspec.Raw
+
+
+_encoder: Final = msgspec.json.Encoder()
+watch_line: Final = msgspec.json.Decoder(WatchLine)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint(Generic[T]):
+    """One resource: `prefix` is /api/v1 or /apis/GROUP/VERSION."""
+
+    prefix: str
+    plural: str
+    namespaced: bool
+    api_version: str
+    kind: str
+    decoder: msgspec.json.Decoder[T]
+    list_decoder: msgspec.json.Decoder[ListBody[T]]
+    accept: str = JSON
+    list_accept: str = JSON
+
+    def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
+        """The path of the collection, of one object, or of its subresource; no namespace means all of them."""
+        parts = [self.prefix]
+        if self.namespaced and namespace:
+            parts += ["namespaces", quote(namespace, safe="")]
+        parts.append(self.plural)
+        if name:
+            parts.append(quote(name, safe=""))
+        if subresource:
+            parts.append(subresource)
+        return "/".join(parts)
+
+    def encode(self, obj: T) -> bytes:
+        """The object as JSON with its apiVersion and kind."""
+        return encode_as(obj, self.api_version, self.kind)
+
+
+def encode_as(obj: Any, api_version: str, kind: str) -> bytes:
+    """`obj` as JSON, with apiVersion and kind put in front when the struct leaves them out as defaults."""
+    body = _encoder.encode(obj)
+    head = f'{{"apiVersion":"{api_version}","kind":"{kind}"'.encode()
+    if body.startswith(b'{"apiVersion"') or not kind:
+        return body
+    return head + b"}" if body == b"{}" else head + b"," + body[1:]
+
+
+def encode_object(obj: Any) -> bytes:
+    """A typed object, or plain JSON data, as the body of a request."""
+    return encode_as(obj, getattr(obj, "API_VERSION", ""), getattr(obj, "KIND", ""))
+
+
+@cache
+def endpoint_of(kind: type[T]) -> Endpoint[T]:
+    """The endpoint of a generated type."""
+    resource = resource_of(kind)
+    return Endpoint(
+        prefix=api_prefix(resource.group, resource.version),
+        plural=resource.plural,
+        namespaced=resource.namespaced,
+        api_version=f"{resource.group}/{resource.version}" if resource.group else resource.version,
+        kind=resource.kind,
+        decoder=msgspec.json.Decoder(kind),
+        list_decoder=msgspec.json.Decoder(ListBody[kind]),  # type: ignore[valid-type]  # a type at run time
+    )
+
+
+def metadata_endpoint(group: str, version: str, plural: str, kind: str, *, namespaced: bool) -> Endpoint[PartialObject]:
+    """The endpoint of any kind, of which the server is asked for the metadata only."""
+    return Endpoint(
+        prefix=api_prefix(group, version),
+        plural=plural,
+        namespaced=namespaced,
+        api_version=f"{group}/{version}" if group else version,
+        kind=kind,
+        decoder=_partial,
+        list_decoder=_partial_list,
+        accept=_METADATA.format("PartialObjectMetadata"),
+        list_accept=_METADATA.format("PartialObjectMetadataList"),
+    )
+
+
+def api_prefix(group: str, version: str) -> str:
+    """/api/v1 for the core group, /apis/GROUP/VERSION for the others."""
+    return f"/apis/{group}/{version}" if group else f"/api/{version}"
+
+
+_partial: Final = msgspec.json.Decoder(PartialObject)
+_partial_list: Final = msgspec.json.Decoder(ListBody[PartialObject])

@@ -1,0 +1,22 @@
+"""Waiting for something or for a moment of a clock, whichever comes first."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tiphys.base.clock import Clock
+
+
+async def wait_until(event: asyncio.Event, clock: Clock, seconds: float) -> bool:
+    """Wait for `event`, at most `seconds` of `clock`; True when the event is set."""
+    if event.is_set():
+        return True
+    sleeper = asyncio.ensure_future(clock.sleep(seconds))
+    waiter = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({sleeper, waiter}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (sleeper, waiter):
+            task.cancel()
+        await asyncio.gather(sleeper, waiter, return_exceptions=True)
+    return event.is_set()
