@@ -1,0 +1,85 @@
+"""One HTTP request, read completely: request line, headers and body. Query and cookies are parsed when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import parse_qsl, unquote
+
+from tiphys.apiserver.authn.interface import UserInfo
+from tiphys.machinery.errors import bad_request
+
+ANONYMOUS_USER: Final = UserInfo("system:anonymous", groups=("system:unauthenticated",))
+
+
+class Request:
+    """A request as the endpoints see it. `user` and `audit_id` are filled in by the handler chain."""
+
+    __slots__ = (
+        "_query",
+        "audit_id",
+        "body",
+        "headers",
+        "keep_alive",
+        "method",
+        "peer_certificate",
+        "raw_path",
+        "raw_query",
+        "remote_address",
+        "upgrade",
+        "user",
+        "warnings",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        body: bytes = b"",
+        *,
+        peer_certificate: bytes | None = None,
+        remote_address: str = "",
+        upgrade: bool = False,
+    ) -> None:
+        """`target` is the request target as sent ("/api/v1/pods?limit=5"); header names are lower case."""
+        self.method = method
+        self.raw_path, _, self.raw_query = target.partition("?")
+        self.headers = headers
+        self.body = body
+        self.peer_certificate = peer_certificate
+        self.remote_address = remote_address
+        self.upgrade = upgrade
+        self.keep_alive = True
+        self.user = ANONYMOUS_USER
+        self.audit_id = ""
+        self.warnings: list[str] = []
+        self._query: dict[str, list[str]] | None = None
+
+    @property
+    def path(self) -> str:
+        """The path, percent-decoded."""
+        path = self.raw_path
+        return unquote(path, errors="strict") if "%" in path else path
+
+    @property
+    def query(self) -> Mapping[str, list[str]]:
+        """Query parameters: every value of every name, in order. StatusError (400) for bytes that are not UTF-8."""
+        if self._query is None:
+            self._query = self._parse_query() if self.raw_query else {}
+        return self._query
+
+    def _parse_query(self) -> dict[str, list[str]]:
+        query: dict[str, list[str]] = {}
+        try:
+            pairs = parse_qsl(self.raw_query, keep_blank_values=True, errors="strict", max_num_fields=1000)
+        except ValueError as error:
+            raise bad_request(f"invalid query: {error}") from None
+        for name, value in pairs:
+            query.setdefault(name, []).append(value)
+        return query
+
+    def parameter(self, name: str, default: str = "") -> str:
+        """The first value of a query parameter."""
+        values = self.query.get(name)
+        return values[0] if values else default

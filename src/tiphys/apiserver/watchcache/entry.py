@@ -1,0 +1,116 @@
+"""Entry: one version of one object, as bytes.
+
+What the store holds, and what is kept (`tail`), with the revision spliced in behind the uid:
+
+    store   {"kind":"Pod","apiVersion":"v1","metadata":{"name":"a","namespace":"d","uid":"…","creationTimestamp":…},"spec":…}
+    tail                                   "metadata":{"name":"a","namespace":"d","uid":"…","resourceVersion":"7",…},"spec":…}
+                                                                                            └─ rv_at
+
+GET answers `prefix + tail`, an item of a LIST is `{ + tail`, a watch event `{"type":…,"object":` + prefix + tail + `}`.
+The prefix `{"kind":…,"apiVersion":…,` belongs to the version that is asked for, so versions that differ in nothing else
+share the bytes. The writer puts name, generateName, namespace, uid first in metadata, in this order (see `encode_stored`);
+none of these can contain a quote, so the first `"uid":"` is the object's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+UID_FIELD: Final = b'"uid":"'
+METADATA_FIELD: Final = b'"metadata":'
+# The uid itself has 36 characters, then a quote and a comma or the closing brace.
+UID_LENGTH: Final = 36
+LEADING_FIELDS: Final = ("name", "generateName", "namespace", "selfLink", "uid")
+
+
+def encode_stored(obj: dict[str, Any], kind: str, api_version: str) -> bytes:
+    """The bytes the store keeps for `obj`: kind, apiVersion and metadata first, no resourceVersion.
+
+    `obj` needs metadata.uid; it is not changed.
+    """
+    given = obj["metadata"]
+    metadata = {field: given[field] for field in LEADING_FIELDS if field in given}
+    for field, value in given.items():
+        if field not in metadata and field != "resourceVersion":
+            metadata[field] = value
+    ordered = {"kind": kind, "apiVersion": api_version, "metadata": metadata}
+    for field, value in obj.items():
+        if field not in ordered:
+            ordered[field] = value
+    return orjson.dumps(ordered)
+
+
+class Entry:
+    """One version of one object. Immutable but for what is parsed lazily."""
+
+    __slots__ = ("_fields", "_labels", "_object", "create_revision", "key", "name", "namespace", "revision", "rv_at", "tail")
+
+    def __init__(
+        self,
+        key: str,
+        namespace: str,
+        name: str,
+        value: bytes,
+        revision: int,
+        create_revision: int,
+    ) -> None:
+        """`value` is what the store holds. ValueError when it is not an object written by `encode_stored`."""
+        self.key = key
+        self.namespace = namespace
+        self.name = name
+        self.revision = revision
+        self.create_revision = create_revision
+        start = value.find(METADATA_FIELD)
+        uid = value.find(UID_FIELD, start)
+        if start < 0 or uid < 0:
+            raise ValueError(f"{key}: not an object of this server")
+        end = uid + len(UID_FIELD) + UID_LENGTH + 1
+        if revision:
+            self.tail = b'%b,"resourceVersion":"%d"%b' % (value[start:end], revision, value[end:])
+        else:  # never saved: the answer to a dry run
+            self.tail = value[start:]
+        self.rv_at = end - start
+        self._labels: Mapping[str, str] | None = None
+        self._fields: Mapping[str, str] | None = None
+        self._object: dict[str, Any] | None = None
+
+    def at_revision(self, revision: int) -> bytes:
+        """The tail with another resourceVersion: what a DELETED event carries."""
+        end = self.rv_at + len(b',"resourceVersion":""') + len(str(self.revision))
+        return b'%b,"resourceVersion":"%d"%b' % (self.tail[: self.rv_at], revision, self.tail[end:])
+
+    def parse(self) -> dict[str, Any]:
+        """A fresh copy of the object without kind and apiVersion, free to be changed."""
+        obj: dict[str, Any] = orjson.loads(b"{" + self.tail)
+        return obj
+
+    def shared(self) -> dict[str, Any]:
+        """The object, parsed once and kept: for small kinds read often (RBAC, namespaces). Must not be changed."""
+        if self._object is None:
+            self._object = self.parse()
+        return self._object
+
+    def describe(self, labels: Mapping[str, str], fields: Mapping[str, str]) -> None:
+        """The writer knows labels and selectable fields already: keep them so that nobody has to parse."""
+        self._labels = labels
+        self._fields = fields
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """metadata.labels."""
+        if self._labels is None:
+            metadata = (self._object or self.parse()).get("metadata") or {}
+            self._labels = metadata.get("labels") or {}
+        return self._labels
+
+    @property
+    def known_fields(self) -> Mapping[str, str] | None:
+        """Selectable fields if they are known already; the cache of the kind computes them otherwise."""
+        return self._fields
+
+    def set_fields(self, fields: Mapping[str, str]) -> None:
+        """Keep computed selectable fields."""
+        self._fields = fields

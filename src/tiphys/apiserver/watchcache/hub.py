@@ -1,0 +1,187 @@
+"""WatchCache: all kinds in memory, kept current by the store's own commit order.
+
+Start-up reads the whole store in one range and subscribes in the same turn of the loop, so that nothing falls between.
+After that every commit updates the cache before the writer's await returns: a read through the cache is as fresh as one
+from the store. With a remote store `wait_fresh` asks it for its revision and waits for the cache to reach it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from heapq import heappop, heappush
+from typing import Final
+
+from tiphys.apiserver.watchcache.entry import Entry
+from tiphys.apiserver.watchcache.kind import KindCache, SelectableFields
+from tiphys.apiserver.watchcache.watchers import WatcherSet
+from tiphys.base.log import get_logger
+from tiphys.store.interface import Event, EventType, Store, prefix_end
+
+log = get_logger(__name__)
+
+ROOT: Final = "/registry/"
+
+
+class Kind:
+    """One resource in the cache: its objects and its watchers."""
+
+    __slots__ = ("cache", "watchers")
+
+    def __init__(self, cache: KindCache) -> None:
+        self.cache = cache
+        self.watchers = WatcherSet(cache)
+
+
+class WatchCache:
+    """Every object of every registered kind. Register kinds, `start`, use; `stop` ends all watches."""
+
+    def __init__(self, store: Store, *, remote: bool = False) -> None:
+        """`remote`: other servers write to the store too, so a consistent read has to ask it for its revision."""
+        self.store = store
+        self.revision = 0
+        self._remote = remote
+        self._kinds: dict[str, Kind] = {}  # by "group/plural/", the part of the key behind ROOT
+        self._orphans: dict[str, dict[str, tuple[bytes, int, int]]] = {}  # objects of kinds not registered (yet)
+        self._unsubscribe: Callable[[], None] | None = None
+        # What a writer knows about the version it is about to commit, by store key.
+        self._described: dict[str, tuple[bytes, Mapping[str, str], Mapping[str, str]]] = {}
+        self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._waiter_count = 0
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+    async def start(self) -> None:
+        """Load the store and follow it. Kinds registered later find their objects too."""
+        early: list[Event] = []
+        unsubscribe = self.store.subscribe(early.extend)
+        loaded = await self.store.range(ROOT, prefix_end(ROOT))
+        unsubscribe()
+        self._unsubscribe = self.store.subscribe(self._on_events)
+        self.revision = loaded.revision
+        for kind in self._kinds.values():
+            kind.cache.oldest_revision = kind.cache.last_change = loaded.revision
+        for item in loaded.items:
+            self._load(item.key, item.value, item.mod_revision, item.create_revision)
+        self._on_events([event for event in early if event.kv.mod_revision > loaded.revision])
+
+    def stop(self) -> None:
+        """Stop following the store and end every watch."""
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+        for kind in self._kinds.values():
+            kind.watchers.end_all()
+
+    def register(self, group: str, plural: str, *, namespaced: bool, selectable_fields: SelectableFields) -> Kind:
+        """Make room for a resource, before or after `start`; what the store holds of it is there at once."""
+        part = f"{group or 'core'}/{plural}/"
+        known = self._kinds.get(part)
+        if known is not None:
+            return known
+        cache = KindCache(
+            ROOT + part, namespaced=namespaced, selectable_fields=selectable_fields, revision=self.revision
+        )
+        kind = self._kinds[part] = Kind(cache)
+        for key, (value, revision, created) in sorted(self._orphans.pop(part, {}).items()):
+            self._load(ROOT + part + key, value, revision, created)
+        return kind
+
+    def unregister(self, group: str, plural: str) -> None:
+        """Forget a resource (its definition is gone); its watches end."""
+        kind = self._kinds.pop(f"{group or 'core'}/{plural}/", None)
+        if kind is not None:
+            kind.watchers.end_all()
+
+    def kind(self, group: str, plural: str) -> Kind | None:
+        """The resource's part of the cache."""
+        return self._kinds.get(f"{group or 'core'}/{plural}/")
+
+    # --- freshness -------------------------------------------------------------------------------------------------------
+    async def wait_fresh(self) -> None:
+        """Return once the cache has everything that was committed before the call."""
+        if self._remote:
+            await self.wait_revision(await self.store.current_revision(), 3.0)
+
+    async def wait_revision(self, revision: int, timeout: float) -> bool:
+        """Wait until the cache has reached `revision`; False after `timeout` seconds without."""
+        if self.revision >= revision:
+            return True
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiter_count += 1
+        heappush(self._waiters, (revision, self._waiter_count, waiter))
+        try:
+            await asyncio.wait_for(waiter, timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    def describe(self, key: str, value: bytes, labels: Mapping[str, str], fields: Mapping[str, str]) -> None:
+        """Tell the cache labels and fields of a value about to be written to `key`, to spare it the parsing."""
+        self._described[key] = (value, labels, fields)
+
+    def forget_description(self, key: str) -> None:
+        """The write came to nothing."""
+        self._described.pop(key, None)
+
+    # --- following the store -------------------------------------------------------------------------------------------------
+    def _split(self, key: str) -> tuple[str, str]:
+        """ "/registry/core/pods/default/a" → ("core/pods/", "default/a")."""
+        parts = key[len(ROOT) :].split("/", 2)
+        if len(parts) < 3:
+            return "", ""
+        return f"{parts[0]}/{parts[1]}/", parts[2]
+
+    def _load(self, key: str, value: bytes, revision: int, created: int) -> None:
+        part, own = self._split(key)
+        kind = self._kinds.get(part)
+        if kind is None:
+            self._orphans.setdefault(part, {})[own] = (value, revision, created)
+            return
+        entry = self._entry(kind.cache, own, key, value, revision, created)
+        if entry is not None:
+            kind.cache.load(entry)
+
+    def _entry(self, cache: KindCache, own: str, key: str, value: bytes, revision: int, created: int) -> Entry | None:
+        namespace, _, name = own.rpartition("/")
+        try:
+            entry = Entry(own, namespace, name, value, revision, created)
+        except ValueError as error:
+            log.error("ignored: %s", error)
+            return None
+        described = self._described.pop(key, None)
+        if described is not None and (described[0] is value or described[0] == value):
+            entry.describe(described[1], described[2])
+        return entry
+
+    def _on_events(self, events: Sequence[Event]) -> None:
+        for event in events:
+            kv = event.kv
+            key = kv.key
+            if not key.startswith(ROOT):
+                continue
+            part, own = self._split(key)
+            kind = self._kinds.get(part)
+            if kind is None:
+                self._keep_orphan(part, own, event)
+                continue
+            if event.type is EventType.DELETE:
+                change = kind.cache.remove(own, kv.mod_revision)
+            else:
+                entry = self._entry(kind.cache, own, key, kv.value, kv.mod_revision, kv.create_revision)
+                change = kind.cache.put(entry) if entry is not None else None
+            if change is not None:
+                kind.watchers.publish(change)
+        if events:
+            self.revision = max(self.revision, events[-1].kv.mod_revision)
+            while self._waiters and self._waiters[0][0] <= self.revision:
+                waiter = heappop(self._waiters)[2]
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _keep_orphan(self, part: str, own: str, event: Event) -> None:
+        if event.type is EventType.DELETE:
+            self._orphans.get(part, {}).pop(own, None)
+        else:
+            kv = event.kv
+            self._orphans.setdefault(part, {})[own] = (kv.value, kv.mod_revision, kv.create_revision)
+
