@@ -1,0 +1,108 @@
+"""What the committer's thread does with the writing connection: apply transactions, compact, keep leases."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from tiphys.store.errors import CompactedError, FutureRevisionError, LeaseNotFound, NoSpaceError
+from tiphys.store.interface import Event, EventType, KeyValue, Lease
+from tiphys.store.sqlite import schema
+from tiphys.store.sqlite.committer import Done
+from tiphys.store.transactions import Txn, deletes, execute
+
+COMPACTION_CHUNK: Final = 5_000  # ids looked at in one transaction, so that writers wait milliseconds
+
+CURRENT: Final = f"SELECT {schema.COLUMNS} FROM history WHERE key = ? ORDER BY id DESC LIMIT 1"
+CURRENT_RANGE: Final = f"""SELECT {schema.COLUMNS} FROM history WHERE id IN
+  (SELECT max(id) FROM history WHERE key >= ? AND key < ? GROUP BY key) AND version > 0 ORDER BY key"""
+# Replaced at or before the revision, or a deletion before it.
+COMPACT: Final = """DELETE FROM history WHERE id >= ?1 AND id < ?2 AND (version = 0 OR EXISTS
+  (SELECT 1 FROM history AS later WHERE later.key = history.key AND later.id > history.id AND later.id < ?3))"""
+LEASED_KEYS: Final = """SELECT DISTINCT key FROM history AS h WHERE lease = ?1 AND lease != 0 AND NOT EXISTS
+  (SELECT 1 FROM history AS later WHERE later.key = h.key AND later.id > h.id) ORDER BY key"""
+
+
+class Database:
+    """The state behind the writing connection; a `View` for transactions. Used by one thread at a time."""
+
+    def __init__(self, connection: sqlite3.Connection, quota: int) -> None:
+        self.connection = connection
+        self.quota = quota
+        self._page_size = int(connection.execute("PRAGMA page_size").fetchone()[0])
+        self.reload()
+
+    def reload(self) -> None:
+        """Read again what is kept in memory, after opening and after a rollback."""
+        self.revision = schema.newest_revision(self.connection)
+        self.compacted = schema.meta(self.connection, "compacted")
+        self.leases: dict[int, int] = dict(self.connection.execute("SELECT id, ttl FROM leases"))
+
+    def current(self, key: str) -> KeyValue | None:
+        row = self.connection.execute(CURRENT, (key,)).fetchone()
+        return schema.to_key_value(row) if row is not None and row[4] else None
+
+    def current_range(self, start: str, end: str) -> list[KeyValue]:
+        return [schema.to_key_value(row) for row in self.connection.execute(CURRENT_RANGE, (start, end))]
+
+    def has_lease(self, lease: int) -> bool:
+        return lease in self.leases
+
+    def apply(self, txn: Txn) -> Done:
+        """Raises NoSpaceError, LeaseNotFound, ValueError before anything is written."""
+        result, events = execute(txn, self, self.revision)
+        if any(event.type is EventType.PUT for event in events):
+            self._check_quota(events)
+        for position, event in enumerate(events):
+            self.connection.execute(schema.INSERT, schema.to_insert(event.kv, position))
+        self.revision += bool(events)
+        return Done(result, events)
+
+    def size(self) -> tuple[int, int]:
+        """Bytes of the file, and of what of it is in use."""
+        pages = int(self.connection.execute("PRAGMA page_count").fetchone()[0])
+        free = int(self.connection.execute("PRAGMA freelist_count").fetchone()[0])
+        return pages * self._page_size, (pages - free) * self._page_size
+
+    def _check_quota(self, events: list[Event]) -> None:
+        # Space freed by compaction counts as free at once, so a store that is full recovers by compacting.
+        if self.size()[1] + sum(len(event.kv.key) + len(event.kv.value) for event in events) > self.quota:
+            raise NoSpaceError
+
+    def begin_compaction(self, revision: int) -> Done:
+        """Refuse reads below `revision` from now on; the result is the compacted revision before."""
+        if revision <= self.compacted:
+            raise CompactedError(self.compacted)
+        if revision > self.revision:
+            raise FutureRevisionError(self.revision)
+        self.connection.execute("UPDATE meta SET value = ? WHERE name = 'compacted'", (revision,))
+        before, self.compacted = self.compacted, revision
+        return Done(before)
+
+    def compact_chunk(self, revision: int, after: int) -> Done:
+        """Delete what a compaction at `revision` drops of the next ids after `after`; the last of them, or None."""
+        last = self.connection.execute(
+            "SELECT max(id) FROM (SELECT id FROM history WHERE id > ? AND id < ? ORDER BY id LIMIT ?)",
+            (after, schema.first_id(revision + 1), COMPACTION_CHUNK),
+        ).fetchone()[0]
+        if last is None:
+            return Done(None)
+        oldest_kept_deletion = schema.first_id(revision)
+        end = min(last + 1, oldest_kept_deletion)
+        self.connection.execute(COMPACT, (after + 1, end, schema.first_id(revision + 1)))
+        return Done(last)
+
+    def grant_lease(self, ttl: int) -> Done:
+        lease = self.connection.execute("INSERT INTO leases (ttl) VALUES (?)", (ttl,)).lastrowid
+        assert lease is not None
+        self.leases[lease] = ttl
+        return Done(Lease(lease, ttl, ttl))
+
+    def revoke_lease(self, lease: int) -> Done:
+        if lease not in self.leases:
+            raise LeaseNotFound(lease)
+        keys = [key for (key,) in self.connection.execute(LEASED_KEYS, (lease,))]
+        done = self.apply(deletes(keys))
+        self.connection.execute("DELETE FROM leases WHERE id = ?", (lease,))
+        del self.leases[lease]
+        return done
