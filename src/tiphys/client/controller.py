@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, ClassVar, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from tiphys.base.clock import Clock
 from tiphys.base.log import get_logger
@@ -47,8 +47,8 @@ DONE: Final = Result()
 class Controller(ABC, Generic[K]):
     """A supervised set of workers over one queue. Subclasses give `name` and `sync`."""
 
-    name: ClassVar[str]
-    workers: ClassVar[int] = 5
+    name: str
+    workers: int = 5
 
     def __init__(self, clock: Clock, informers: Iterable[SharedInformer[Any]] = ()) -> None:
         self.clock = clock

@@ -8,7 +8,6 @@ garbage collector looks at) are read as `PartialObject`, of which only the metad
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Final, Generic, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -110,9 +109,18 @@ def encode_object(obj: Any) -> bytes:
     return encode_as(obj, getattr(obj, "API_VERSION", ""), getattr(obj, "KIND", ""))
 
 
-@cache
+_endpoints: dict[type, Endpoint[Any]] = {}
+
+
 def endpoint_of(kind: type[T]) -> Endpoint[T]:
-    """The endpoint of a generated type."""
+    """The endpoint of a generated type; raises KeyError for a type that is no resource."""
+    endpoint = _endpoints.get(kind)
+    if endpoint is None:
+        endpoint = _endpoints[kind] = _make_endpoint(kind)
+    return endpoint
+
+
+def _make_endpoint(kind: type[T]) -> Endpoint[T]:
     resource = resource_of(kind)
     return Endpoint(
         prefix=api_prefix(resource.group, resource.version),

@@ -64,9 +64,10 @@ def data_or_file(entry: Mapping[str, Any], key: str, base: Path) -> bytes:
     encoded = entry.get(f"{key}-data")
     if encoded:
         try:
-            return base64.b64decode(encoded, validate=True)
+            decoded: bytes = base64.b64decode(encoded, validate=True)
         except (binascii.Error, ValueError) as error:
             raise ValueError(f"kubeconfig: {key}-data is not base64: {error}") from error
+        return decoded
     name = entry.get(key)
     if not name:
         return b""

@@ -1,0 +1,1 @@
+"""What several controllers share: reading pods, owning objects, making and deleting pods."""

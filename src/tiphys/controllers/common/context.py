@@ -1,0 +1,53 @@
+"""What a controller is built from, and the options of the whole manager."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from tiphys.base.clock import Clock
+from tiphys.client import Client, EventRecorder, Informers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """kube-controller-manager's flags of consequence; defaults as upstream's.
+
+    `cluster_cidrs` empty leaves node addresses alone (`--allocate-node-cidrs=false`). PEM texts are
+    bytes; empty switches off what needs them.
+    """
+
+    node_monitor_grace_period: timedelta = timedelta(seconds=40)
+    node_monitor_period: timedelta = timedelta(seconds=5)
+    node_startup_grace_period: timedelta = timedelta(seconds=60)
+    node_eviction_rate: float = 0.1  # nodes a second
+    secondary_node_eviction_rate: float = 0.01
+    unhealthy_zone_threshold: float = 0.55
+    large_cluster_size_threshold: int = 50
+    cluster_cidrs: tuple[str, ...] = ()
+    service_cluster_ip_range: str = ""
+    node_cidr_mask_size_ipv4: int = 24
+    node_cidr_mask_size_ipv6: int = 64
+    terminated_pod_gc_threshold: int = 12500
+    root_ca: bytes = b""
+    service_account_key: bytes = field(default=b"", repr=False)
+    cluster_signing_cert: bytes = b""
+    cluster_signing_key: bytes = field(default=b"", repr=False)
+    cluster_signing_duration: timedelta = timedelta(days=365)
+    max_endpoints_per_slice: int = 100
+    enable_garbage_collector: bool = True
+    resource_quota_sync_period: timedelta = timedelta(minutes=5)
+    hpa_sync_period: timedelta = timedelta(seconds=15)
+    legacy_service_account_token_clean_up_period: timedelta = timedelta(days=365)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerContext:
+    """Handed to every controller's constructor."""
+
+    client: Client
+    clock: Clock
+    informers: Informers
+    recorder: Callable[[str], EventRecorder]
+    options: Options = Options()
