@@ -1,0 +1,214 @@
+"""Which processes a cluster consists of, and the command line of each: what a person would type to run it alone."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import Final
+
+from tiphys.cmd.cluster.layout import Layout
+from tiphys.cmd.cluster.spec import ClusterSpec, NodeSpec
+
+KUBELET_PORT: Final = 10250
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """One process. `node` names the node whose namespaces it lives in, "" for the machine's own."""
+
+    name: str
+    command: str  # module of tiphys.cmd
+    arguments: tuple[str, ...]
+    node: str = ""
+    after: tuple[str, ...] = ()  # components that must have been ready once
+    job: bool = False  # ends by itself; a failure is repeated, success is not
+
+    def __str__(self) -> str:
+        return shlex.join(["tiphys", self.command.replace("_", "-"), *self.arguments])
+
+
+def _flags(**values: object) -> tuple[str, ...]:
+    return tuple(f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value not in ("", None))
+
+
+def control_plane(spec: ClusterSpec, layout: Layout) -> list[Component]:
+    """The API server, and unless it is to stand alone, the controller manager and the scheduler."""
+    found = [_apiserver(spec, layout)]
+    if spec.mode == "api-only":
+        return found
+    pki = layout.pki
+    found.append(
+        Component(
+            name="controller-manager",
+            command="controller_manager",
+            after=("apiserver",),
+            arguments=_flags(
+                kubeconfig=layout.kubeconfig("controller-manager"),
+                cluster_cidr=spec.pod_cidr,
+                service_cluster_ip_range=spec.service_cidr,
+                allocate_node_cidrs="true",
+                root_ca_file=pki / "ca.crt",
+                service_account_private_key_file=pki / "sa.key",
+                cluster_signing_cert_file=pki / "ca.crt",
+                cluster_signing_key_file=pki / "ca.key",
+                controllers="*,bootstrapsigner,tokencleaner",
+                node_monitor_grace_period=f"{spec.node_monitor_grace_period:g}s",
+                secure_port=0,
+            ),
+        )
+    )
+    found.append(
+        Component(
+            name="scheduler",
+            command="scheduler",
+            after=("apiserver",),
+            arguments=_flags(kubeconfig=layout.kubeconfig("scheduler"), secure_port=0),
+        )
+    )
+    return found
+
+
+def _apiserver(spec: ClusterSpec, layout: Layout) -> Component:
+    pki = layout.pki
+    addresses = ["127.0.0.1"]
+    advertise = "127.0.0.1"
+    if spec.subnet:
+        advertise = spec.bridge_address()
+        addresses.append(advertise)
+    return Component(
+        name="apiserver",
+        command="apiserver",
+        arguments=_flags(
+            bind_address=",".join(addresses),
+            advertise_address=advertise,
+            secure_port=spec.api_port,
+            datastore=f"sqlite://{layout.store}" if spec.datastore == "sqlite" else spec.datastore,
+            service_cluster_ip_range=spec.service_cidr,
+            client_ca_file=pki / "ca.crt",
+            tls_cert_file=pki / "apiserver.crt",
+            tls_private_key_file=pki / "apiserver.key",
+            kubelet_client_certificate=pki / "apiserver-kubelet-client.crt",
+            kubelet_client_key=pki / "apiserver-kubelet-client.key",
+            kubelet_certificate_authority=pki / "ca.crt",
+            service_account_key_file=pki / "sa.pub",
+            service_account_signing_key_file=pki / "sa.key",
+            service_account_issuer=f"https://kubernetes.default.svc.{spec.cluster_domain}",
+            requestheader_client_ca_file=pki / "front-proxy-ca.crt",
+            proxy_client_cert_file=pki / "front-proxy-client.crt",
+            proxy_client_key_file=pki / "front-proxy-client.key",
+            enable_bootstrap_token_auth="true",
+            authorization_mode="Node,RBAC",
+            enable_admission_plugins="NodeRestriction",
+            allow_privileged="true",
+        ),
+    )
+
+
+def node_components(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> list[Component]:
+    """The processes of one node: runtime, kubelet, kube-proxy and the network agent."""
+    state, run = layout.node_state(node.name), layout.node_run(node.name)
+    endpoint = spec.container_runtime_endpoint or f"unix://{run / 'runtime.sock'}"
+    cgroup = f"/{layout.cgroup}/{node.name}"
+    found = []
+    if not spec.container_runtime_endpoint:
+        found.append(
+            Component(
+                name=f"{node.name}/runtime",
+                command="runtime",
+                node=node.name,
+                arguments=_flags(
+                    listen=endpoint,
+                    root=state / "runtime",
+                    state=run / "runtime",
+                    images=layout.images,
+                    node_name=node.name,
+                    network_run_dir=run / "network",
+                    network_state_dir=state / "network",
+                    cluster_cidr=spec.pod_cidr,
+                    registry_netns=layout.run / "ns" / "host.net",
+                    cgroup_parent=cgroup,
+                ),
+            )
+        )
+    found.append(
+        Component(
+            name=f"{node.name}/kubelet",
+            command="kubelet",
+            node=node.name,
+            after=("apiserver",),
+            arguments=_flags(
+                kubeconfig=layout.kubeconfig(f"kubelet-{node.name}"),
+                node_ip=spec.node_address(node),
+                hostname_override=node.name,
+                container_runtime_endpoint=endpoint,
+                root_dir=state / "kubelet",
+                cgroup_root=cgroup,
+                cluster_dns=spec.dns_address,
+                cluster_domain=spec.cluster_domain,
+                pod_manifest_path=state / "manifests",
+                client_ca_file=layout.pki / "ca.crt",
+                tls_cert_file=layout.pki / f"kubelet-{node.name}-server.crt",
+                tls_private_key_file=layout.pki / f"kubelet-{node.name}-server.key",
+                port=KUBELET_PORT,
+            ),
+        )
+    )
+    found.append(
+        Component(
+            name=f"{node.name}/proxy",
+            command="proxy",
+            node=node.name,
+            after=("apiserver",),
+            arguments=_flags(
+                kubeconfig=layout.kubeconfig("proxy"),
+                hostname_override=node.name,
+                proxy_mode=spec.proxy_mode,
+                cluster_cidr=spec.pod_cidr,
+            ),
+        )
+    )
+    found.append(
+        Component(
+            name=f"{node.name}/network",
+            command="network",
+            node=node.name,
+            after=("apiserver",),
+            arguments=_flags(
+                kubeconfig=layout.kubeconfig("network"),
+                node_name=node.name,
+                node_ip=spec.node_address(node),
+                backend=spec.network,
+                cluster_cidr=spec.pod_cidr,
+                run_dir=run / "network",
+            ),
+        )
+    )
+    return found
+
+
+def setup_job(spec: ClusterSpec, layout: Layout) -> Component:
+    """What is done once the API answers: add-ons applied, nodes awaited, their routes set on this machine."""
+    return Component(
+        name="setup",
+        command="setup",
+        job=True,
+        after=("apiserver", "images") if spec.mode == "cluster" else ("apiserver",),
+        arguments=_flags(name=spec.name, state_dir=layout.state),
+    )
+
+
+def images_job(spec: ClusterSpec, layout: Layout) -> Component:
+    """The images a cluster cannot do without, assembled once from what this machine has."""
+    return Component(name="images", command="images", job=True, arguments=_flags(images=layout.images))
+
+
+def all_components(spec: ClusterSpec, layout: Layout) -> list[Component]:
+    """Every process of the cluster, in the order they are started."""
+    found = control_plane(spec, layout)
+    if spec.mode == "cluster":
+        found.insert(0, images_job(spec, layout))
+        for node in spec.nodes:
+            found += node_components(spec, layout, node)
+    if spec.mode != "api-only":
+        found.append(setup_job(spec, layout))
+    return found

@@ -1,0 +1,144 @@
+"""What a cluster needs of the machine's own network: a bridge, forwarding, and a way out for its nodes.
+
+    host ── bridge tph-NAME 172.30.K.1/24 ──┬── veth ── eth0 172.30.K.2  in NODE 1's namespace
+                                            └── veth ── eth0 172.30.K.3  in NODE 2's namespace
+
+The bridge joins the nodes as a switch joins machines. Beside it there are: IPv4 forwarding (put
+back by `down` where we switched it on), one nftables table that masquerades what the nodes send
+out of the machine, and a route to each node's pods. `remove` takes all of it away.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import ipaddress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from pyroute2 import IPRoute, NetlinkError
+
+from tiphys.base.nft import Nft
+from tiphys.cmd.cluster.layout import Layout
+from tiphys.cmd.cluster.spec import ClusterSpec
+from tiphys.cmd.errors import CommandError
+
+FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
+SUBNETS: Final = ipaddress.ip_network("172.30.0.0/16")
+# Marks our routes, so that nobody else's are touched.
+ROUTE_PROTOCOL: Final = 84
+
+
+def link_name(prefix: str, *parts: str) -> str:
+    """A link name of at most 15 characters that is the same every time."""
+    text = "-".join(parts)
+    short = f"{prefix}-{text}"
+    if len(short) <= 15:
+        return short
+    return f"{prefix}-{hashlib.sha256(text.encode()).hexdigest()[: 15 - len(prefix) - 1]}"
+
+
+def bridge_name(cluster: str) -> str:
+    """The bridge of a cluster."""
+    return link_name("tph", cluster)
+
+
+def table_name(cluster: str) -> str:
+    """The nftables table of a cluster on the machine itself."""
+    return f"tiphys-{cluster}"
+
+
+def link_index(ip: IPRoute, name: str) -> int | None:
+    """Index of a link, None when there is none of that name."""
+    found = ip.link_lookup(ifname=name)
+    return int(found[0]) if found else None
+
+
+def free_subnet() -> str:
+    """A /24 of 172.30.0.0/16 that no route of this machine uses; raises CommandError when there is none left."""
+    with IPRoute() as ip:
+        used = []
+        for route in ip.get_routes(family=2):
+            destination = route.get_attr("RTA_DST")
+            if destination:
+                used.append(ipaddress.ip_network(f"{destination}/{route['dst_len']}", strict=False))
+    for candidate in SUBNETS.subnets(new_prefix=24):
+        if not any(candidate.overlaps(other) for other in used):
+            return str(candidate)
+    raise CommandError(f"no free network for the nodes: every part of {SUBNETS} has a route already")
+
+
+def ensure(spec: ClusterSpec, layout: Layout) -> None:
+    """Make the bridge, forwarding and masquerading; harmless when they are there."""
+    name = bridge_name(spec.name)
+    network = ipaddress.ip_network(spec.subnet)
+    with IPRoute() as ip:
+        index = link_index(ip, name)
+        if index is None:
+            ip.link("add", ifname=name, kind="bridge")
+            index = link_index(ip, name)
+        with existing_is_fine():
+            ip.addr("add", index=index, address=spec.bridge_address(), prefixlen=network.prefixlen)
+        ip.link("set", index=index, state="up")
+    if FORWARDING.read_text().strip() != "1":
+        FORWARDING.write_text("1")
+        (layout.run / "forwarding-was-off").touch()
+    table = table_name(spec.name)
+    with closing(Nft()) as nft:
+        nft.run(
+            f"table ip {table}\ndelete table ip {table}\n"
+            f"table ip {table} {{\n"
+            "  chain postrouting {\n"
+            "    type nat hook postrouting priority srcnat; policy accept;\n"
+            f'    ip saddr {spec.subnet} oifname != "{name}" masquerade\n'
+            "  }\n"
+            "}\n"
+        )
+
+
+def ensure_pod_route(spec: ClusterSpec, pod_cidr: str, gateway: str) -> None:
+    """Route a node's pods through the node, so that this machine (the API server) can reach them."""
+    with IPRoute() as ip:
+        index = link_index(ip, bridge_name(spec.name))
+        ip.route("replace", dst=pod_cidr, gateway=gateway, oif=index, proto=ROUTE_PROTOCOL)
+
+
+def remove_pod_routes(spec: ClusterSpec, gateway: str) -> None:
+    """Forget the routes through one node."""
+    with IPRoute() as ip:
+        for route in ip.get_routes(family=2, proto=ROUTE_PROTOCOL):
+            if route.get_attr("RTA_GATEWAY") == gateway:
+                with suppress(NetlinkError):
+                    ip.route("del", dst=f"{route.get_attr('RTA_DST')}/{route['dst_len']}", gateway=gateway)
+
+
+def remove(cluster: str, layout: Layout) -> None:
+    """Take everything away that `ensure` made; harmless when it is gone."""
+    with IPRoute() as ip:
+        index = link_index(ip, bridge_name(cluster))
+        if index is not None:
+            ip.link("del", index=index)  # its routes go with it
+    name = table_name(cluster)
+    with closing(Nft()) as nft:
+        nft.run(f"table ip {name}\ndelete table ip {name}\n")
+    marker = layout.run / "forwarding-was-off"
+    if marker.exists():
+        others = [path for path in layout.run.parent.iterdir() if path.is_dir() and path != layout.run]
+        if others:
+            # Another cluster needs forwarding now; whoever goes last puts it back.
+            (others[0] / marker.name).touch()
+        else:
+            FORWARDING.write_text("0")
+        marker.unlink()
+
+
+@contextmanager
+def existing_is_fine() -> Iterator[None]:
+    """Ignore that what is to be added is there already."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code != errno.EEXIST:
+            raise

@@ -1,0 +1,114 @@
+"""What a cluster is: the choices made at its first `up`, kept in cluster.json and used at every later one."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+from tiphys.apiserver.pki import write_private
+from tiphys.cmd.errors import CommandError, UsageError
+
+NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
+NETWORKS: Final = ("vxlan", "host-gw", "bgp")
+PROXY_MODES: Final = ("nftables", "iptables", "ipvs")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One node on this machine; `index` decides its address on the cluster's bridge."""
+
+    name: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSpec:
+    """The choices of one cluster. `mode` is "cluster", "control-plane-only" or "api-only"."""
+
+    name: str
+    mode: str = "cluster"
+    nodes: tuple[NodeSpec, ...] = ()
+    api_port: int = 6443
+    subnet: str = ""  # of the bridge that joins the nodes, for example 172.30.0.0/24; "" without nodes
+    pod_cidr: str = "10.244.0.0/16"
+    service_cidr: str = "10.96.0.0/16"
+    cluster_domain: str = "cluster.local"
+    datastore: str = "sqlite"
+    network: str = "vxlan"
+    proxy_mode: str = "nftables"
+    container_runtime_endpoint: str = ""  # "" is our own runtime
+    kubeconfig: str = ""
+    node_monitor_grace_period: float = 40.0  # seconds
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def dns_address(self) -> str:
+        """The tenth address of the service range."""
+        return self.service_address(10)
+
+    def service_address(self, number: int) -> str:
+        """The `number`th address of the service range."""
+        return str(ipaddress.ip_network(self.service_cidr)[number])
+
+    def bridge_address(self) -> str:
+        """The machine's own address on the bridge."""
+        return str(ipaddress.ip_network(self.subnet)[1])
+
+    def node_address(self, node: NodeSpec) -> str:
+        """A node's address on the bridge."""
+        return str(ipaddress.ip_network(self.subnet)[1 + node.index])
+
+    def with_node(self, name: str) -> tuple[ClusterSpec, NodeSpec]:
+        """The spec with one more node; raises UsageError when the name is taken or not a node name."""
+        if not NAME.fullmatch(name):
+            raise UsageError(f'"{name}" is not a node name: lower-case letters, digits and "-", at most 32')
+        if any(node.name == name for node in self.nodes):
+            raise UsageError(f'node "{name}" exists already')
+        used = {node.index for node in self.nodes}
+        node = NodeSpec(name, next(index for index in range(1, 254) if index not in used))
+        return replace(self, nodes=(*self.nodes, node)), node
+
+    def without_node(self, name: str) -> ClusterSpec:
+        """The spec without a node; raises UsageError when there is none of that name."""
+        self.node(name)
+        return replace(self, nodes=tuple(node for node in self.nodes if node.name != name))
+
+    def node(self, name: str) -> NodeSpec:
+        """A node by its name; raises UsageError, naming those there are."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        known = ", ".join(node.name for node in self.nodes) or "none"
+        raise UsageError(f'there is no node "{name}" in cluster "{self.name}" (nodes: {known})')
+
+
+def load(path: Path) -> ClusterSpec | None:
+    """The spec in a file, None if there is no file; raises CommandError when it cannot be read or is not a spec."""
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CommandError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        data = json.loads(text)
+        known = {item.name for item in fields(ClusterSpec)}
+        unknown = set(data) - known
+        if unknown:
+            raise ValueError(f"unknown field {sorted(unknown)[0]}")
+        data["nodes"] = tuple(NodeSpec(**node) for node in data.get("nodes", ()))
+        return ClusterSpec(**data)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CommandError(
+            f"{path} is not a cluster's description ({error}); restore it, or remove the state with "
+            f"`tiphys down --name {path.parent.name} --purge` and start anew"
+        ) from error
+
+
+def save(spec: ClusterSpec, path: Path) -> None:
+    """Write the spec whole or not at all."""
+    write_private(path, json.dumps(asdict(spec), indent=2).encode() + b"\n", 0o644)
