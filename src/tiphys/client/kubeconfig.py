@@ -64,15 +64,14 @@ def data_or_file(entry: Mapping[str, Any], key: str, base: Path) -> bytes:
     encoded = entry.get(f"{key}-data")
     if encoded:
         try:
-            decoded: bytes = base64.b64decode(encoded, validate=True)
+            return base64.b64decode(str(encoded), validate=True)
         except (binascii.Error, ValueError) as error:
             raise ValueError(f"kubeconfig: {key}-data is not base64: {error}") from error
-        return decoded
     name = entry.get(key)
     if not name:
         return b""
     try:
-        return (base / name).read_bytes()
+        return base.joinpath(str(name)).read_bytes()
     except OSError as error:
         raise ValueError(f"kubeconfig: {key}: {name}: {error.strerror}") from error
 

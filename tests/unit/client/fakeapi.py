@@ -316,12 +316,13 @@ class _Stream:
         seen: set[tuple[str, str]] = set()
         while True:
             waiting = api._event
-            for entry in api.log[position:]:
+            while position < len(api.log):
+                entry = api.log[position]
+                position += 1
                 if entry.revision > self._from and entry.collection == self._where.collection:
                     line = self._line(entry, seen)
                     if line:
                         yield line
-            position = len(api.log)
             if api._cut != cut:
                 return
             if waiting is api._event:
