@@ -116,7 +116,7 @@ def _unmount_below(directory: Path) -> None:
         )
         if not ours:
             return
-        for path in ours:
+        for path in sorted(ours, key=len, reverse=True):
             linux.unmount(path)
 
 

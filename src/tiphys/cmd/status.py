@@ -61,17 +61,7 @@ def render(document: dict[str, Any], *, wide: bool = False) -> str:
         rows = [["PROCESS", "STATE", "PID", "MEMORY", "RESTARTS", "UP"]]
         supervisor = document["supervisor"]
         rows.append(["supervisor", "ready", str(supervisor["pid"]), _mebibytes(supervisor["memory"]), "0", ""])
-        for row in document["processes"]:
-            rows.append(
-                [
-                    row["name"],
-                    row["state"],
-                    str(row["pid"] or ""),
-                    _mebibytes(row["memory"]),
-                    str(row["restarts"]),
-                    _seconds(row["seconds"]),
-                ]
-            )
+        rows += [_cells(row) for row in document["processes"]]
         lines += ["", *table(rows)]
         total = sum(row["memory"] or 0 for row in [supervisor, *document["processes"]])
         lines.append(f"{len(document['processes']) + 1} processes, {_mebibytes(total)} in all")
@@ -82,6 +72,11 @@ def render(document: dict[str, Any], *, wide: bool = False) -> str:
         rows += [[node["name"], node["address"], node.get("state", "stopped")] for node in document["nodes"]]
         lines += ["", *table(rows)]
     return "\n".join(lines)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    memory, age = _mebibytes(row["memory"]), _seconds(row["seconds"])
+    return [row["name"], row["state"], str(row["pid"] or ""), memory, str(row["restarts"]), age]
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -225,7 +225,8 @@ def _already_running(control: ControlClient, layout: Layout, options: Any, progr
         raise CommandError(f"a supervisor runs, but {layout.spec} is gone; `tiphys down --name {options.name}`")
     if options.nodes is not None and options.nodes != len(known.nodes):
         raise CommandError(
-            f'cluster "{known.name}" is running with {len(known.nodes)} nodes; use `tiphys node add` or `tiphys node remove`'
+            f'cluster "{known.name}" is running with {len(known.nodes)} nodes; '
+            "use `tiphys node add` or `tiphys node remove`"
         )
     if options.api_port is not None and options.api_port != known.api_port:
         raise CommandError(f'cluster "{known.name}" is running on port {known.api_port}; `tiphys down` first')
