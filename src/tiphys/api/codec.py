@@ -48,7 +48,8 @@ def _decoder(cls: type[T]) -> msgspec.json.Decoder[T]:
 def decode_object(cls: type[T], data: bytes | memoryview) -> T:
     """An object of JSON. Raises msgspec.ValidationError (a ValueError) for what does not fit the type."""
     try:
-        return _decoder(cls).decode(data)
+        decoded: T = _decoder(cls).decode(data)
+        return decoded
     except msgspec.ValidationError:
         # A nil slice or map of the server is null; only then is the slow way needed.
         return from_dict(cls, orjson.loads(data))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from decimal import ROUND_UP, Decimal
+from decimal import ROUND_UP, Context, Decimal
 from enum import Enum
 from functools import lru_cache
 
@@ -18,6 +18,8 @@ _DECIMAL_EXPONENT = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "
 _DECIMAL_SUFFIX = {exponent: suffix for suffix, exponent in _DECIMAL_EXPONENT.items()}
 _BINARY_POWER = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
 _BINARY_SUFFIX = {power: suffix for suffix, power in _BINARY_POWER.items()}
+# Amounts have at most 19 digits before the point and 9 after it; what is read may have many more.
+_EXACT = Context(prec=4000, rounding=ROUND_UP)
 _NANO = Decimal("1e-9")
 _MAX = Decimal(2**63 - 1)
 
@@ -128,7 +130,7 @@ def _decimal(amount: Decimal, exponential: bool) -> str:
     sign, digits, raw_exponent = amount.normalize().as_tuple()
     assert isinstance(raw_exponent, int)
     mantissa, exponent = int("".join(map(str, digits))), raw_exponent
-    while exponent % 3 or exponent > 18:
+    while exponent % 3 or (exponent > 18 and not exponential):
         mantissa *= 10
         exponent -= 1
     exponent = max(exponent, -9)
@@ -142,6 +144,20 @@ def _number_text(number: int | float) -> str:
     return str(number) if isinstance(number, int) else repr(number)
 
 
+def _extreme(amount: Decimal, exponent: str) -> Decimal:
+    """Exponents beyond any sense: the largest or the smallest amount."""
+    if not amount:
+        return amount
+    return _NANO if exponent.startswith("-") else _MAX
+
+
+def _bounded(amount: Decimal, *, short: bool) -> Decimal:
+    """At least nanos, at most 2**63-1; but a decimal of few digits is taken with any exponent, as the server does."""
+    if amount > _MAX:
+        return amount.normalize(_EXACT) if short else _MAX
+    return _EXACT.quantize(amount, _NANO).normalize(_EXACT)
+
+
 @lru_cache(maxsize=8192)
 def parse_cached(text: str) -> Quantity:
     """`Quantity.parse` of text; clusters use few different quantities."""
@@ -152,16 +168,14 @@ def parse_cached(text: str) -> Quantity:
     amount = Decimal(number)
     form = Format.DECIMAL_SI
     if exponent is not None:
-        amount = amount.scaleb(int(exponent))
+        amount = _EXACT.scaleb(amount, int(exponent)) if abs(int(exponent)) < 1000 else _extreme(amount, exponent)
         form = Format.DECIMAL_EXPONENT
     elif suffix in _BINARY_POWER:
-        amount *= 1024 ** _BINARY_POWER[suffix]
+        amount = _EXACT.multiply(amount, Decimal(1024 ** _BINARY_POWER[suffix]))
         form = Format.BINARY_SI
     elif suffix:
-        amount = amount.scaleb(_DECIMAL_EXPONENT[suffix])
-    if amount % _NANO:
-        amount = amount.quantize(_NANO, ROUND_UP)
-    amount = min(amount, _MAX)
+        amount = _EXACT.scaleb(amount, _DECIMAL_EXPONENT[suffix])
+    amount = _bounded(amount, short=form is not Format.BINARY_SI and len(number) <= 18)
     return Quantity(-amount if sign == "-" else amount, form)
 
 

@@ -105,7 +105,7 @@ def node_schema(name: str, node: str, resolve: Resolver) -> FieldSchema:
     if kind == "@":
         return FieldSchema(name, kind, type_name=node[1:], resolve=resolve)
     # `*Name` is any JSON of a known special type.
-    return FieldSchema(name, kind, type_name=node[1:])
+    return FieldSchema(name, kind, type_name=node[1:], resolve=resolve)
 
 
 def type_schema(name: str, facts: Mapping[str, Any], resolve: Resolver) -> TypeSchema:
