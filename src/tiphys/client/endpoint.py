@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from tiphys.api.base import Struct
+from tiphys.api.codec import encode_object, from_dict
 from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.api.table import resource_of
 
@@ -31,7 +33,7 @@ T = TypeVar("T", bound=Object)
 L = TypeVar("L")
 
 
-class PartialObject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, rename="camel"):
+class PartialObject(Struct, frozen=True, kw_only=True):
     """An object of any kind, seen as its metadata alone."""
 
     api_version: str = ""
@@ -73,6 +75,7 @@ class Endpoint(Generic[T]):
     namespaced: bool
     api_version: str
     kind: str
+    type: type[T]
     decoder: msgspec.json.Decoder[T]
     list_decoder: msgspec.json.Decoder[ListBody[T]]
     accept: str = JSON
@@ -90,23 +93,28 @@ class Endpoint(Generic[T]):
             parts.append(subresource)
         return "/".join(parts)
 
-    def encode(self, obj: T) -> bytes:
-        """The object as JSON with its apiVersion and kind."""
-        return encode_as(obj, self.api_version, self.kind)
+    def decode(self, data: bytes | msgspec.Raw) -> T:
+        """One object. Raises msgspec.ValidationError for what is not one."""
+        try:
+            return self.decoder.decode(data)
+        except msgspec.ValidationError:
+            # Servers may send null for an empty list or map; only then is the slow way needed.
+            return from_dict(self.type, msgspec.json.decode(data))  # type: ignore[type-var]  # any kind is a Struct
+
+    def decode_list(self, data: bytes) -> ListBody[T]:
+        """A list of them."""
+        try:
+            return self.list_decoder.decode(data)
+        except msgspec.ValidationError:
+            body = msgspec.json.decode(data)
+            head = msgspec.convert(body.get("metadata") or {}, ListHead)
+            items = [from_dict(self.type, item) for item in body.get("items") or ()]  # type: ignore[type-var]
+            return ListBody(head, items)
 
 
-def encode_as(obj: Any, api_version: str, kind: str) -> bytes:
-    """`obj` as JSON, with apiVersion and kind put in front when the struct leaves them out as defaults."""
-    body = _encoder.encode(obj)
-    head = f'{{"apiVersion":"{api_version}","kind":"{kind}"'.encode()
-    if body.startswith(b'{"apiVersion"') or not kind:
-        return body
-    return head + b"}" if body == b"{}" else head + b"," + body[1:]
-
-
-def encode_object(obj: Any) -> bytes:
-    """A typed object, or plain JSON data, as the body of a request."""
-    return encode_as(obj, getattr(obj, "API_VERSION", ""), getattr(obj, "KIND", ""))
+def encode_body(body: Any) -> bytes:
+    """What a request carries: a typed object, or plain JSON data that may have typed parts."""
+    return encode_object(body) if isinstance(body, Struct) else _encoder.encode(body)
 
 
 _endpoints: dict[type, Endpoint[Any]] = {}
@@ -128,6 +136,7 @@ def _make_endpoint(kind: type[T]) -> Endpoint[T]:
         namespaced=resource.namespaced,
         api_version=f"{resource.group}/{resource.version}" if resource.group else resource.version,
         kind=resource.kind,
+        type=kind,
         decoder=msgspec.json.Decoder(kind),
         list_decoder=msgspec.json.Decoder(ListBody[kind]),  # type: ignore[valid-type]  # a type at run time
     )
@@ -141,6 +150,7 @@ def metadata_endpoint(group: str, version: str, plural: str, kind: str, *, names
         namespaced=namespaced,
         api_version=f"{group}/{version}" if group else version,
         kind=kind,
+        type=PartialObject,
         decoder=_partial,
         list_decoder=_partial_list,
         accept=_METADATA.format("PartialObjectMetadata"),

@@ -23,7 +23,7 @@ from tiphys.client.endpoint import (
     Endpoint,
     ListBody,
     Object,
-    encode_object,
+    encode_body,
     endpoint_of,
     watch_line,
 )
@@ -75,7 +75,7 @@ class Client:
         """One object. Raises NotFoundError."""
         endpoint = _endpoint(kind)
         answer = await self._send("GET", endpoint.path(*key), accept=endpoint.accept)
-        return endpoint.decoder.decode(answer.body)
+        return endpoint.decode(answer.body)
 
     async def list(
         self,
@@ -102,7 +102,7 @@ class Client:
         if continue_:
             query["continue"] = continue_
         answer = await self._send("GET", endpoint.path(namespace), query, accept=endpoint.list_accept)
-        body: ListBody[T] = endpoint.list_decoder.decode(answer.body)
+        body: ListBody[T] = endpoint.decode_list(answer.body)
         return ListResult(body.items or [], body.metadata.resource_version, body.metadata.continue_)
 
     async def watch(
@@ -166,8 +166,8 @@ class Client:
         endpoint = endpoint_of(type(obj))
         query = _query(dryRun="All" if dry_run else "", fieldManager=field_manager)
         path = endpoint.path(namespace or obj.metadata.namespace)
-        answer = await self._send("POST", path, query, endpoint.encode(obj))
-        return endpoint.decoder.decode(answer.body)
+        answer = await self._send("POST", path, query, encode_body(obj))
+        return endpoint.decode(answer.body)
 
     async def update(self, obj: T, *, field_manager: str = "") -> T:
         """Replace the object. With a resource version in its metadata, raises ConflictError if it has moved on."""
@@ -196,11 +196,11 @@ class Client:
             "PATCH",
             endpoint.path(*key, subresource),
             query,
-            encode_object(patch),
+            encode_body(patch),
             content_type=patch_type,
             accept=endpoint.accept,
         )
-        return endpoint.decoder.decode(answer.body)
+        return endpoint.decode(answer.body)
 
     async def delete(
         self,
@@ -235,11 +235,11 @@ class Client:
 
         Where the server answers a Status instead (binding, eviction), `body` itself comes back.
         """
-        answer = await self._send("POST", _endpoint(kind).path(*key, subresource), body=encode_object(body))
+        answer = await self._send("POST", _endpoint(kind).path(*key, subresource), body=encode_body(body))
         head = msgspec.json.decode(answer.body, type=_TypeHead)
         if head.kind == "Status":
             return body
-        return msgspec.json.decode(answer.body, type=type(body))
+        return msgspec.convert(msgspec.json.decode(answer.body), type(body))
 
     async def request_json(
         self,
@@ -252,7 +252,7 @@ class Client:
         accept: str = JSON,
     ) -> dict[str, Any]:
         """Any request, in plain JSON data; for kinds known only at run time."""
-        encoded = None if body is None else msgspec.json.encode(body)
+        encoded = None if body is None else encode_body(body)
         answer = await self._send(method, path, query, encoded, content_type=content_type, accept=accept)
         decoded: dict[str, Any] = msgspec.json.decode(answer.body)
         return decoded
@@ -277,8 +277,8 @@ class Client:
     async def _put(self, obj: T, subresource: str, field_manager: str) -> T:
         endpoint = endpoint_of(type(obj))
         path = endpoint.path(obj.metadata.namespace, obj.metadata.name, subresource)
-        answer = await self._send("PUT", path, _query(fieldManager=field_manager), endpoint.encode(obj))
-        return endpoint.decoder.decode(answer.body)
+        answer = await self._send("PUT", path, _query(fieldManager=field_manager), encode_body(obj))
+        return endpoint.decode(answer.body)
 
     async def _send(
         self,
@@ -402,6 +402,6 @@ def _event(line: bytes, endpoint: Endpoint[T]) -> WatchEvent[T]:
     if framed.type == "ERROR":
         status = msgspec.json.decode(framed.object)
         raise StatusError.from_status(status)
-    obj = endpoint.decoder.decode(framed.object)
+    obj = endpoint.decode(framed.object)
     end = framed.type == "BOOKMARK" and obj.metadata.annotations.get(BOOKMARK_END) == "true"
     return WatchEvent(EventType(framed.type), obj, obj.metadata.resource_version, end)

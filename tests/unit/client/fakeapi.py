@@ -203,7 +203,9 @@ class FakeApi:
         old = self.objects[where.collection][key]
         wanted = new["metadata"].get("resourceVersion", "")
         if wanted and wanted != old["metadata"]["resourceVersion"]:
-            return status(409, "Conflict", "the object has been modified; please apply your changes to the latest version")
+            return status(
+                409, "Conflict", "the object has been modified; please apply your changes to the latest version"
+            )
         if where.subresource == "status":
             metadata = {**old["metadata"], "annotations": new["metadata"].get("annotations", {})}
             new = {**old, "metadata": metadata, "status": new.get("status", {})}
@@ -340,7 +342,9 @@ class _Stream:
 
 def _selected(obj: Json, query: Mapping[str, str]) -> bool:
     labels = obj["metadata"].get("labels", {})
-    return matches_labels(query.get("labelSelector", ""), labels) and matches_fields(query.get("fieldSelector", ""), obj)
+    return matches_labels(query.get("labelSelector", ""), labels) and matches_fields(
+        query.get("fieldSelector", ""), obj
+    )
 
 
 def _answer(obj: Json, code: int = 200) -> Response:

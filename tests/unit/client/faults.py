@@ -52,7 +52,9 @@ class FaultyTransport:
         if roll < rates.refused:
             return status(500, "InternalError", "etcdserver: request timed out")
         if method == "PUT" and roll < rates.refused + rates.conflict:
-            return status(409, "Conflict", "the object has been modified; please apply your changes to the latest version")
+            return status(
+                409, "Conflict", "the object has been modified; please apply your changes to the latest version"
+            )
         answer = await self._inner.request(method, target, headers, body)
         if method != "GET" and roll > 1 - rates.lost:
             raise ApiConnectionError("connection reset by peer")

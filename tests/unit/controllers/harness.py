@@ -29,7 +29,9 @@ Make = Callable[[ControllerContext], Controller[Any]]
 
 
 class World:
-    def __init__(self, *, faults: int | None = None, options: Options | None = None, rates: Rates | None = None) -> None:
+    def __init__(
+        self, *, faults: int | None = None, options: Options | None = None, rates: Rates | None = None
+    ) -> None:
         self.clock = FakeClock()
         self.api = FakeApi(self.clock)
         self.faulty = FaultyTransport(self.api, self.clock, faults or 0, Rates.none() if faults is None else rates)

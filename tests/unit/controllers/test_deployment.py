@@ -102,7 +102,9 @@ async def test_going_back_to_an_old_template_takes_its_set_again_as_a_new_revisi
         set_image(world, "img")
         await world.settle()
     assert images(world) == ["img", "img"]
-    sets = {rs["metadata"]["annotations"]["deployment.kubernetes.io/revision"]: rs for rs in world.api.list(REPLICA_SETS)}
+    sets = {
+        rs["metadata"]["annotations"]["deployment.kubernetes.io/revision"]: rs for rs in world.api.list(REPLICA_SETS)
+    }
     assert sorted(sets) == ["2", "3"]
     assert sets["3"]["metadata"]["annotations"]["deployment.kubernetes.io/revision-history"] == "1"
 
@@ -177,9 +179,11 @@ async def test_old_empty_sets_beyond_the_history_limit_go() -> None:
         for image in ("a", "b", "c", "d", "e"):
             set_image(world, image)
             await world.settle()
-    assert sorted(
-        rs["spec"]["template"]["spec"]["containers"][0]["image"] for rs in world.api.list(REPLICA_SETS)
-    ) == ["c", "d", "e"]
+    assert sorted(rs["spec"]["template"]["spec"]["containers"][0]["image"] for rs in world.api.list(REPLICA_SETS)) == [
+        "c",
+        "d",
+        "e",
+    ]
 
 
 async def test_a_set_of_another_template_under_our_name_is_a_collision() -> None:

@@ -211,7 +211,7 @@ class DeploymentController(Controller[ObjectName]):
                 return deployment, sets, None
             new, deployment = await self._create(deployment, sets, number)
             return deployment, [*sets, new], new
-        updated = revisions.set_annotations(deployment, new, number, is_new=True)
+        updated = revisions.set_annotations(deployment, new, number)
         if updated.spec.min_ready_seconds != deployment.spec.min_ready_seconds:
             updated = replace(updated, spec=replace(updated.spec, min_ready_seconds=deployment.spec.min_ready_seconds))
         if updated is not new:

@@ -66,7 +66,7 @@ def old_sets(sets: Iterable[ReplicaSet], new: ReplicaSet | None) -> list[Replica
     return [rs for rs in by_age(sets) if new is None or rs.metadata.uid != new.metadata.uid]
 
 
-def set_annotations(deployment: Deployment, rs: ReplicaSet, revision: int, *, is_new: bool) -> ReplicaSet:
+def set_annotations(deployment: Deployment, rs: ReplicaSet, revision: int) -> ReplicaSet:
     """`rs` with what the Deployment's annotations and a revision number say; itself when nothing changes.
 
     A set that becomes current again moves to a new number and remembers the one it had.
@@ -80,8 +80,6 @@ def set_annotations(deployment: Deployment, rs: ReplicaSet, revision: int, *, is
             history = [part for part in annotations.get(REVISION_HISTORY, "").split(",") if part]
             if had not in history:
                 annotations[REVISION_HISTORY] = ",".join([*history, had])
-    if is_new:
-        annotations.update(scale_annotations(deployment))
     if annotations == dict(rs.metadata.annotations):
         return rs
     return replace(rs, metadata=replace(rs.metadata, annotations=annotations))
@@ -118,7 +116,9 @@ def new_replica_set(
         selector=matching,
         template=replace(template, metadata=replace(meta, labels=labels)),
     )
-    return set_annotations(deployment, replace(rs, spec=spec), revision, is_new=True)
+    made = set_annotations(deployment, replace(rs, spec=spec), revision)
+    annotations = {**made.metadata.annotations, **scale_annotations(deployment)}
+    return replace(made, metadata=replace(made.metadata, annotations=annotations))
 
 
 def expired(deployment: Deployment, olds: Sequence[ReplicaSet]) -> list[ReplicaSet]:
