@@ -40,8 +40,19 @@ _GO_TYPES: Final = {
 _BASE64_ALPHABET: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=\r\n")
 
 
+# JSON's types as the server names what it has already decoded.
+_CONVERTED: Final = {"number": "int64", "object": "map", "array": "slice"}
+
+
 class DecodeError(ValueError):
-    """A value that does not fit its type."""
+    """A value that does not fit its type.
+
+    `converted` is how the server words it for a document that came out of a strategic merge patch.
+    """
+
+    def __init__(self, text: str, converted: str = "") -> None:
+        super().__init__(text)
+        self.converted = converted or text
 
 
 class _MismatchError(Exception):
@@ -52,6 +63,15 @@ class _MismatchError(Exception):
         self.wanted = wanted
         self.struct = ""
         self.path: list[str] = []
+
+    @property
+    def converted(self) -> str:
+        found = _CONVERTED.get(self.found.partition(" ")[0], self.found)
+        if self.wanted.startswith("[]"):
+            return f"cannot restore slice from {found}"
+        if self.wanted.startswith("map["):
+            return f"cannot restore map from {found}"
+        return f"cannot restore struct from: {found}" if "." in self.wanted else f"unrecognized type: {self.wanted}"
 
     def __str__(self) -> str:
         place = f"struct field {self.struct}.{'.'.join(reversed(self.path))}" if self.struct else "value"
@@ -66,7 +86,7 @@ def normalize(obj: Object, schema: TypeSchema) -> Object:
     try:
         out: Object = _walker(schema)(obj)
     except _MismatchError as error:
-        raise DecodeError(str(error)) from None
+        raise DecodeError(str(error), error.converted) from None
     return out
 
 

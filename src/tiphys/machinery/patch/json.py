@@ -1,0 +1,171 @@
+"""JSON patch (RFC 6902), as the server's library applies it: negative indices count from the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any, Final
+
+from tiphys.machinery.patch.errors import BadPatchError, PatchError
+
+# More operations than these in one patch are refused by the server with 413.
+MAX_OPERATIONS: Final = 10_000
+
+
+def apply_json_patch(doc: Any, operations: Any) -> Any:
+    """The patched document.
+
+    Raises BadPatchError for something that is no list of operations (400), PatchError for an operation that fails
+    (the server answers 422 "the server rejected our request due to an error in our request").
+    """
+    if not isinstance(operations, list):
+        raise BadPatchError(f"json: cannot unmarshal {_json_type(operations)} into Go value of type jsonpatch.Patch")
+    # A patch touches little, but may touch it many times: one copy, then in place.
+    holder = {"": deepcopy(doc)}
+    for operation in operations:
+        if not isinstance(operation, dict):
+            raise BadPatchError(
+                f"json: cannot unmarshal {_json_type(operation)} into Go value of type jsonpatch.Operation"
+            )
+        _apply(holder, operation)
+    return holder[""]
+
+
+def _json_type(value: Any) -> str:
+    names = {dict: "object", list: "array", str: "string", bool: "bool", int: "number", float: "number"}
+    return names.get(type(value), "null")
+
+
+def _apply(holder: dict[str, Any], operation: Mapping[str, Any]) -> None:
+    kind = operation.get("op")
+    path = operation.get("path")
+    if not isinstance(path, str):
+        raise PatchError("operation missing path field")
+    match kind:
+        case "add":
+            _add(holder, path, _value(operation))
+        case "remove":
+            _remove(holder, path)
+        case "replace":
+            value = _value(operation)
+            _get(holder, path)
+            container, key = _container(holder, path)
+            _set(container, key, value)
+        case "move":
+            value = _get(holder, _source(operation))
+            _remove(holder, _source(operation))
+            _add(holder, path, value)
+        case "copy":
+            _add(holder, path, deepcopy(_get(holder, _source(operation))))
+        case "test":
+            _test(holder, path, operation.get("value"))
+        case _:
+            raise PatchError(f"Unexpected kind: {kind}")
+
+
+def _value(operation: Mapping[str, Any]) -> Any:
+    if "value" not in operation:
+        raise PatchError(f"operation {operation.get('op')} at {operation.get('path')} has no value")
+    return deepcopy(operation["value"])
+
+
+def _source(operation: Mapping[str, Any]) -> str:
+    source = operation.get("from")
+    if not isinstance(source, str):
+        raise PatchError("operation missing from field")
+    return source
+
+
+def _keys(path: str) -> Sequence[str]:
+    if path and not path.startswith("/"):
+        raise PatchError(f"doc is missing path: {path}")
+    return [part.replace("~1", "/").replace("~0", "~") for part in path.split("/")]
+
+
+def _container(holder: dict[str, Any], path: str) -> tuple[Any, str]:
+    """The object or list that holds the path's last part; the root is the holder's only member."""
+    *parents, last = _keys(path)
+    here: Any = holder
+    for key in parents:
+        here = _child(here, key, path)
+        if not isinstance(here, (dict, list)):
+            raise PatchError(f"doc is missing path: {path}")
+    return here, last
+
+
+def _child(here: Any, key: str, path: str) -> Any:
+    if isinstance(here, dict):
+        if key not in here:
+            raise PatchError(f"doc is missing key: {path}")
+        return here[key]
+    return here[_index(here, key, path)]
+
+
+def _index(items: list[Any], key: str, path: str) -> int:
+    try:
+        index = int(key)
+    except ValueError:
+        raise PatchError(f"value was not a proper array index: {key}") from None
+    if not -len(items) <= index < len(items):
+        raise PatchError(f"unable to access invalid index: {index}: {path}")
+    return index
+
+
+def _get(holder: dict[str, Any], path: str) -> Any:
+    container, key = _container(holder, path)
+    return _child(container, key, path)
+
+
+def _set(container: Any, key: str, value: Any) -> None:
+    if isinstance(container, dict):
+        container[key] = value
+    else:
+        container[_index(container, key, key)] = value
+
+
+def _add(holder: dict[str, Any], path: str, value: Any) -> None:
+    container, key = _container(holder, path)
+    if isinstance(container, dict):
+        container[key] = value
+        return
+    if key == "-":
+        container.append(value)
+        return
+    try:
+        index = int(key)
+    except ValueError:
+        raise PatchError(f"value was not a proper array index: {key}") from None
+    if index < 0:
+        index += len(container) + 1
+    if not 0 <= index <= len(container):
+        raise PatchError(f"unable to access invalid index: {key}")
+    container.insert(index, value)
+
+
+def _remove(holder: dict[str, Any], path: str) -> None:
+    container, key = _container(holder, path)
+    if isinstance(container, dict):
+        if key not in container:
+            raise PatchError(f"unable to remove nonexistent key: {key}")
+        del container[key]
+    else:
+        del container[_index(container, key, path)]
+
+
+def _test(holder: dict[str, Any], path: str, expected: Any) -> None:
+    container, key = _container(holder, path)
+    # A missing member equals null.
+    found = container.get(key) if isinstance(container, dict) else _child(container, key, path)
+    if not same(found, expected):
+        raise PatchError(f"testing value {path} failed")
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equal as JSON: true is not 1."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(same, left, right))
+    return bool(left == right)
