@@ -204,12 +204,8 @@ def uncovered(wanted: Sequence[PolicyRule], owned: Sequence[PolicyRule]) -> list
 
     Used against escalation: nobody gives away more than they have.
     """
-    missing: list[PolicyRule] = []
-    for rule in wanted:
-        for piece in _atoms(rule):
-            if not any(_covers(owner, piece) for owner in owned):
-                missing.append(piece)
-    return missing
+    pieces = (piece for rule in wanted for piece in _atoms(rule))
+    return [piece for piece in pieces if not any(_covers(owner, piece) for owner in owned)]
 
 
 def _atoms(rule: PolicyRule) -> Iterator[PolicyRule]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tiphys.apiserver.authz.interface import Attributes
-from tiphys.machinery.errors import StatusError, forbidden, forbidden_path
+from tiphys.machinery.errors import StatusError, forbidden
 from tiphys.machinery.meta import GroupResource
 
 
@@ -13,7 +13,7 @@ def forbidden_error(attributes: Attributes, reason: str = "") -> StatusError:
     if reason:
         message = f"{message}: {reason}"
     if not attributes.resource_request:
-        return forbidden_path(message)
+        return forbidden(GroupResource("", ""), "", message)
     return forbidden(GroupResource(attributes.api_group, attributes.resource), attributes.name, message)
 
 

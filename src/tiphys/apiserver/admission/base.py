@@ -1,0 +1,65 @@
+"""What plug-ins share: which writes they look at, and how they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar, Final
+
+from tiphys.apiserver.admission.interface import AdmissionAttributes, Operation
+from tiphys.apiserver.authz.interface import Authorizer
+from tiphys.apiserver.registry.strategy import Reader
+from tiphys.machinery.errors import StatusError, forbidden
+from tiphys.machinery.meta import GroupResource
+
+Object = dict[str, Any]
+CREATE: Final = frozenset({Operation.CREATE})
+UPDATE: Final = frozenset({Operation.UPDATE})
+WRITE: Final = CREATE | UPDATE
+
+
+class AdmissionPlugin:
+    """A plug-in that looks at some operations on some resources, and does nothing to them by default."""
+
+    name: ClassVar[str] = ""
+    operations: ClassVar[frozenset[Operation]] = WRITE
+    # (group, resource[/subresource]); empty: every resource without its subresources.
+    resources: ClassVar[frozenset[tuple[str, str]]] = frozenset()
+
+    def __init__(self, reader: Reader, authorizer: Authorizer) -> None:
+        self.reader = reader
+        self.authorizer = authorizer
+
+    def handles(self, attributes: AdmissionAttributes) -> bool:
+        if attributes.operation not in self.operations:
+            return False
+        if not self.resources:
+            return not attributes.subresource
+        resource = attributes.resource.resource
+        if attributes.subresource:
+            resource = f"{resource}/{attributes.subresource}"
+        return (attributes.resource.group, resource) in self.resources
+
+    async def admit(self, attributes: AdmissionAttributes) -> None:
+        """Nothing is changed."""
+
+    async def validate(self, attributes: AdmissionAttributes) -> None:
+        """Everything passes."""
+
+
+def refuse(attributes: AdmissionAttributes, message: str) -> StatusError:
+    """The 403 of a plug-in: `pods "a" is forbidden: <message>`."""
+    resource = GroupResource(attributes.resource.group, attributes.resource.resource)
+    return forbidden(resource, name_of(attributes), message)
+
+
+def name_of(attributes: AdmissionAttributes) -> str:
+    """Name of the object, which may not have one yet when it is generated."""
+    if attributes.name or attributes.object is None:
+        return attributes.name
+    return str(attributes.object.get("metadata", {}).get("name", ""))
+
+
+def containers(spec: Object, *keys: str) -> Iterator[Object]:
+    """The containers of a pod spec, of the lists named, in their order."""
+    for key in keys or ("initContainers", "containers"):
+        yield from spec.get(key) or ()
