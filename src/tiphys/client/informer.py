@@ -73,6 +73,13 @@ class SharedInformer(Generic[T]):
         """Whether the first list is in the cache."""
         return self._synced.is_set()
 
+    def has_seen(self, resource_version: str) -> bool:
+        """Whether the cache shows the state as of `resource_version`, or a later one.
+
+        Who wrote an object and waits for this reads his own writes, whatever became of them since.
+        """
+        return _revision(self.resource_version) >= _revision(resource_version)
+
     async def synced(self) -> None:
         """Wait for the first list."""
         await self._synced.wait()
@@ -147,10 +154,11 @@ class SharedInformer(Generic[T]):
 
 def _newer(cached: Object, event: Object) -> bool:
     # Resource versions are comparable numbers: https://kubernetes.io/docs/reference/using-api/api-concepts/
-    have, got = cached.metadata.resource_version, event.metadata.resource_version
-    if len(have) != len(got):
-        return len(have) > len(got)
-    return have > got
+    return _revision(cached.metadata.resource_version) > _revision(event.metadata.resource_version)
+
+
+def _revision(resource_version: str) -> int:
+    return int(resource_version) if resource_version.isdigit() else 0
 
 
 @dataclass(frozen=True, slots=True)
