@@ -20,7 +20,7 @@ WRITE: Final = CREATE | UPDATE
 class AdmissionPlugin:
     """A plug-in that looks at some operations on some resources, and does nothing to them by default."""
 
-    name: ClassVar[str] = ""
+    name: str = ""
     operations: ClassVar[frozenset[Operation]] = WRITE
     # (group, resource[/subresource]); empty: every resource without its subresources.
     resources: ClassVar[frozenset[tuple[str, str]]] = frozenset()

@@ -6,7 +6,7 @@ https://kubernetes.io/docs/reference/access-authn-authz/certificate-signing-requ
 from __future__ import annotations
 
 import base64
-from typing import ClassVar, Final
+from typing import Final
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -43,7 +43,7 @@ def may(authorizer: Authorizer, attributes: AdmissionAttributes, verb: str, sign
 class CertificateApproval(AdmissionPlugin):
     """Whoever approves or denies a request may do so for its signer."""
 
-    name: ClassVar[str] = "CertificateApproval"
+    name = "CertificateApproval"
     operations = UPDATE
     resources = frozenset({(GROUP, f"{REQUESTS}/approval")})
 
@@ -57,7 +57,7 @@ class CertificateApproval(AdmissionPlugin):
 class CertificateSigning(AdmissionPlugin):
     """Whoever issues a certificate may sign for the request's signer."""
 
-    name: ClassVar[str] = "CertificateSigning"
+    name = "CertificateSigning"
     operations = UPDATE
     resources = frozenset({(GROUP, f"{REQUESTS}/status")})
 
@@ -75,7 +75,7 @@ class CertificateSigning(AdmissionPlugin):
 class CertificateSubjectRestriction(AdmissionPlugin):
     """No client certificate makes its holder a member of system:masters."""
 
-    name: ClassVar[str] = "CertificateSubjectRestriction"
+    name = "CertificateSubjectRestriction"
     operations = CREATE
     resources = frozenset({(GROUP, REQUESTS)})
 

@@ -5,7 +5,7 @@ https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#n
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import Final
 
 from tiphys.apiserver.admission.base import AdmissionPlugin, name_of
 from tiphys.apiserver.admission.interface import AdmissionAttributes, Operation
@@ -21,7 +21,7 @@ _REVIEWS: Final = frozenset({("authorization.k8s.io", "localsubjectaccessreviews
 class NamespaceLifecycle(AdmissionPlugin):
     """Looks at every write in a namespace, and at deletions of namespaces."""
 
-    name: ClassVar[str] = "NamespaceLifecycle"
+    name = "NamespaceLifecycle"
 
     def handles(self, attributes: AdmissionAttributes) -> bool:
         if attributes.resource.group == "" and attributes.resource.resource == "namespaces":

@@ -6,7 +6,7 @@ https://kubernetes.io/docs/concepts/policy/limit-range/
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import ClassVar, Final
+from typing import Final
 
 from tiphys.apiserver.admission.base import WRITE, AdmissionPlugin, Object, refuse
 from tiphys.apiserver.admission.interface import AdmissionAttributes, Operation
@@ -19,7 +19,7 @@ _ZERO: Final = Quantity.of(0)
 class LimitRanger(AdmissionPlugin):
     """Looks at pods and persistent volume claims."""
 
-    name: ClassVar[str] = "LimitRanger"
+    name = "LimitRanger"
     operations = WRITE
     resources = frozenset({("", "pods"), ("", "persistentvolumeclaims")})
 

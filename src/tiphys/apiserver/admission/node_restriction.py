@@ -6,7 +6,7 @@ https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from tiphys.apiserver.admission.base import AdmissionPlugin, name_of, refuse
 from tiphys.apiserver.admission.interface import AdmissionAttributes, Operation
@@ -37,7 +37,7 @@ KUBELET_PREFIXES: Final = ("kubelet.kubernetes.io", "node.kubernetes.io")
 class NodeRestriction(AdmissionPlugin):
     """Looks at writes by kubelets only."""
 
-    name: ClassVar[str] = "NodeRestriction"
+    name = "NodeRestriction"
 
     def handles(self, attributes: AdmissionAttributes) -> bool:
         return attributes.operation is not Operation.CONNECT and node_of(attributes.user) is not None

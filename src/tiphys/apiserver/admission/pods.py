@@ -5,7 +5,7 @@ https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import Final
 
 from tiphys.apiserver.admission.base import CREATE, WRITE, AdmissionPlugin, Object, name_of, refuse
 from tiphys.apiserver.admission.interface import AdmissionAttributes, Operation
@@ -23,7 +23,7 @@ TOLERATION_SECONDS: Final = 300
 class Priority(AdmissionPlugin):
     """Resolves a pod's priority class to its number; allows one default class."""
 
-    name: ClassVar[str] = "Priority"
+    name = "Priority"
     operations = WRITE
     resources = PODS | {(SCHEDULING, "priorityclasses")}
 
@@ -87,7 +87,7 @@ class Priority(AdmissionPlugin):
 class DefaultTolerationSeconds(AdmissionPlugin):
     """A pod stays for five minutes on a node that has become unreachable or not ready, unless it says otherwise."""
 
-    name: ClassVar[str] = "DefaultTolerationSeconds"
+    name = "DefaultTolerationSeconds"
     operations = WRITE
     resources = PODS
 
@@ -111,7 +111,7 @@ def _tolerates(toleration: Object, key: str) -> bool:
 class TaintNodesByCondition(AdmissionPlugin):
     """A new node takes no pods until it has said that it is ready."""
 
-    name: ClassVar[str] = "TaintNodesByCondition"
+    name = "TaintNodesByCondition"
     operations = CREATE
     resources = frozenset({("", "nodes")})
 
@@ -127,7 +127,7 @@ class TaintNodesByCondition(AdmissionPlugin):
 class RuntimeClass(AdmissionPlugin):
     """A pod gets the overhead and the scheduling constraints of its runtime class."""
 
-    name: ClassVar[str] = "RuntimeClass"
+    name = "RuntimeClass"
     operations = CREATE
     resources = PODS
 

@@ -6,7 +6,7 @@ https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/#
 from __future__ import annotations
 
 import random
-from typing import ClassVar, Final
+from typing import Final
 
 from tiphys.apiserver.admission.base import CREATE, AdmissionPlugin, Object, containers, refuse
 from tiphys.apiserver.admission.interface import AdmissionAttributes
@@ -24,7 +24,7 @@ _ALPHABET: Final = "bcdfghjklmnpqrstvwxz2456789"
 class ServiceAccount(AdmissionPlugin):
     """Fills in the account, its token and its image pull secrets."""
 
-    name: ClassVar[str] = "ServiceAccount"
+    name = "ServiceAccount"
     operations = CREATE
     resources = frozenset({("", "pods")})
 

@@ -5,7 +5,7 @@ https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import Final
 
 from tiphys.apiserver.admission.base import CREATE, UPDATE, AdmissionPlugin, Object, refuse
 from tiphys.apiserver.admission.interface import AdmissionAttributes
@@ -40,7 +40,7 @@ def _annotated(item: Object, *names: str) -> bool:
 class DefaultStorageClass(AdmissionPlugin):
     """A claim that names no class gets the default one."""
 
-    name: ClassVar[str] = "DefaultStorageClass"
+    name = "DefaultStorageClass"
     operations = CREATE
     resources = frozenset({("", "persistentvolumeclaims")})
 
@@ -60,7 +60,7 @@ class DefaultStorageClass(AdmissionPlugin):
 class StorageObjectInUseProtection(AdmissionPlugin):
     """Claims and volumes are not removed while they are used: a finalizer, taken away by a controller."""
 
-    name: ClassVar[str] = "StorageObjectInUseProtection"
+    name = "StorageObjectInUseProtection"
     operations = CREATE
     resources = frozenset(
         {("", "persistentvolumeclaims"), ("", "persistentvolumes"), (STORAGE, "volumeattributesclasses")}
@@ -79,7 +79,7 @@ class StorageObjectInUseProtection(AdmissionPlugin):
 class PersistentVolumeClaimResize(AdmissionPlugin):
     """Only claims of a class that allows it may grow."""
 
-    name: ClassVar[str] = "PersistentVolumeClaimResize"
+    name = "PersistentVolumeClaimResize"
     operations = UPDATE
     resources = frozenset({("", "persistentvolumeclaims")})
 
@@ -108,7 +108,7 @@ def _requested(claim: Object | None) -> Quantity:
 class DefaultIngressClass(AdmissionPlugin):
     """An ingress that names no class gets the default one."""
 
-    name: ClassVar[str] = "DefaultIngressClass"
+    name = "DefaultIngressClass"
     operations = CREATE
     resources = frozenset({("networking.k8s.io", "ingresses")})
 
