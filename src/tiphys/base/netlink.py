@@ -43,6 +43,7 @@ MAIN_TABLE: Final = 254
 _IFNAME, _MTU, _ADDRESS, _MASTER, _LINKINFO, _NET_NS_FD, _PROTINFO, _GROUP = 3, 4, 1, 10, 18, 28, 12, 27
 _INFO_KIND, _INFO_DATA = 1, 2
 _VETH_PEER: Final = 1
+_VXLAN_LOCAL: Final = 4
 _BRPORT_HAIRPIN: Final = 4
 _NESTED: Final = 0x8000
 
@@ -195,6 +196,15 @@ class Netlink:
                 if sequence == self._sequence:
                     return _link(payload) if kind == NEW_LINK else None
 
+    def vxlan_local(self, name: str) -> str:
+        """The address a VXLAN device sends from; empty when there is no such device."""
+        for payload in self.dump(GET_LINK, _ifinfo()):
+            values = dict(attributes(payload, 16))
+            if values.get(_IFNAME, b"").rstrip(b"\0").decode() == name:
+                data = dict(attributes(dict(attributes(values.get(_LINKINFO, b""), 0)).get(_INFO_DATA, b""), 0))
+                return str(ipaddress.ip_address(data[_VXLAN_LOCAL])) if _VXLAN_LOCAL in data else ""
+        return ""
+
     def links(self) -> list[Link]:
         """Every interface."""
         return [_link(payload) for payload in self.dump(GET_LINK, _ifinfo())]
@@ -281,7 +291,7 @@ def new_bridge(name: str, *, mac: str, mtu: int) -> Message:
 
 def new_vxlan(name: str, *, vni: int, port: int, local: str, link: int, mac: str, mtu: int) -> Message:
     """A VXLAN device that learns nothing: its forwarding entries are all ours."""
-    data = number(1, vni) + attribute(4, ipaddress.ip_address(local).packed) + number(3, link)
+    data = number(1, vni) + attribute(_VXLAN_LOCAL, ipaddress.ip_address(local).packed) + number(3, link)
     data += attribute(15, struct.pack(">H", port)) + attribute(7, b"\0")  # IFLA_VXLAN_PORT, _LEARNING off
     body = _ifinfo(flags=IFF_UP, change=IFF_UP) + attribute(_IFNAME, name.encode() + b"\0") + number(_MTU, mtu)
     body += attribute(_ADDRESS, mac_bytes(mac))
