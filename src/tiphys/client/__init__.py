@@ -6,6 +6,7 @@ Every component is written against this room alone; it knows nothing of any of t
 from tiphys.client.cache import Indexer, Lister, key_of
 from tiphys.client.config import RestConfig
 from tiphys.client.controller import DONE, Controller, RequeueAfter, Result, enqueue
+from tiphys.client.discovery import ApiResource, Discovery, discover
 from tiphys.client.endpoint import Endpoint, Object, PartialObject, endpoint_of, metadata_endpoint
 from tiphys.client.events import NORMAL, WARNING, EventRecorder, reference_to
 from tiphys.client.expectations import Expectations
@@ -23,8 +24,10 @@ __all__ = [
     "WARNING",
     "AiohttpTransport",
     "ApiConnectionError",
+    "ApiResource",
     "Client",
     "Controller",
+    "Discovery",
     "Endpoint",
     "EventRecorder",
     "EventType",
@@ -49,6 +52,7 @@ __all__ = [
     "Transport",
     "WatchEvent",
     "WorkQueue",
+    "discover",
     "endpoint_of",
     "enqueue",
     "key_of",
