@@ -1,4 +1,4 @@
-"""The objects every cluster has from its first moment: namespaces, the kubernetes Service, priority classes and so on."""
+"""The objects every cluster has from its first moment: namespaces, the kubernetes Service, priorities."""
 
 from __future__ import annotations
 
