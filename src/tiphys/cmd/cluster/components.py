@@ -82,7 +82,7 @@ def _apiserver(spec: ClusterSpec, layout: Layout) -> Component:
             bind_address=",".join(addresses),
             advertise_address=advertise,
             secure_port=spec.api_port,
-            datastore=f"sqlite://{layout.store}" if spec.datastore == "sqlite" else spec.datastore,
+            datastore=f"sqlite:{layout.store}" if spec.datastore == "sqlite" else spec.datastore,
             service_cluster_ip_range=spec.service_cidr,
             client_ca_file=pki / "ca.crt",
             tls_cert_file=pki / "apiserver.crt",
@@ -176,10 +176,9 @@ def node_components(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> list[C
             arguments=_flags(
                 kubeconfig=layout.kubeconfig("network"),
                 node_name=node.name,
-                node_ip=spec.node_address(node),
                 backend=spec.network,
                 cluster_cidr=spec.pod_cidr,
-                run_dir=run / "network",
+                subnet_file=run / "subnet.json",
             ),
         )
     )

@@ -1,0 +1,44 @@
+"""`tiphys network`: routes between the pods of all nodes, kept on one node. Runs in the node's network namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tiphys.base.notify import notify_ready
+from tiphys.base.tasks import Supervised
+from tiphys.client import Informers
+from tiphys.cmd.component import add_common_flags, begin_logging, connect, run
+from tiphys.cmd.flags import FlagParser
+from tiphys.network.agent import BACKENDS, NetworkAgent
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command until it is ended."""
+    flags = FlagParser("network", "Keep the routes between the nodes' pods.")
+    add_common_flags(flags)
+    flags.add_argument("--node-name", required=True, help="the node this runs on")
+    flags.add_argument("--backend", choices=tuple(BACKENDS), default="vxlan", help="how packets reach other nodes")
+    flags.add_argument("--cluster-cidr", default="10.244.0.0/16", help="range of all pods")
+    flags.add_argument("--subnet-file", type=Path, required=True, help="where the node's own range is written")
+    options = flags.parse(arguments)
+    begin_logging(options.verbosity)
+
+    async def work() -> None:
+        async with connect(options.kubeconfig, "tiphys-network") as client, Supervised() as tasks:
+            informers = Informers(client)
+            agent = NetworkAgent(
+                client,
+                informers,
+                options.node_name,
+                subnet_file=options.subnet_file,
+                cluster_cidr=options.cluster_cidr,
+                backend=options.backend,
+            )
+            tasks.spawn(agent.run, name="network agent")
+            tasks.spawn(informers.run, name="informers")
+            await agent.ready.wait()
+            notify_ready()
+            await tasks.wait()
+
+    return run(work)
