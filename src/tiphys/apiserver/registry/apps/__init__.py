@@ -1,0 +1,1 @@
+"""Strategies of the apps group, one file a resource."""

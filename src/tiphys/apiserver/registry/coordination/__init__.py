@@ -1,0 +1,1 @@
+"""Strategies of the coordination group, one file a resource."""

@@ -1,0 +1,1 @@
+"""Strategies of the core group, one file a resource."""

@@ -1,0 +1,1 @@
+"""Strategies of the events group, one file a resource."""

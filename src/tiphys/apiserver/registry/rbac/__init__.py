@@ -1,0 +1,1 @@
+"""Strategies of the rbac group, one file a resource."""
