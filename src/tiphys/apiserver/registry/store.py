@@ -28,6 +28,7 @@ from tiphys.apiserver.registry.validation.meta import validate_object_meta, vali
 from tiphys.apiserver.watchcache import Entry, Kind, WatchCache, encode_stored
 from tiphys.machinery import field
 from tiphys.machinery.errors import (
+    StatusError,
     already_exists,
     bad_request,
     conflict,
@@ -36,11 +37,13 @@ from tiphys.machinery.errors import (
     modified,
     not_found,
     request_entity_too_large,
+    status_of,
     timeout,
 )
-from tiphys.machinery.errors import StatusError, status_of
 from tiphys.machinery.field import FieldError, Path
 from tiphys.machinery.meta import GroupKind, GroupResource, join_api_version
+from tiphys.machinery.normalize import normalize
+from tiphys.machinery.schema import TypeSchema
 from tiphys.machinery.time import format_time, parse_rfc3339
 from tiphys.store import CompareFailed, KeyExists, NoSpaceError
 
@@ -73,7 +76,7 @@ class NoAdmission:
 class Written:
     """What a write ended in. `entry` is the version to answer with; `created`: it was not there before.
 
-    `deleted`: the object is gone; `marked`: it stays until finalizers or its grace period are over.
+    `deleted`: the object is gone; `marked`: this write marked it, it stays until finalizers or its grace period are over.
     """
 
     entry: Entry
@@ -81,16 +84,29 @@ class Written:
     deleted: bool = False
     marked: bool = False
 
+    @property
+    def answer_with_object(self) -> bool:
+        """A deletion that has only begun answers with the object."""
+        return self.marked
+
 
 class ResourceStore:
     """All objects of one resource, in its storage version."""
 
-    def __init__(self, strategy: Strategy, kind: Kind, cache: WatchCache, now: Callable[[], datetime]) -> None:
-        """`strategy.resource` is the resource in its storage version; `now` is the clock."""
+    def __init__(
+        self,
+        strategy: Strategy,
+        kind: Kind,
+        cache: WatchCache,
+        now: Callable[[], datetime],
+        schema: TypeSchema | None = None,
+    ) -> None:
+        """`strategy.resource` and `schema` are of the storage version; `now` is the clock."""
         resource = strategy.resource
         self.strategy = strategy
         self.kind = kind
         self.resource = resource
+        self.schema = schema
         self.group_resource = GroupResource(resource.group, resource.plural)
         self.group_kind = GroupKind(resource.group, resource.kind)
         self.api_version = join_api_version(resource.group, resource.version)
@@ -195,14 +211,14 @@ class ResourceStore:
         admission: Admission,
         *,
         preconditions: Preconditions | None = None,
-        unconditional: bool = True,
+        patching: bool = False,
         may_create: bool = False,
         create_admission: Admission | None = None,
     ) -> Written:
         """Replace an object by what `make(current copy, revision)` returns; called again when somebody was faster.
 
-        `make` gets None when the object is not there and `may_create`. `unconditional`: a new object without a
-        resourceVersion overwrites any. The subresource in `ctx` decides which rules of the strategy apply.
+        `make` gets None when the object is not there and `may_create`. `patching`: the new object was made from the
+        current one, so it needs no resourceVersion. The subresource in `ctx` decides which rules of the strategy apply.
         """
         for _ in range(UPDATE_ATTEMPTS):
             entry = self.kind.cache.get(ctx.namespace, ctx.name)
@@ -218,7 +234,7 @@ class ResourceStore:
                 preconditions.check_storage(self.group_resource, old["metadata"], entry.revision)
             new = await make(old, entry.revision)
             old = self.decode(entry)  # `make` may have changed its copy
-            given = self._check_version(ctx, new, entry, unconditional)
+            given = self._check_version(ctx, new, old, entry, patching)
             try:
                 return await self._update(ctx, entry, new, old, admission)
             except CompareFailed as error:
@@ -251,19 +267,17 @@ class ResourceStore:
             f"AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}",
         )
 
-    def _check_version(self, ctx: RequestContext, new: Object, entry: Entry, unconditional: bool) -> bool:
+    def _check_version(self, ctx: RequestContext, new: Object, old: Object, entry: Entry, patching: bool) -> bool:
         """Optimistic concurrency; True when the client named the version it knows."""
         metadata = new["metadata"]
         version = metadata.get("resourceVersion") or ""
         uid = metadata.get("uid")
-        if uid and f'"{uid}"'.encode() not in entry.tail[: entry.rv_at + 1]:
-            raise self._uid_conflict(ctx, uid, orjson.loads(b"{" + entry.tail)["metadata"]["uid"])
+        if uid and not patching and uid != old["metadata"]["uid"]:
+            raise self._uid_conflict(ctx, uid, old["metadata"]["uid"])
         if not version or version == "0":
-            if unconditional and self.strategy.allow_unconditional_update:
+            if patching or self.strategy.allow_unconditional_update:
                 return False
-            error = FieldError(
-                "FieldValueInvalid", "metadata.resourceVersion", "Invalid value: 0: must be specified for an update"
-            )
+            error = field.invalid(METADATA.child("resourceVersion"), 0, "must be specified for an update")
             raise invalid(self.group_kind, ctx.name, [error])
         if version != str(entry.revision):
             if not version.isdecimal():
@@ -307,7 +321,9 @@ class ResourceStore:
             metadata["name"] = known["name"]
         if "generateName" in known:
             metadata.setdefault("generateName", known["generateName"])
-        for name in ("uid", "creationTimestamp", "generation", "selfLink", "deletionTimestamp"):
+        if not metadata.get("uid"):
+            metadata["uid"] = known["uid"]  # another one is an error that validation words
+        for name in ("creationTimestamp", "generation", "selfLink", "deletionTimestamp"):
             if name in known:
                 metadata[name] = known[name]
             else:
@@ -395,7 +411,7 @@ class ResourceStore:
         metadata = obj["metadata"]
         graceful, pending = self._begin_graceful(ctx, obj, options)
         if pending:
-            return Written(entry, marked=True)
+            return Written(entry)
         wanted = finalizers_for_deletion(options, metadata.get("finalizers") or (), self.strategy.garbage_collection)
         if wanted is not None:
             if wanted:
@@ -461,7 +477,7 @@ class ResourceStore:
 
     # --- bytes --------------------------------------------------------------------------------------------------------------------
     def _encode(self, key: str, obj: Object) -> bytes:
-        value = encode_stored(obj, self.resource.kind, self.api_version)
+        value = self._bytes_of(obj)
         if len(value) > MAX_OBJECT_BYTES:
             raise request_entity_too_large(f"limit is {MAX_OBJECT_BYTES}")
         labels = obj["metadata"].get("labels") or {}
@@ -481,7 +497,13 @@ class ResourceStore:
     def _unsaved(self, namespace: str, name: str, obj: Object, revision: int = 0) -> Entry:
         """What an answer of a dry run carries: the object, with the version it had before (0: none)."""
         own = f"{namespace}/{name}" if self.resource.namespaced else name
-        return Entry(own, namespace, name, encode_stored(obj, self.resource.kind, self.api_version), revision, 0)
+        return Entry(own, namespace, name, self._bytes_of(obj), revision, 0)
+
+    def _bytes_of(self, obj: Object) -> bytes:
+        """What the store would hold: the normal form again, as strategies and plug-ins may have added to it."""
+        if self.schema is not None:
+            obj = normalize(obj, self.schema)
+        return encode_stored(obj, self.resource.kind, self.api_version)
 
 
 def _no_space(error: NoSpaceError) -> StatusError:

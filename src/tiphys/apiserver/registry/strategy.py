@@ -118,6 +118,62 @@ def age(obj: Object, now: datetime) -> str:
     return human_duration(now - parse_rfc3339(created))
 
 
+# Kinds whose metadata.generation counts changes (defaults.md, 12); custom resources do too.
+GENERATIONS: Final = frozenset(
+    {
+        ("", "pods"),
+        ("", "podtemplates"),
+        ("", "replicationcontrollers"),
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicies"),
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings"),
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies"),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings"),
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations"),
+        ("apiextensions.k8s.io", "customresourcedefinitions"),
+        ("apps", "daemonsets"),
+        ("apps", "deployments"),
+        ("apps", "replicasets"),
+        ("apps", "statefulsets"),
+        ("batch", "cronjobs"),
+        ("batch", "jobs"),
+        ("discovery.k8s.io", "endpointslices"),
+        ("flowcontrol.apiserver.k8s.io", "flowschemas"),
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
+        ("networking.k8s.io", "ingressclasses"),
+        ("networking.k8s.io", "ingresses"),
+        ("networking.k8s.io", "networkpolicies"),
+        ("policy", "poddisruptionbudgets"),
+        ("resource.k8s.io", "deviceclasses"),
+        ("resource.k8s.io", "devicetaintrules"),
+        ("resource.k8s.io", "resourceslices"),
+        ("scheduling.k8s.io", "priorityclasses"),
+    }
+)
+# Kinds whose DELETE answers with the deleted object instead of a Status.
+RETURNED_WHEN_DELETED: Final = frozenset(
+    {
+        ("", "persistentvolumeclaims"),
+        ("", "persistentvolumes"),
+        ("", "pods"),
+        ("", "podtemplates"),
+        ("", "resourcequotas"),
+        ("", "serviceaccounts"),
+        ("", "services"),
+        ("resource.k8s.io", "deviceclasses"),
+        ("resource.k8s.io", "devicetaintrules"),
+        ("resource.k8s.io", "resourceclaims"),
+        ("resource.k8s.io", "resourceclaimtemplates"),
+        ("resource.k8s.io", "resourceslices"),
+        ("storage.k8s.io", "csidrivers"),
+        ("storage.k8s.io", "csinodes"),
+        ("storage.k8s.io", "storageclasses"),
+        ("storage.k8s.io", "volumeattachments"),
+        ("storage.k8s.io", "volumeattributesclasses"),
+    }
+)
+
+
 class Strategy:
     """One resource's own rules. Subclass in `registry/<group>/<resource>.py`, list it in `registry/__init__.py`."""
 
@@ -127,19 +183,19 @@ class Strategy:
     allow_create_on_update: ClassVar[bool] = False
     # A PUT without metadata.resourceVersion overwrites whatever is there.
     allow_unconditional_update: ClassVar[bool] = True
-    # Kinds whose metadata.generation counts changes of spec. None: those with a status subresource and a spec.
+    # Whether metadata.generation counts changes of spec. None: as GENERATIONS has it.
     generation: ClassVar[bool | None] = None
     garbage_collection: ClassVar[GarbageCollection] = GarbageCollection.BACKGROUND
-    # DELETE answers with the deleted object instead of a Status (pods, namespaces, services, …).
-    delete_returns_object: ClassVar[bool] = False
     # Field paths a write through a subresource ("" the main one) does not own, for managedFields.
     reset_fields: ClassVar[Mapping[str, Sequence[tuple[str, ...]]]] = {}
-    columns: ClassVar[Sequence[Column]] = (NAME_COLUMN, CREATED_AT_COLUMN)
+    columns: Sequence[Column] = (NAME_COLUMN, CREATED_AT_COLUMN)
 
     def __init__(self, resource: Resource) -> None:
         self.resource = resource
         self.has_status = "status" in resource.subresources
-        self.has_generation = self.has_status if self.generation is None else self.generation
+        key = (resource.group, resource.plural)
+        self.has_generation = key in GENERATIONS if self.generation is None else self.generation
+        self.delete_returns_object = key in RETURNED_WHEN_DELETED
 
     # --- create ---------------------------------------------------------------------------------------------------
     def default(self, obj: Object) -> None:

@@ -23,7 +23,22 @@ UID_FIELD: Final = b'"uid":"'
 METADATA_FIELD: Final = b'"metadata":'
 # The uid itself has 36 characters, then a quote and a comma or the closing brace.
 UID_LENGTH: Final = 36
-LEADING_FIELDS: Final = ("name", "generateName", "namespace", "selfLink", "uid")
+METADATA_ORDER: Final = (
+    "name",
+    "generateName",
+    "namespace",
+    "selfLink",
+    "uid",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "labels",
+    "annotations",
+    "ownerReferences",
+    "finalizers",
+    "managedFields",
+)
 
 
 def encode_stored(obj: dict[str, Any], kind: str, api_version: str) -> bytes:
@@ -32,10 +47,7 @@ def encode_stored(obj: dict[str, Any], kind: str, api_version: str) -> bytes:
     `obj` needs metadata.uid; it is not changed.
     """
     given = obj["metadata"]
-    metadata = {field: given[field] for field in LEADING_FIELDS if field in given}
-    for field, value in given.items():
-        if field not in metadata and field != "resourceVersion":
-            metadata[field] = value
+    metadata = {field: given[field] for field in METADATA_ORDER if field in given}
     ordered = {"kind": kind, "apiVersion": api_version, "metadata": metadata}
     for field, value in obj.items():
         if field not in ordered:
@@ -87,11 +99,18 @@ class Entry:
         obj: dict[str, Any] = orjson.loads(b"{" + self.tail)
         return obj
 
-    def shared(self) -> dict[str, Any]:
-        """The object, parsed once and kept: for small kinds read often (RBAC, namespaces). Must not be changed."""
+    def shared(self, prefix: bytes = b"{") -> dict[str, Any]:
+        """The object, parsed once and kept: for small kinds read often (RBAC, namespaces). Must not be changed.
+
+        `prefix` is what stands before the tail: the start of the object with its kind and apiVersion.
+        """
         if self._object is None:
-            self._object = self.parse()
+            self._object = orjson.loads(prefix + self.tail)
         return self._object
+
+    def peek(self) -> dict[str, Any]:
+        """The object for a quick look: shared when somebody keeps it parsed, else parsed for the occasion."""
+        return self._object if self._object is not None else self.parse()
 
     def describe(self, labels: Mapping[str, str], fields: Mapping[str, str]) -> None:
         """The writer knows labels and selectable fields already: keep them so that nobody has to parse."""
@@ -102,7 +121,7 @@ class Entry:
     def labels(self) -> Mapping[str, str]:
         """metadata.labels."""
         if self._labels is None:
-            metadata = (self._object or self.parse()).get("metadata") or {}
+            metadata = self.peek().get("metadata") or {}
             self._labels = metadata.get("labels") or {}
         return self._labels
 

@@ -60,7 +60,7 @@ class KindCache:
         """Selectable fields of an entry, computed at most once."""
         fields = entry.known_fields
         if fields is None:
-            fields = self._selectable_fields(entry.shared() if entry._object is not None else entry.parse())
+            fields = self._selectable_fields(entry.peek())
             entry.set_fields(fields)
         return fields
 

@@ -1,0 +1,233 @@
+"""Discovery documents, made from the resource map when it changes and kept as bytes.
+
+    /api /apis                 APIVersions, APIGroupList; or one APIGroupDiscoveryList with everything (aggregated, ETag)
+    /api/v1 /apis/GROUP/VERSION    APIResourceList            /apis/GROUP   APIGroup
+
+https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+
+from tiphys.api.table import GROUPS, Resource, Subresource
+from tiphys.apiserver.registry.resources import ResourceMap
+from tiphys.machinery.meta import join_api_version
+
+Object = dict[str, Any]
+
+
+def storage_version_hash(group: str, version: str, kind: str) -> str:
+    """What tells a client that the storage version of a resource changed."""
+    digest = hashlib.sha256(f"{group}/{version}/{kind}".encode()).digest()
+    return base64.b64encode(digest[:8]).decode()
+
+
+class Discovery:
+    """The documents of what a resource map serves now."""
+
+    def __init__(self, resources: ResourceMap, storage_hash: Callable[[Resource], str]) -> None:
+        """`storage_hash(resource)`: its storageVersionHash, "" for what is not stored."""
+        self._resources = resources
+        self._storage_hash = storage_hash
+        self._cached: dict[str, Any] = {}
+        # Groups served by extension servers: (APIGroup, aggregated entry) by name.
+        self.extra: dict[str, tuple[Object, Object]] = {}
+        resources.on_change(self.changed)
+
+    def changed(self) -> None:
+        """Forget everything: it is made again when asked for."""
+        self._cached.clear()
+
+    # --- what there is ------------------------------------------------------------------------------------------------
+    def _by_version(self) -> dict[tuple[str, str], list[Resource]]:
+        found: dict[tuple[str, str], list[Resource]] | None = self._cached.get("by-version")
+        if found is None:
+            found = {}
+            for resource in self._resources.resources():
+                found.setdefault((resource.group, resource.version), []).append(resource)
+            for listed in found.values():
+                listed.sort(key=lambda resource: resource.plural)
+            self._cached["by-version"] = found
+        return found
+
+    def groups(self) -> list[tuple[str, list[str]]]:
+        """Groups but the core one, with their versions, both in order of preference."""
+        versions: dict[str, list[str]] = {}
+        for group, version in self._by_version():
+            versions.setdefault(group, []).append(version)
+        ordered: list[tuple[str, list[str]]] = []
+        for known in GROUPS:
+            if known.name and known.name in versions:
+                given = versions.pop(known.name)
+                ordered.append((known.name, sorted(given, key=lambda version: _position(known.versions, version))))
+        for group in sorted(versions):
+            if group:
+                ordered.append((group, sorted(versions[group], key=version_priority)))
+        return ordered
+
+    def serves_group(self, group: str) -> bool:
+        """Whether the group has any version."""
+        return group in self.extra or any(name == group for name, _ in self.groups())
+
+    # --- legacy ---------------------------------------------------------------------------------------------------------
+    def api_versions(self, server_address: str) -> Object:
+        """/api."""
+        return {
+            "kind": "APIVersions",
+            "versions": ["v1"],
+            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": server_address}],
+        }
+
+    def group_list(self) -> Object:
+        """/apis."""
+        groups = [self._group(name, versions) for name, versions in self.groups()]
+        groups += [extra[0] for extra in self.extra.values()]
+        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
+
+    def group(self, name: str) -> Object | None:
+        """/apis/GROUP."""
+        for known, versions in self.groups():
+            if known == name:
+                return {"kind": "APIGroup", "apiVersion": "v1", **self._group(name, versions)}
+        if name in self.extra:
+            return {"kind": "APIGroup", "apiVersion": "v1", **self.extra[name][0]}
+        return None
+
+    @staticmethod
+    def _group(name: str, versions: Sequence[str]) -> Object:
+        listed = [{"groupVersion": f"{name}/{version}", "version": version} for version in versions]
+        return {"name": name, "versions": listed, "preferredVersion": listed[0]}
+
+    def resource_list(self, group: str, version: str) -> Object | None:
+        """/apis/GROUP/VERSION and /api/v1."""
+        resources = self._by_version().get((group, version))
+        if resources is None:
+            return None
+        listed: list[Object] = []
+        for resource in resources:
+            listed.append(self._entry(resource))
+            for name in sorted(resource.subresources):
+                listed.append(_subresource_entry(resource, name, resource.subresources[name]))
+        return {
+            "kind": "APIResourceList",
+            "apiVersion": "v1",
+            "groupVersion": join_api_version(group, version),
+            "resources": listed,
+        } if group else {
+            "kind": "APIResourceList",
+            "groupVersion": join_api_version(group, version),
+            "resources": listed,
+        }
+
+    def _entry(self, resource: Resource) -> Object:
+        entry: Object = {
+            "name": resource.plural,
+            "singularName": resource.singular,
+            "namespaced": resource.namespaced,
+            "kind": resource.kind,
+            "verbs": list(resource.verbs),
+        }
+        if resource.short_names:
+            entry["shortNames"] = list(resource.short_names)
+        if resource.categories:
+            entry["categories"] = list(resource.categories)
+        stored = self._storage_hash(resource)
+        if stored:
+            entry["storageVersionHash"] = stored
+        return entry
+
+    # --- aggregated --------------------------------------------------------------------------------------------------------
+    def aggregated(self, *, core: bool) -> tuple[bytes, str]:
+        """(document, ETag) of the core group, or of all others."""
+        key = f"aggregated-{core}"
+        known: tuple[bytes, str] | None = self._cached.get(key)
+        if known is None:
+            if core:
+                versions = [self._aggregated_version("", "v1", freshness=False)]
+                items: list[Object] = [{"metadata": {}, "versions": versions}]
+            else:
+                items = [
+                    {
+                        "metadata": {"name": name},
+                        "versions": [self._aggregated_version(name, version) for version in versions],
+                    }
+                    for name, versions in self.groups()
+                ]
+                items += [extra[1] for extra in self.extra.values()]
+            document = {
+                "kind": "APIGroupDiscoveryList",
+                "apiVersion": "apidiscovery.k8s.io/v2",
+                "metadata": {},
+                "items": items,
+            }
+            data = orjson.dumps(document) + b"\n"
+            known = self._cached[key] = (data, f'"{hashlib.sha512(data).hexdigest().upper()}"')
+        return known
+
+    def _aggregated_version(self, group: str, version: str, *, freshness: bool = True) -> Object:
+        entry: Object = {
+            "version": version,
+            "resources": [_aggregated_resource(resource) for resource in self._by_version().get((group, version), ())],
+        }
+        if freshness:
+            entry["freshness"] = "Current"
+        return entry
+
+
+def _position(order: Sequence[str], version: str) -> int:
+    return order.index(version) if version in order else len(order)
+
+
+def version_priority(version: str) -> tuple[int, int, int, str]:
+    """Sort key of versions, best first: v2, v1, v2beta1, v1beta2, v1alpha1, then anything else by name."""
+    import re
+
+    found = re.fullmatch(r"v(\d+)(?:(alpha|beta)(\d+))?", version)
+    if not found:
+        return (3, 0, 0, version)
+    stage = {None: 0, "beta": 1, "alpha": 2}[found[2]]
+    return (stage, -int(found[1]), -int(found[3] or 0), version)
+
+
+def _subresource_entry(resource: Resource, name: str, subresource: Subresource) -> Object:
+    entry: Object = {
+        "name": f"{resource.plural}/{name}",
+        "singularName": "",
+        "namespaced": resource.namespaced,
+    }
+    if subresource.group or subresource.version:
+        entry["group"] = subresource.group
+        entry["version"] = subresource.version
+    entry["kind"] = subresource.kind
+    entry["verbs"] = list(subresource.verbs)
+    return entry
+
+
+def _aggregated_resource(resource: Resource) -> Object:
+    entry: Object = {
+        "resource": resource.plural,
+        "responseKind": {"group": "", "version": "", "kind": resource.kind},
+        "scope": "Namespaced" if resource.namespaced else "Cluster",
+        "singularResource": resource.singular,
+        "verbs": list(resource.verbs),
+    }
+    if resource.short_names:
+        entry["shortNames"] = list(resource.short_names)
+    if resource.categories:
+        entry["categories"] = list(resource.categories)
+    if resource.subresources:
+        entry["subresources"] = [
+            {
+                "subresource": name,
+                "responseKind": {"group": one.group, "version": one.version, "kind": one.kind},
+                "verbs": list(one.verbs),
+            }
+            for name, one in sorted(resource.subresources.items())
+        ]
+    return entry

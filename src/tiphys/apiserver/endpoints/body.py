@@ -1,0 +1,183 @@
+"""Request bodies: bytes in JSON, YAML or protobuf to the normal form of an object of the expected kind.
+
+fieldValidation: Strict refuses unknown and duplicate fields, Warn (the default) warns of them, Ignore drops them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tiphys.api.schemas import has_schema
+from tiphys.apiserver.endpoints.negotiation import JSON, PROTOBUF, YAML
+from tiphys.machinery import field
+from tiphys.machinery.codec import decode_json, decode_yaml, strict_message, strict_problems
+from tiphys.machinery.errors import StatusError, bad_request, invalid, status_of
+from tiphys.machinery.field import FieldError, Path
+from tiphys.machinery.meta import GroupKind, GroupVersionKind, split_api_version
+from tiphys.machinery.normalize import DecodeError, normalize
+from tiphys.machinery.schema import TypeSchema
+
+Object = dict[str, Any]
+
+STRICT: Final = "Strict"
+WARN: Final = "Warn"
+IGNORE: Final = "Ignore"
+SCHEME: Final = "pkg/api/legacyscheme/scheme.go:30"
+MAX_MANAGER: Final = 128
+
+
+def unsupported_body() -> StatusError:
+    """415 in the words of upstream's HTTP layer."""
+    return StatusError(
+        status_of(415, "UnsupportedMediaType", "415: Unsupported Media Type") | {"details": {}, "code": 415}
+    )
+
+
+def media_type_of(content_type: str) -> str:
+    """The media type of a Content-Type header; none given means JSON. StatusError (415) for what nobody reads."""
+    media = content_type.partition(";")[0].strip().lower()
+    if not media:
+        return JSON
+    if media not in (JSON, YAML, PROTOBUF, "*/*"):
+        raise unsupported_body()
+    return JSON if media == "*/*" else media
+
+
+def write_options_errors(query: Any, kind: str) -> list[FieldError]:
+    """Errors of dryRun, fieldManager and fieldValidation."""
+    errors: list[FieldError] = []
+    dry_run = query.get("dryRun")
+    manager = (query.get("fieldManager") or [""])[0]
+    if len(manager.encode()) > MAX_MANAGER:
+        errors.append(field.too_long(Path("fieldManager"), manager, MAX_MANAGER))
+    if not manager.isprintable():
+        errors.append(field.invalid(Path("fieldManager"), manager, "should only contain printable characters"))
+    if dry_run and any(one != "All" for one in dry_run):
+        errors.append(field.not_supported(Path("dryRun"), dry_run, ["All"]))
+    mode = (query.get("fieldValidation") or [""])[0]
+    if mode not in ("", STRICT, WARN, IGNORE):
+        errors.append(field.not_supported(Path("fieldValidation"), mode, ["", IGNORE, WARN, STRICT]))
+    return errors
+
+
+def check_write_options(query: Any, kind: str) -> None:
+    """Refuse bad CreateOptions, UpdateOptions or PatchOptions (`kind`). StatusError (422)."""
+    if not query:
+        return
+    errors = write_options_errors(query, kind)
+    if errors:
+        raise invalid(GroupKind("meta.k8s.io", kind), "", errors)
+
+
+class BodyDecoder:
+    """Decodes one request's body into one expected kind."""
+
+    def __init__(self, expected: GroupVersionKind, schema: TypeSchema | None, mode: str, warnings: list[str]) -> None:
+        """`mode` is fieldValidation; `warnings` collects what Warn finds. `schema` None keeps every field."""
+        self._expected = expected
+        self._schema = schema
+        self._mode = mode or WARN
+        self._warnings = warnings
+
+    def decode(self, data: bytes, media_type: str) -> Object:
+        """The object in normal form. StatusError (400) when it is none, or not of the expected kind."""
+        duplicates: list[str] = []
+        try:
+            if media_type == PROTOBUF:
+                from tiphys.machinery.codec import protobuf
+
+                value = protobuf.decode(data)
+            elif media_type == YAML:
+                value, duplicates = decode_yaml(data)
+            else:
+                value = decode_json(data)
+        except ValueError as error:
+            raise self._unrecognized(f"couldn't get version/kind; json parse error: {error}", data) from None
+        if not isinstance(value, dict):
+            raise self._unrecognized(f"couldn't get version/kind; json parse error: {_no_object(value)}", data)
+        return self.normal(self._identified(value), duplicates, data if media_type == JSON else None)
+
+    def _unrecognized(self, problem: str, data: bytes) -> StatusError:
+        return bad_request(
+            f"the object provided is unrecognized (must be of type {self._expected.kind}): {problem} ({_summary(data)})"
+        )
+
+    def _identified(self, value: Object) -> Object:
+        """Check kind and apiVersion, filling in what is left out."""
+        expected = self._expected
+        kind = value.get("kind") or expected.kind
+        api_version = value.get("apiVersion") or expected.api_version
+        if not isinstance(kind, str) or not isinstance(api_version, str):
+            name = "kind" if not isinstance(kind, str) else "apiVersion"
+            raise bad_request(f"json: cannot unmarshal into Go struct field .{name} of type string")
+        if kind != expected.kind or api_version != expected.api_version:
+            self._refuse_kind(kind, api_version)
+        value["kind"], value["apiVersion"] = kind, api_version
+        return value
+
+    def _refuse_kind(self, kind: str, api_version: str) -> None:
+        expected = self._expected
+        group, version = split_api_version(api_version)
+        if not has_schema(group, version, kind):
+            raise bad_request(
+                f'{kind} in version "{version}" cannot be handled as a {expected.kind}: no kind "{kind}" is registered '
+                f'for version "{api_version}" in scheme "{SCHEME}"'
+            )
+        if kind == expected.kind and group == expected.group:
+            raise bad_request(
+                f"the API version in the data ({api_version}) does not match the expected API version "
+                f"({expected.api_version})"
+            )
+        wanted_group = expected.group.partition(".")[0] or "core"
+        raise bad_request(
+            f'{kind} in version "{version}" cannot be handled as a {expected.kind}: converting ({version}.{kind}) to '
+            f"({wanted_group}.{expected.kind}): unknown conversion"
+        )
+
+    def normal(self, value: Object, duplicates: list[str], data: bytes | None) -> Object:
+        """Normal form. `duplicates` come from a YAML parser; `data` is the JSON text, to find duplicates in.
+
+        StatusError (400) for wrong types, and for problems when the mode is Strict.
+        """
+        if self._schema is None:
+            return value
+        try:
+            normal = normalize(value, self._schema)
+        except DecodeError as error:
+            raise self.unfit(str(error)) from None
+        if self._mode != IGNORE:
+            problems = strict_problems(value, self._schema, data)
+            if problems or duplicates:
+                self._report(problems, duplicates)
+        return normal
+
+    def unfit(self, problem: str) -> StatusError:
+        """400: the body is not an object of the kind."""
+        expected = self._expected
+        return bad_request(
+            f'{expected.kind} in version "{expected.version}" cannot be handled as a {expected.kind}: {problem}'
+        )
+
+    def _report(self, problems: list[str], duplicates: list[str]) -> None:
+        if self._mode == STRICT:
+            raise self.unfit(strict_message(problems, duplicates))
+        self._warnings += duplicates
+        self._warnings += problems
+
+
+def _no_object(value: Any) -> str:
+    """What the parser of kind and apiVersion says to a document that is no object."""
+    found = "array" if isinstance(value, list) else "string" if isinstance(value, str) else "number"
+    if isinstance(value, bool):
+        found = "bool"
+    return (
+        f'json: cannot unmarshal {found} into Go value of type struct {{ APIVersion string "json:\\"apiVersion,omitempty\\""; '
+        f'Kind string "json:\\"kind,omitempty\\"" }}'
+    )
+
+
+def _summary(data: bytes) -> str:
+    """The start of a body for an error message: text when it looks like JSON, else hexadecimal."""
+    if data[:1] == b"{":
+        return data[:1024].decode("utf-8", "replace")
+    return data[:512].hex()

@@ -1,0 +1,133 @@
+"""DELETE of one object and of collections."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tiphys.api.schemas import schema_by_name
+from tiphys.apiserver.admission.interface import Operation
+from tiphys.apiserver.endpoints.body import media_type_of
+from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
+from tiphys.apiserver.endpoints.encoding import value_response
+from tiphys.apiserver.endpoints.forms import form_for, list_metadata
+from tiphys.apiserver.endpoints.list_options import ListOptions, parse_int
+from tiphys.apiserver.endpoints.negotiation import PROTOBUF, YAML
+from tiphys.apiserver.endpoints.read import read_page
+from tiphys.apiserver.endpoints.request_info import TRUE
+from tiphys.apiserver.http.response import Response
+from tiphys.apiserver.registry.options import DeleteOptions
+from tiphys.apiserver.registry.resources import ServedResource
+from tiphys.apiserver.registry.store import Written
+from tiphys.machinery.codec import decode_json, decode_yaml
+from tiphys.machinery.errors import StatusError, bad_request
+from tiphys.machinery.normalize import DecodeError, normalize
+
+Object = dict[str, Any]
+
+OPTIONS_SCHEME: Final = "pkg/apis/meta/internalversion/scheme/register.go:27"
+JOBS_WARNING: Final = (
+    "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set "
+    "propagationPolicy=Orphan to suppress this warning"
+)
+
+
+def delete_options(api: ApiRequest) -> DeleteOptions:
+    """DeleteOptions from the body, or from the query when there is no body. StatusError (400, 422)."""
+    body = api.request.body
+    raw = _from_body(api, body) if body.strip() else _from_query(api)
+    return DeleteOptions.parse(raw)
+
+
+def _from_body(api: ApiRequest, body: bytes) -> Object:
+    media = media_type_of(api.request.headers.get("content-type", ""))
+    try:
+        if media == PROTOBUF:
+            from tiphys.machinery.codec import protobuf
+
+            value: Any = protobuf.decode(body)
+        else:
+            value = decode_yaml(body).value if media == YAML else decode_json(body)
+    except ValueError as error:
+        raise bad_request(f"couldn't get version/kind; json parse error: {error}") from None
+    if not isinstance(value, dict):
+        raise bad_request("couldn't get version/kind; json parse error: json: cannot unmarshal into Go value of type struct")
+    kind, api_version = value.get("kind"), value.get("apiVersion") or "v1"
+    if kind not in (None, "", "DeleteOptions"):
+        version = api_version if isinstance(api_version, str) else ""
+        raise bad_request(f'no kind "{kind}" is registered for version "{version}" in scheme "{OPTIONS_SCHEME}"')
+    try:
+        return normalize(value, schema_by_name("meta.v1.DeleteOptions"))
+    except DecodeError as error:
+        raise bad_request(str(error)) from None
+
+
+def _from_query(api: ApiRequest) -> Object:
+    raw: Object = {}
+    grace = api.parameter("gracePeriodSeconds")
+    if grace:
+        raw["gracePeriodSeconds"] = parse_int(grace)
+    policy = api.parameter("propagationPolicy")
+    if policy:
+        raw["propagationPolicy"] = policy
+    orphan = api.parameter("orphanDependents")
+    if orphan:
+        raw["orphanDependents"] = orphan in TRUE
+    if "dryRun" in api.query:
+        raw["dryRun"] = api.query["dryRun"]
+    return raw
+
+
+async def delete_object(api: ApiRequest, served: ServedResource) -> Response:
+    """Answer a DELETE of one object: the object while it is only marked, else a Status or the object as it last was."""
+    options = delete_options(api)
+    _warn(api, served, options)
+    ctx = api.context()
+    ctx.dry_run = options.dry_run or ctx.dry_run
+    admission = RequestAdmission(api, served, Operation.DELETE, {"kind": "DeleteOptions", **options.raw})
+    written = await served.store.delete(ctx, options, admission)
+    gone_slowly = not written.deleted and options.orphan_dependents is False
+    return deleted_response(api, served, written, 202 if gone_slowly else 200)
+
+
+def deleted_response(api: ApiRequest, served: ServedResource, written: Written, code: int = 200) -> Response:
+    """The answer to a DELETE."""
+    if written.answer_with_object or served.strategy.delete_returns_object:
+        form = form_for(served, api.wanted, api.parameter("includeObject"), api.services.now)
+        return Response(code, form.object(written.entry), content_type=form.content_type)
+    resource = served.resource
+    details: Object = {"name": written.entry.name}
+    if resource.group:
+        details["group"] = resource.group
+    details["kind"] = resource.plural
+    details["uid"] = written.entry.parse()["metadata"]["uid"]
+    status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
+    return value_response(code, status, api.wanted)
+
+
+def _warn(api: ApiRequest, served: ServedResource, options: DeleteOptions) -> None:
+    """Jobs keep their pods unless told otherwise: a trap worth a warning."""
+    if served.group_resource == ("batch", "jobs") and options.propagation_policy is None:
+        if options.orphan_dependents is None and api.info.verb == "delete":
+            api.warnings.append(JOBS_WARNING)
+
+
+async def delete_collection(api: ApiRequest, served: ServedResource) -> Response:
+    """Answer a DELETE of a collection: every object the selectors match, listed as it was before."""
+    options = ListOptions.parse(api.query, watch=False)
+    deletion = delete_options(api)
+    wanted = options.filter(served, api.info.namespace)
+    page = await read_page(served, api.services.cache, options, wanted)
+    for entry in list(page.entries):
+        ctx = api.context(name=entry.name)
+        ctx.namespace = entry.namespace
+        ctx.dry_run = deletion.dry_run or ctx.dry_run
+        admission = RequestAdmission(api, served, Operation.DELETE, {"kind": "DeleteOptions", **deletion.raw})
+        try:
+            await served.store.delete(ctx, deletion, admission)
+        except StatusError as error:
+            if error.code != 404:
+                raise
+    form = form_for(served, api.wanted, api.parameter("includeObject"), api.services.now)
+    metadata = list_metadata(page.revision, page.continue_token, page.remaining)
+    return Response(200, form.list(page.entries, metadata), content_type=form.content_type)
+

@@ -1,0 +1,337 @@
+"""Forms: how objects, lists and watch events of one resource look on the wire, for one negotiated answer.
+
+`PlainForm` is the path of nearly every request: bytes from the cache, joined. `ValueForm` decodes, transforms (to the
+version asked for, to metadata only) and encodes; `TableForm` makes columns and rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+import orjson
+
+from tiphys.apiserver.endpoints.encoding import encode_value
+from tiphys.apiserver.endpoints.negotiation import JSON, PARTIAL, PARTIAL_LIST, PROTOBUF, TABLE, Wanted
+from tiphys.apiserver.http.response import frame
+from tiphys.apiserver.registry.resources import ServedResource
+from tiphys.apiserver.registry.strategy import Column
+from tiphys.apiserver.watchcache import DELETED, CacheEvent, Entry
+from tiphys.machinery.errors import not_acceptable
+
+Object = dict[str, Any]
+
+
+class ListMeta(Protocol):
+    """Metadata of a list."""
+
+    resource_version: str
+    continue_token: str
+    remaining: int | None
+
+
+class Form(Protocol):
+    """See the module."""
+
+    content_type: str
+    stream_type: str
+
+    @property
+    def key(self) -> object:
+        """Watchers with equal keys share the bytes of their events."""
+
+    def object(self, entry: Entry) -> bytes:
+        """One object as a whole answer."""
+
+    def list(self, entries: Sequence[Entry], metadata: Object) -> list[bytes]:
+        """A list as a whole answer, in pieces."""
+
+    def frame(self, event: CacheEvent, kind: str) -> bytes:
+        """One watch event, framed for the chunked stream."""
+
+    def initial(self, entry: Entry) -> bytes:
+        """An ADDED event for an object that was there when the watch began, framed."""
+
+    def bookmark(self, revision: int, *, initial_end: bool) -> bytes:
+        """A BOOKMARK event, framed."""
+
+    def error(self, status: Object) -> bytes:
+        """An ERROR event, framed."""
+
+
+def list_metadata(revision: int, continue_token: str = "", remaining: int | None = None) -> Object:
+    """metav1.ListMeta in wire order."""
+    metadata: Object = {"resourceVersion": str(revision)}
+    if continue_token:
+        metadata["continue"] = continue_token
+    if remaining:
+        metadata["remainingItemCount"] = remaining
+    return metadata
+
+
+def form_for(served: ServedResource, wanted: Wanted, include_object: str, now: Callable[[], datetime]) -> Form:
+    """The form of an answer about objects of `served`. StatusError (406) for what it cannot be."""
+    if wanted.transform == TABLE:
+        return TableForm(served, wanted, include_object, now)
+    if wanted.plain and served.conversion is None:
+        return PlainForm(served)
+    return ValueForm(served, wanted)
+
+
+class PlainForm:
+    """JSON in a version whose shape is the stored one: no parsing, no encoding."""
+
+    content_type: Final = JSON
+    stream_type: Final = JSON
+
+    def __init__(self, served: ServedResource) -> None:
+        self._prefix = served.prefix
+        resource = served.resource
+        self._list_head = b'{"kind":"%bList","apiVersion":"%b","metadata":' % (
+            resource.kind.encode(),
+            resource.api_version.encode(),
+        )
+
+    @property
+    def key(self) -> object:
+        """The prefix says everything."""
+        return self._prefix
+
+    def object(self, entry: Entry) -> bytes:
+        """See Form."""
+        return self._prefix + entry.tail + b"\n"
+
+    def list(self, entries: Sequence[Entry], metadata: Object) -> list[bytes]:
+        """See Form."""
+        pieces = [self._list_head, orjson.dumps(metadata), b',"items":[']
+        if entries:
+            pieces += (b"{", entries[0].tail)
+            for entry in entries[1:]:
+                pieces += (b",{", entry.tail)
+        pieces.append(b"]}\n")
+        return pieces
+
+    def frame(self, event: CacheEvent, kind: str) -> bytes:
+        """See Form."""
+        return frame(b'{"type":"%b","object":%b%b}\n' % (kind.encode(), self._prefix, tail_of(event, kind)))
+
+    def initial(self, entry: Entry) -> bytes:
+        """See Form."""
+        return frame(b'{"type":"ADDED","object":%b%b}\n' % (self._prefix, entry.tail))
+
+    def bookmark(self, revision: int, *, initial_end: bool) -> bytes:
+        """See Form."""
+        annotations = b',"annotations":{"k8s.io/initial-events-end":"true"}' if initial_end else b""
+        return frame(
+            b'{"type":"BOOKMARK","object":%b"metadata":{"resourceVersion":"%d"%b}}}\n'
+            % (self._prefix, revision, annotations)
+        )
+
+    def error(self, status: Object) -> bytes:
+        """See Form."""
+        return frame(b'{"type":"ERROR","object":%b}\n' % orjson.dumps(status))
+
+
+def tail_of(event: CacheEvent, kind: str) -> bytes:
+    """The bytes of the object an event of this kind carries: after a deletion the last state at the deletion's revision."""
+    if kind != DELETED and event.entry is not None:
+        return event.entry.tail
+    previous = event.previous
+    assert previous is not None
+    return previous.at_revision(event.revision)
+
+
+class ValueForm:
+    """Everything that needs the decoded object: other versions, encodings, metadata only, indented JSON."""
+
+    def __init__(self, served: ServedResource, wanted: Wanted) -> None:
+        self._served = served
+        self._wanted = wanted
+        self.content_type = wanted.media_type
+        self.stream_type = f"{PROTOBUF};stream=watch" if wanted.media_type == PROTOBUF else wanted.media_type
+
+    @property
+    def key(self) -> object:
+        """Version and negotiated form."""
+        return (self._served.resource.api_version, self._wanted)
+
+    def _value(self, tail: bytes) -> Object:
+        obj: Object = orjson.loads(self._served.store.prefix + tail)
+        if self._wanted.transform:
+            return partial_metadata(obj, self._wanted.meta_version)
+        return self._served.from_storage(obj)
+
+    def _encode(self, value: Object) -> bytes:
+        return encode_value(value, self._wanted.media_type, pretty=self._wanted.pretty)
+
+    def object(self, entry: Entry) -> bytes:
+        """See Form."""
+        if self._wanted.transform == PARTIAL_LIST:
+            kind = self._served.resource.kind
+            group = self._served.resource.group.partition(".")[0] or "core"
+            raise not_acceptable(f"you requested {PARTIAL_LIST}, but the requested object is not a list (*{group}.{kind})")
+        return self._encode(self._value(entry.tail))
+
+    def list(self, entries: Sequence[Entry], metadata: Object) -> list[bytes]:
+        """See Form."""
+        resource = self._served.resource
+        items: list[Object] | None = [self._value(entry.tail) for entry in entries]
+        if self._wanted.transform:
+            if self._wanted.transform == PARTIAL:
+                group = resource.group.partition(".")[0] or "core"
+                raise not_acceptable(
+                    f"you requested {PARTIAL}, but the requested object is a list (*{group}.{resource.kind}List)"
+                )
+            head = {"kind": PARTIAL_LIST, "apiVersion": f"meta.k8s.io/{self._wanted.meta_version}"}
+            items = items or None
+        else:
+            head = {"kind": resource.list_kind, "apiVersion": resource.api_version}
+            for item in items or ():
+                del item["kind"], item["apiVersion"]
+        return [self._encode({**head, "metadata": metadata, "items": items})]
+
+    def _event(self, kind: str, value: Object) -> bytes:
+        return frame(encode_event(kind, value, self._wanted.media_type))
+
+    def frame(self, event: CacheEvent, kind: str) -> bytes:
+        """See Form."""
+        return self._event(kind, self._value(tail_of(event, kind)))
+
+    def initial(self, entry: Entry) -> bytes:
+        """See Form."""
+        return self._event("ADDED", self._value(entry.tail))
+
+    def bookmark(self, revision: int, *, initial_end: bool) -> bytes:
+        """See Form."""
+        resource = self._served.resource
+        value: Object = {"kind": resource.kind, "apiVersion": resource.api_version}
+        if self._wanted.transform:
+            value = {"kind": PARTIAL, "apiVersion": f"meta.k8s.io/{self._wanted.meta_version}"}
+        value["metadata"] = bookmark_metadata(revision, initial_end=initial_end)
+        return self._event("BOOKMARK", value)
+
+    def error(self, status: Object) -> bytes:
+        """See Form."""
+        return self._event("ERROR", status)
+
+
+def bookmark_metadata(revision: int, *, initial_end: bool) -> Object:
+    """Metadata of a bookmark's object."""
+    metadata: Object = {"resourceVersion": str(revision)}
+    if initial_end:
+        metadata["annotations"] = {"k8s.io/initial-events-end": "true"}
+    return metadata
+
+
+def encode_event(kind: str, value: Object, media_type: str) -> bytes:
+    """One watch event in JSON, YAML or protobuf."""
+    if media_type == PROTOBUF:
+        from tiphys.machinery.codec import protobuf
+
+        return protobuf.encode_watch_event(kind, value)
+    return encode_value({"type": kind, "object": value}, media_type)
+
+
+def partial_metadata(obj: Object, meta_version: str) -> Object:
+    """PartialObjectMetadata of an object."""
+    return {"kind": PARTIAL, "apiVersion": f"meta.k8s.io/{meta_version}", "metadata": obj.get("metadata", {})}
+
+
+class TableForm:
+    """Columns and rows. As a watch form it belongs to one watcher: only its first event carries the columns."""
+
+    def __init__(
+        self, served: ServedResource, wanted: Wanted, include_object: str, now: Callable[[], datetime]
+    ) -> None:
+        self._served = served
+        self._wanted = wanted
+        self._include = include_object or "Metadata"
+        self._now = now
+        self._columns_sent = False
+        self.content_type = wanted.media_type
+        self.stream_type = wanted.media_type
+
+    @property
+    def key(self) -> object:
+        """Never shared."""
+        return id(self)
+
+    def _row(self, tail: bytes, now: datetime) -> Object:
+        stored: Object = orjson.loads(self._served.store.prefix + tail)
+        cells = list(self._served.strategy.row(stored, now))
+        obj: Object | None = None
+        if self._include == "Object":
+            obj = self._served.from_storage(stored)
+        elif self._include != "None":
+            obj = partial_metadata(stored, self._wanted.meta_version)
+        return {"cells": cells, "object": obj}
+
+    def table(self, tails: Iterable[bytes], metadata: Object, *, columns: bool = True) -> Object:
+        """The Table of some objects."""
+        now = self._now()
+        rows = [self._row(tail, now) for tail in tails]
+        return {
+            "kind": TABLE,
+            "apiVersion": f"meta.k8s.io/{self._wanted.meta_version}",
+            "metadata": metadata,
+            "columnDefinitions": column_definitions(self._served.strategy.columns) if columns else None,
+            "rows": rows,
+        }
+
+    def _encode(self, value: Object) -> bytes:
+        return encode_value(value, self._wanted.media_type, pretty=self._wanted.pretty)
+
+    def object(self, entry: Entry) -> bytes:
+        """See Form."""
+        return self._encode(self.table([entry.tail], {"resourceVersion": str(entry.revision)}))
+
+    def list(self, entries: Sequence[Entry], metadata: Object) -> list[bytes]:
+        """See Form."""
+        return [self._encode(self.table([entry.tail for entry in entries], metadata))]
+
+    def _event(self, kind: str, tail: bytes, revision: int) -> bytes:
+        table = self.table([tail], {"resourceVersion": str(revision)}, columns=not self._columns_sent)
+        self._columns_sent = True
+        return frame(encode_event(kind, table, self._wanted.media_type))
+
+    def frame(self, event: CacheEvent, kind: str) -> bytes:
+        """See Form."""
+        return self._event(kind, tail_of(event, kind), event.revision)
+
+    def initial(self, entry: Entry) -> bytes:
+        """See Form."""
+        return self._event("ADDED", entry.tail, entry.revision)
+
+    def bookmark(self, revision: int, *, initial_end: bool) -> bytes:
+        """See Form. The bookmark's annotations travel on the object of its only row."""
+        resource = self._served.resource
+        metadata = bookmark_metadata(revision, initial_end=initial_end)
+        row_object = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
+        table = {
+            "kind": TABLE,
+            "apiVersion": f"meta.k8s.io/{self._wanted.meta_version}",
+            "metadata": {"resourceVersion": str(revision)},
+            "columnDefinitions": column_definitions(self._served.strategy.columns) if not self._columns_sent else None,
+            "rows": [{"cells": [None] * len(self._served.strategy.columns), "object": row_object}],
+        }
+        self._columns_sent = True
+        return frame(encode_event("BOOKMARK", table, self._wanted.media_type))
+
+    def error(self, status: Object) -> bytes:
+        """See Form."""
+        return frame(encode_event("ERROR", status, self._wanted.media_type))
+
+
+def column_definitions(columns: Sequence[Column]) -> list[Object]:
+    """TableColumnDefinitions in wire order."""
+    return [
+        {
+            "name": column.name,
+            "type": column.type,
+            "format": column.format,
+            "description": column.description,
+            "priority": column.priority,
+        }
+        for column in columns
+    ]

@@ -1,0 +1,219 @@
+"""The handler chain: every request on its way in.
+
+    audit id ─ request info ─ authentication ─ impersonation ─ authorization ─┬─ resource: verb table below
+                                                                             └─ path: discovery, OpenAPI, health, metrics …
+
+Everything that goes wrong is a StatusError and is answered as a Status. The table `_VERBS` is the list of what can be done
+to a stored resource; subresources are in `subresources.py`, resources that are not stored in `virtual.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from tiphys.apiserver.authn.impersonation import impersonate
+from tiphys.apiserver.authn.interface import Authenticator
+from tiphys.apiserver.authz.interface import Attributes
+from tiphys.apiserver.authz.wording import forbidden_error
+from tiphys.apiserver.endpoints.compression import compressed
+from tiphys.apiserver.endpoints.context import ApiRequest, Services
+from tiphys.apiserver.endpoints.delete import delete_collection, delete_object
+from tiphys.apiserver.endpoints.forms import form_for
+from tiphys.apiserver.endpoints.list_options import ListOptions
+from tiphys.apiserver.endpoints.patch import patch_object
+from tiphys.apiserver.endpoints.paths import PathHandlers
+from tiphys.apiserver.endpoints.read import get_object, list_objects
+from tiphys.apiserver.endpoints.request_info import RequestInfo, parse_request_info
+from tiphys.apiserver.endpoints.subresources import serve_subresource
+from tiphys.apiserver.endpoints.virtual import serve_virtual
+from tiphys.apiserver.endpoints.watch import watch_objects
+from tiphys.apiserver.endpoints.write import create_object, update_object
+from tiphys.apiserver.http.request import Request
+from tiphys.apiserver.http.response import Answer, Response, StreamResponse, Upgrade, status_response
+from tiphys.apiserver.metrics import RequestMetrics
+from tiphys.apiserver.registry.resources import ServedResource
+from tiphys.machinery.errors import (
+    StatusError,
+    bad_request,
+    service_unavailable,
+    status_of,
+    unauthorized,
+)
+
+NOT_FOUND: Final = "the server could not find the requested resource"
+
+
+def no_such_resource() -> StatusError:
+    """404 for a resource nobody serves."""
+    return StatusError(status_of(404, "NotFound", NOT_FOUND) | {"details": {}, "code": 404})
+
+
+def no_such_method() -> StatusError:
+    """405 for a method a path does not have."""
+    message = "the server does not allow this method on the requested resource"
+    return StatusError(status_of(405, "MethodNotAllowed", message) | {"details": {}, "code": 405})
+
+
+class ApiHandler:
+    """Answers every request of the server. Called by the HTTP layer."""
+
+    def __init__(
+        self, services: Services, authenticator: Authenticator, paths: PathHandlers, metrics: RequestMetrics
+    ) -> None:
+        self._services = services
+        self._authenticator = authenticator
+        self._paths = paths
+        self._metrics = metrics
+        self.ready = False
+
+    async def __call__(self, request: Request) -> Answer:
+        """Answer one request; never raises StatusError."""
+        started = time.perf_counter()
+        request.audit_id = request.headers.get("audit-id") or _audit_id()
+        info: RequestInfo | None = None
+        try:
+            try:
+                path = request.path
+                query: Mapping[str, list[str]] = request.query if request.raw_query else {}
+            except (UnicodeDecodeError, ValueError):
+                raise bad_request("the request path or query is not valid UTF-8") from None
+            info = parse_request_info(request.method, path, query)
+            answer = await self._serve(request, info)
+        except StatusError as error:
+            answer = status_response(error)
+        self._finish(request, answer)
+        if info is not None:
+            self._metrics.observe(info, answer, time.perf_counter() - started)
+        if isinstance(answer, Response) and answer.length > COMPRESS_FROM:
+            return await compressed(request, answer)
+        return answer
+
+    def _finish(self, request: Request, answer: Answer) -> None:
+        """The headers every answer has."""
+        if isinstance(answer, Upgrade):
+            return
+        headers = [("Audit-Id", request.audit_id), ("Cache-Control", "no-cache, private"), *answer.headers]
+        for warning in dict.fromkeys(request.warnings):
+            headers.append(("Warning", f"299 - {_quoted(warning)}"))
+        answer.headers = headers
+
+    async def _serve(self, request: Request, info: RequestInfo) -> Answer:
+        user = await self._authenticator.authenticate(request)
+        if user is None:
+            raise unauthorized()
+        if "impersonate-user" in request.headers or "impersonate-group" in request.headers:
+            user = impersonate(user, request.headers, self._services.authorizer)
+        request.user = user
+        self._authorize(request, info)
+        if not info.is_resource:
+            return await self._paths.serve(request, info)
+        return await self._serve_resource(request, info)
+
+    def _authorize(self, request: Request, info: RequestInfo) -> None:
+        attributes = Attributes(
+            user=request.user,
+            verb=info.verb,
+            resource_request=info.is_resource,
+            path=info.path,
+            api_group=info.api_group,
+            api_version=info.api_version,
+            namespace=info.namespace,
+            resource=info.resource,
+            subresource=info.subresource,
+            name=info.name,
+            field_selector=request.parameter("fieldSelector") if request.raw_query else "",
+            label_selector=request.parameter("labelSelector") if request.raw_query else "",
+        )
+        decision = self._services.authorizer.authorize(attributes)
+        if not decision.allowed:
+            raise forbidden_error(attributes, decision.reason)
+
+    async def _serve_resource(self, request: Request, info: RequestInfo) -> Answer:
+        if not self.ready and info.verb != "get":
+            raise service_unavailable("the server is starting")
+        resources = self._services.resources
+        served = resources.find(info.api_group, info.api_version, info.resource)
+        if served is None:
+            virtual = resources.virtual(info.api_group, info.api_version, info.resource)
+            if virtual is None:
+                return await self._paths.unserved(request, info)
+            return await serve_virtual(ApiRequest(self._services, request, info), virtual)
+        _check_scope(served, info)
+        api = ApiRequest(self._services, request, info)
+        if info.subresource:
+            return await serve_subresource(api, served)
+        if info.verb not in served.resource.verbs:
+            raise no_such_method()
+        return await _VERBS[info.verb](api, served)
+
+
+COMPRESS_FROM: Final = 128 * 1024
+
+
+def _check_scope(served: ServedResource, info: RequestInfo) -> None:
+    """Cluster resources have no namespace in their path; namespaced objects have one."""
+    namespaced = served.resource.namespaced
+    if info.resource == "namespaces" and not info.api_group:
+        info.namespace = info.name
+        return
+    if info.namespace and not namespaced:
+        raise no_such_resource()
+    if namespaced and not info.namespace and (info.parts[1:] or info.verb in ("create", "update", "patch", "delete")):
+        if info.verb == "create" and not info.parts[1:]:
+            raise no_such_method()
+        raise no_such_resource()
+
+
+async def _get(api: ApiRequest, served: ServedResource) -> Answer:
+    form = form_for(served, api.wanted, api.parameter("includeObject"), api.services.now)
+    info = api.info
+    version = api.parameter("resourceVersion")
+    return await get_object(served, api.services.cache, form, info.namespace, info.name, version)
+
+
+async def _list(api: ApiRequest, served: ServedResource) -> Answer:
+    options = ListOptions.parse(api.query, watch=False)
+    wanted = options.filter(served, _namespace(api, served))
+    form = form_for(served, api.wanted, api.parameter("includeObject"), api.services.now)
+    return await list_objects(served, api.services.cache, form, options, wanted)
+
+
+async def _watch(api: ApiRequest, served: ServedResource) -> Answer:
+    options = ListOptions.parse(api.query, watch=True)
+    name = api.info.name if len(api.info.parts) > 1 else ""
+    wanted = options.filter(served, _namespace(api, served), name)
+    form = form_for(served, api.wanted, api.parameter("includeObject"), api.services.now)
+    answer: StreamResponse = watch_objects(served, api.services.cache, form, options, wanted)
+    return answer
+
+
+def _namespace(api: ApiRequest, served: ServedResource) -> str:
+    return api.info.namespace if served.resource.namespaced else ""
+
+
+_VERBS: Final[Mapping[str, Callable[[ApiRequest, ServedResource], Awaitable[Any]]]] = {
+    "get": _get,
+    "list": _list,
+    "watch": _watch,
+    "create": create_object,
+    "update": update_object,
+    "patch": patch_object,
+    "delete": delete_object,
+    "deletecollection": delete_collection,
+}
+
+
+def _audit_id() -> str:
+    """A random version-4 UUID, without the cost of the uuid module."""
+    text = os.urandom(16).hex()
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-a{text[17:20]}-{text[20:]}"
+
+
+def _quoted(text: str) -> str:
+    """A quoted-string of RFC 9110; control characters cannot be in a header."""
+    plain = "".join(char if char.isprintable() else " " for char in text)
+    escaped = plain.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,195 @@
+"""ListOptions: the query of a list, watch or deletecollection, checked as the API checks it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from tiphys.apiserver.endpoints.request_info import is_true
+from tiphys.apiserver.registry.resources import ServedResource
+from tiphys.apiserver.watchcache import Filter
+from tiphys.machinery import field
+from tiphys.machinery.errors import StatusError, bad_request, invalid, status_of
+from tiphys.machinery.field import FieldError, Path, quote
+from tiphys.machinery.meta import GroupKind
+from tiphys.machinery.selectors import FieldSelector, LabelSelector
+
+EXACT = "Exact"
+NOT_OLDER_THAN = "NotOlderThan"
+
+
+@dataclass(slots=True, kw_only=True)
+class ListOptions:
+    """metav1.ListOptions, decoded. Empty strings and None mean absent; `timeout` is in seconds."""
+
+    label_selector: str = ""
+    field_selector: str = ""
+    watch: bool = False
+    allow_bookmarks: bool = False
+    resource_version: str = ""
+    resource_version_match: str = ""
+    timeout: int | None = None
+    limit: int = 0
+    continue_token: str = ""
+    send_initial_events: bool | None = None
+
+    @classmethod
+    def parse(cls, query: Mapping[str, list[str]], *, watch: bool) -> ListOptions:
+        """From the query. StatusError (400) for what is no number, (422) for combinations that make no sense."""
+
+        def text(name: str) -> str:
+            values = query.get(name)
+            return values[0] if values else ""
+
+        timeout = text("timeoutSeconds")
+        options = cls(
+            label_selector=text("labelSelector"),
+            field_selector=text("fieldSelector"),
+            watch=watch,
+            allow_bookmarks=is_true(query, "allowWatchBookmarks"),
+            resource_version=text("resourceVersion"),
+            resource_version_match=text("resourceVersionMatch"),
+            timeout=parse_int(timeout) if timeout else None,
+            limit=parse_int(text("limit") or "0"),
+            continue_token=text("continue"),
+            send_initial_events=is_true(query, "sendInitialEvents") if text("sendInitialEvents") else None,
+        )
+        errors = options._watch_errors() if watch else options._list_errors()
+        if errors:
+            raise invalid(GroupKind("meta.k8s.io", "ListOptions"), "", errors)
+        return options
+
+    def _list_errors(self) -> list[FieldError]:
+        errors: list[FieldError] = []
+        match, path = self.resource_version_match, Path("resourceVersionMatch")
+        if match:
+            if not self.resource_version:
+                errors.append(
+                    field.forbidden(path, "resourceVersionMatch is forbidden unless resourceVersion is provided")
+                )
+            if self.continue_token:
+                errors.append(field.forbidden(path, "resourceVersionMatch is forbidden when continue is provided"))
+            if match not in (EXACT, NOT_OLDER_THAN):
+                errors.append(field.not_supported(path, match, [EXACT, NOT_OLDER_THAN, ""]))
+            if match == EXACT and self.resource_version == "0":
+                message = 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
+                errors.append(field.forbidden(path, message))
+        if self.send_initial_events is not None:
+            errors.append(field.forbidden(Path("sendInitialEvents"), "sendInitialEvents is forbidden for list"))
+        return errors
+
+    def _watch_errors(self) -> list[FieldError]:
+        errors: list[FieldError] = []
+        match, path = self.resource_version_match, Path("resourceVersionMatch")
+        if self.send_initial_events is not None and match != NOT_OLDER_THAN:
+            message = f"sendInitialEvents requires setting resourceVersionMatch to {NOT_OLDER_THAN}"
+            errors.append(field.forbidden(path, message))
+        if match:
+            if self.send_initial_events is None:
+                message = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+                errors.append(field.forbidden(path, message))
+            if match != NOT_OLDER_THAN:
+                errors.append(field.not_supported(path, match, [NOT_OLDER_THAN]))
+        if self.continue_token:
+            errors.append(field.forbidden(path, "resourceVersionMatch is forbidden when continue is provided"))
+        return errors
+
+    def filter(self, served: ServedResource, namespace: str, name: str = "") -> Filter:
+        """The selectors as a filter. StatusError (400) for what does not parse or names unknown fields."""
+        labels, fields = None, None
+        try:
+            if self.label_selector:
+                labels = LabelSelector.parse(self.label_selector)
+            if self.field_selector:
+                fields = FieldSelector.parse(self.field_selector)
+        except ValueError as error:
+            raise bad_request(str(error)) from None
+        if fields is not None:
+            self._check_fields(served, fields)
+        return Filter(
+            namespace,
+            name,
+            self.label_selector if labels is not None and not labels.empty else "",
+            self.field_selector if fields is not None and not fields.empty else "",
+            None if labels is None or labels.empty else labels,
+            None if fields is None or fields.empty else fields,
+        )
+
+    @staticmethod
+    def _check_fields(served: ServedResource, fields: FieldSelector) -> None:
+        known = served.strategy.selectable_fields({"metadata": {}})
+        for requirement in fields.requirements:
+            if requirement.field not in known:
+                raise bad_request(unknown_field(served, requirement.field, known))
+
+
+def unknown_field(served: ServedResource, name: str, known: Mapping[str, str]) -> str:
+    """What a client is told about a field nobody can select by."""
+    extra = [field for field in known if field not in ("metadata.name", "metadata.namespace")]
+    if extra:
+        return f"field label not supported: {name}"
+    return f'{quote(name)} is not a known field selector: only "metadata.name", "metadata.namespace"'
+
+
+def parse_int(text: str) -> int:
+    """A 64-bit number. StatusError (400) worded as upstream's parser."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise bad_request(f"strconv.ParseInt: parsing {quote(text)}: invalid syntax") from None
+    if not -(1 << 63) <= value < 1 << 63:
+        raise bad_request(f"strconv.ParseInt: parsing {quote(text)}: value out of range")
+    return value
+
+
+def parse_revision(text: str) -> int:
+    """A resourceVersion as a number. ValueError with upstream's words when it is none."""
+    if not text.isascii() or not text.isdecimal():
+        raise ValueError(
+            f"resourceVersion: Invalid value: {quote(text)}: strconv.ParseUint: parsing {quote(text)}: invalid syntax"
+        )
+    return int(text)
+
+
+def plain_error(message: str) -> StatusError:
+    """A 500 without a reason, as upstream answers errors it has no class for."""
+    return StatusError(status_of(500, "", message))
+
+
+# --- continue tokens -------------------------------------------------------------------------------------------------
+#   base64url({"v":"meta.k8s.io/v1","rv":REVISION,"start":"LAST KEY OF THE PAGE\u0000"})   rv -1: whatever is current
+
+
+def encode_continue(revision: int, last_key: str) -> str:
+    """The token of the page after `last_key`."""
+    token = orjson.dumps({"v": "meta.k8s.io/v1", "rv": revision, "start": last_key + "\0"})
+    return base64.urlsafe_b64encode(token).rstrip(b"=").decode()
+
+
+def decode_continue(token: str) -> tuple[int, str]:
+    """(revision, last key of the page before). StatusError (400) for what is no token."""
+    try:
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        position = next((i for i, char in enumerate(token) if not (char.isalnum() or char in "-_")), len(token))
+        raise bad_request(
+            f"invalid continue token: continue key is not valid: illegal base64 data at input byte {position}"
+        ) from None
+    try:
+        value = orjson.loads(raw)
+        revision, start = value["rv"], value["start"]
+        if value["v"] != "meta.k8s.io/v1" or not isinstance(revision, int) or not isinstance(start, str) or revision == 0:
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        first = chr(raw[0]) if raw else ""
+        shown = f"invalid character {_show(first)} looking for beginning of value" if raw else "unexpected end of JSON input"
+        raise bad_request(f"invalid continue token: continue key is not valid: {shown}") from None
+    return revision, start.rstrip("\0")
+
+
+def _show(char: str) -> str:
+    return f"'{char}'" if " " <= char <= "~" else f"'\\u{ord(char):04x}'"

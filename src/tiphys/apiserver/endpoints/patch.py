@@ -1,0 +1,275 @@
+"""PATCH: a change of what is there, by JSON patch, merge patch, strategic merge patch or server-side apply.
+
+The patch is applied to the current version in the version of the request; when somebody else was faster it is applied
+again to theirs. https://kubernetes.io/docs/reference/using-api/api-concepts/#patch-and-apply
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tiphys.apiserver.admission.interface import Operation
+from tiphys.apiserver.endpoints.body import STRICT, IGNORE, unsupported_body, write_options_errors
+from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
+from tiphys.apiserver.endpoints.managed import apply_fields
+from tiphys.apiserver.endpoints.request_info import is_true
+from tiphys.apiserver.endpoints.write import (
+    check_names,
+    dedup_owners,
+    prepare_changed,
+    written_response,
+)
+from tiphys.apiserver.http.response import Response
+from tiphys.apiserver.registry.resources import ServedResource
+from tiphys.apiserver.registry.strategy import Object, RequestContext
+from tiphys.machinery import field
+from tiphys.machinery.codec import decode_json, decode_yaml, strict_message, strict_problems
+from tiphys.machinery.errors import StatusError, bad_request, invalid, status_of
+from tiphys.machinery.field import Path
+from tiphys.machinery.meta import GroupKind, GroupVersionKind
+from tiphys.machinery.normalize import DecodeError, normalize
+from tiphys.machinery.patch.errors import BadPatchError, PatchError, show_map
+from tiphys.machinery.patch.json import apply_json_patch
+from tiphys.machinery.patch.merge import apply_merge_patch
+from tiphys.machinery.patch.strategic import apply_strategic_patch
+from tiphys.machinery.schema import TypeSchema
+
+JSON_PATCH: Final = "application/json-patch+json"
+MERGE_PATCH: Final = "application/merge-patch+json"
+STRATEGIC_PATCH: Final = "application/strategic-merge-patch+json"
+APPLY_PATCH: Final = "application/apply-patch+yaml"
+PATCH_TYPES: Final = frozenset({JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH})
+MAX_OPERATIONS: Final = 10_000
+
+
+async def patch_object(api: ApiRequest, served: ServedResource) -> Response:
+    """Answer a PATCH of an object, or of a subresource that takes the whole object."""
+    media = patch_type(api)
+    if media == APPLY_PATCH:
+        return await _apply(api, served)
+    patch = Patch(api, served.resource.gvk, served.schema, media)
+    ctx = api.context()
+    admission = RequestAdmission(api, served, Operation.UPDATE, {"kind": "PatchOptions"})
+    given_version = ""
+
+    async def make(old: Object | None, revision: int) -> Object:
+        nonlocal given_version
+        assert old is not None
+        current = served.from_storage(old)
+        patched = patch.apply(current)
+        check_names(api, patched, namespaced=served.resource.namespaced, named=True)
+        metadata = patched["metadata"]
+        # The version read is not one the client insists on.
+        if metadata.get("resourceVersion") == str(revision):
+            del metadata["resourceVersion"]
+        old_copy = served.to_storage(current)
+        return await prepare_changed(api, served, ctx, patched, old_copy, admission)
+
+    written = await served.store.update(ctx, make, admission, patching=True)
+    return written_response(api, served, written)
+
+
+def patch_type(api: ApiRequest) -> str:
+    """The kind of patch. StatusError (415) for another, (422) for options that do not fit."""
+    media = api.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media not in PATCH_TYPES:
+        raise unsupported_body()
+    errors = write_options_errors(api.query, "PatchOptions")
+    if media == APPLY_PATCH:
+        if not api.parameter("fieldManager"):
+            errors.append(field.required(Path("fieldManager"), "is required for apply patch"))
+    elif "force" in api.query:
+        errors.append(field.forbidden(Path("force"), "may not be specified for non-apply patch"))
+    if errors:
+        raise invalid(GroupKind("meta.k8s.io", "PatchOptions"), "", errors)
+    return media
+
+
+class Patch:
+    """A JSON, merge or strategic merge patch, parsed once."""
+
+    def __init__(self, api: ApiRequest, kind: GroupVersionKind, schema: TypeSchema | None, media: str) -> None:
+        self._kind = kind
+        self._schema = schema
+        self._media = media
+        self._mode = api.parameter("fieldValidation") or "Warn"
+        self._warnings = api.warnings
+        self._reported = False
+        self._body = api.request.body
+        try:
+            self._patch: Any = decode_json(self._body)
+        except ValueError as error:
+            raise bad_request(str(error)) from None
+        self._check_shape()
+
+    def _check_shape(self) -> None:
+        if self._media == JSON_PATCH:
+            if not isinstance(self._patch, list):
+                found = _json_name(self._patch)
+                raise bad_request(f"json: cannot unmarshal {found} into Go value of type jsonpatch.Patch")
+            if len(self._patch) > MAX_OPERATIONS:
+                raise StatusError(
+                    status_of(
+                        413,
+                        "RequestEntityTooLarge",
+                        f"Request entity too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, "
+                        f"got {len(self._patch)}",
+                    )
+                )
+            return
+        if self._patch is None:
+            self._patch = {}
+        if not isinstance(self._patch, dict):
+            found = _json_name(self._patch)
+            raise bad_request(f"json: cannot unmarshal {found} into Go value of type map[string]interface {{}}")
+
+    def apply(self, current: Object) -> Object:
+        """The patched object in normal form; `current` is not changed. StatusError when the patch does not fit."""
+        try:
+            if self._media == JSON_PATCH:
+                patched = apply_json_patch(current, self._patch)
+            elif self._media == MERGE_PATCH:
+                patched = apply_merge_patch(current, self._patch)
+            elif self._schema is None:
+                raise unsupported_body()
+            else:
+                patched = apply_strategic_patch(current, self._patch, self._schema)
+        except BadPatchError as error:
+            raise bad_request(str(error)) from None
+        except PatchError as error:
+            if self._media == JSON_PATCH:
+                raise _rejected(str(error)) from None
+            raise StatusError(status_of(500, "", str(error))) from None
+        if not isinstance(patched, dict):
+            raise bad_request(f"json: cannot unmarshal {_json_name(patched)} into Go value of type map[string]interface {{}}")
+        return self._normal(patched)
+
+    def _normal(self, patched: Object) -> Object:
+        patched["kind"], patched["apiVersion"] = self._kind.kind, self._kind.api_version
+        if self._schema is None:
+            return patched
+        self._check_fields(patched)
+        try:
+            return normalize(patched, self._schema)
+        except DecodeError as error:
+            if self._media == STRATEGIC_PATCH:
+                problem = field.invalid(Path("patch"), show_map(self._patch), _restore_error(str(error)))
+            else:
+                text = self._body.decode("utf-8", "replace")
+                problem = field.invalid(Path("patch"), text, str(error))
+            raise invalid(GroupKind("", ""), "", [problem]) from None
+
+    def _check_fields(self, patched: Object) -> None:
+        if self._mode == IGNORE or self._reported or self._schema is None:
+            return
+        problems = strict_problems(patched, self._schema)
+        if self._media != JSON_PATCH:
+            duplicates = [one for one in strict_problems(self._patch, self._schema, self._body) if one.startswith("dup")]
+            problems = duplicates + problems
+        if not problems:
+            return
+        if self._mode == STRICT:
+            error = field.invalid(Path("patch"), show_map(self._patch), strict_message(problems))
+            raise invalid(GroupKind("", ""), "", [error])
+        self._reported = True
+        self._warnings += problems
+
+
+def _restore_error(message: str) -> str:
+    """Strategic merge puts its result into the type by another decoder, with other words."""
+    prefix = "json: cannot unmarshal "
+    if not message.startswith(prefix):
+        return message
+    found, _, rest = message[len(prefix) :].partition(" ")
+    wanted = rest.rpartition(" of type ")[2]
+    if wanted.startswith("[]"):
+        return f"cannot restore slice from {found}"
+    if wanted.startswith("map["):
+        return f"cannot restore map from {found}"
+    if wanted in ("int32", "int64", "bool", "string", "float64"):
+        return f"unrecognized type: {wanted}"
+    return f"cannot restore struct from: {'int64' if found == 'number' else found}"
+
+
+def _rejected(message: str) -> StatusError:
+    return StatusError(
+        status_of(422, "Invalid", "the server rejected our request due to an error in our request", {})
+        | {"details": {}, "code": 422}
+    )
+
+
+def _json_name(value: Any) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, str):
+        return "string"
+    if isinstance(value, (int, float)):
+        return "number"
+    return "array" if isinstance(value, list) else "object"
+
+
+# --- server-side apply -----------------------------------------------------------------------------------------------------
+
+
+async def _apply(api: ApiRequest, served: ServedResource) -> Response:
+    applied = decode_applied(api, served.resource.gvk)
+    check_names(api, applied, namespaced=served.resource.namespaced, named=True)
+    ctx = api.context()
+    force = is_true(api.query, "force")
+    admission = RequestAdmission(api, served, Operation.UPDATE, {"kind": "PatchOptions"})
+    creating = RequestAdmission(api, served, Operation.CREATE, {"kind": "CreateOptions"})
+
+    async def make(old: Object | None, revision: int) -> Object:
+        live = None if old is None else served.from_storage(old)
+        merged = apply_fields(served, ctx, live, applied, force=force, mode=api.parameter("fieldValidation"))
+        if old is None:
+            merged["metadata"].pop("resourceVersion", None)
+            return await _prepare_applied(api, served, ctx, merged, None, creating)
+        version = applied["metadata"].get("resourceVersion")
+        if version:
+            merged["metadata"]["resourceVersion"] = version
+        else:
+            merged["metadata"].pop("resourceVersion", None)
+        return await _prepare_applied(api, served, ctx, merged, old, admission)
+
+    may_create = not ctx.subresource
+    written = await served.store.update(
+        ctx, make, admission, patching=True, may_create=may_create, create_admission=creating
+    )
+    return written_response(api, served, written)
+
+
+async def _prepare_applied(
+    api: ApiRequest,
+    served: ServedResource,
+    ctx: RequestContext,
+    merged: Object,
+    old: Object | None,
+    admission: RequestAdmission,
+) -> Object:
+    dedup_owners(merged, api.warnings)
+    stored = served.to_storage(merged)
+    served.strategy.default(stored)
+    await admission.mutate(stored, old)
+    return stored
+
+
+def decode_applied(api: ApiRequest, kind: GroupVersionKind) -> Object:
+    """The applied configuration: YAML (or JSON), not in normal form, as every field in it counts. StatusError (400)."""
+    try:
+        value = decode_yaml(api.request.body).value
+    except ValueError as error:
+        raise bad_request(f"error decoding YAML: error converting YAML to JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise bad_request(f"error decoding YAML: json: cannot unmarshal {_json_name(value)} into Go value of type map[string]interface {{}}")
+    given_version, given_kind = value.get("apiVersion") or "", value.get("kind") or ""
+    if given_version != kind.api_version or given_kind != kind.kind:
+        shown = given_version if "/" in str(given_version) else f"/{given_version}"
+        raise bad_request(f"invalid object type: {shown}, Kind={given_kind}")
+    metadata = value.get("metadata")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise bad_request("metadata is not an object")
+    if metadata and metadata.get("managedFields"):
+        raise bad_request("metadata.managedFields must be nil")
+    return value
+

@@ -1,0 +1,180 @@
+"""GET of one object and of lists.
+
+A list is served from the cache when its revision is the current one for its kind, else from the store's history at
+exactly the revision asked for. Both are read in one turn of the loop, so a list is one consistent state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tiphys.apiserver.endpoints.forms import Form, list_metadata
+from tiphys.apiserver.endpoints.list_options import (
+    EXACT,
+    NOT_OLDER_THAN,
+    ListOptions,
+    decode_continue,
+    encode_continue,
+    parse_revision,
+    plain_error,
+)
+from tiphys.apiserver.http.response import Response
+from tiphys.apiserver.registry.resources import ServedResource
+from tiphys.apiserver.watchcache import Entry, Filter, WatchCache
+from tiphys.machinery.errors import StatusError, bad_request, status_of
+from tiphys.store import CompactedError, FutureRevisionError, prefix_end
+
+FRESH_TIMEOUT = 3.0  # seconds a read waits for a revision the cache has not seen
+
+
+async def get_object(
+    served: ServedResource, cache: WatchCache, form: Form, namespace: str, name: str, resource_version: str
+) -> Response:
+    """Answer a GET. `resource_version` only says how old the answer may at most be."""
+    await require_revision(cache, resource_version)
+    entry = served.store.get(namespace, name)
+    return Response(200, form.object(entry), content_type=form.content_type)
+
+
+async def require_revision(cache: WatchCache, resource_version: str) -> None:
+    """Wait until the cache is as fresh as the client asks: "" means current, "0" anything."""
+    if not resource_version:
+        await cache.wait_fresh()
+        return
+    try:
+        revision = parse_revision(resource_version)
+    except ValueError as error:
+        raise plain_error(str(error)) from None
+    if not await cache.wait_revision(revision, FRESH_TIMEOUT):
+        raise too_large(revision, cache.revision)
+
+
+def too_large(wanted: int, current: int) -> StatusError:
+    """504: the client knows a revision this server does not."""
+    return StatusError(
+        status_of(
+            504,
+            "Timeout",
+            f"Too large resource version: {wanted}, current: {current}",
+            {
+                "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
+                "retryAfterSeconds": 1,
+            },
+        )
+    )
+
+
+async def list_objects(
+    served: ServedResource, cache: WatchCache, form: Form, options: ListOptions, wanted: Filter
+) -> Response:
+    """Answer a LIST."""
+    page = await read_page(served, cache, options, wanted)
+    body = form.list(page.entries, list_metadata(page.revision, page.continue_token, page.remaining))
+    return Response(200, body, content_type=form.content_type)
+
+
+class Page:
+    """A page of a list: what it holds and where the next begins."""
+
+    __slots__ = ("continue_token", "entries", "remaining", "revision")
+
+    def __init__(self, entries: Sequence[Entry], revision: int) -> None:
+        self.entries = entries
+        self.revision = revision
+        self.continue_token = ""
+        self.remaining: int | None = None
+
+
+async def read_page(served: ServedResource, cache: WatchCache, options: ListOptions, wanted: Filter) -> Page:
+    """The page that `options` ask for."""
+    revision, after = await _starting_point(cache, options)
+    kind = served.store.kind.cache
+    prefix = f"{wanted.namespace}/" if wanted.namespace and served.resource.namespaced else ""
+    if after and not (prefix + after).startswith(prefix):
+        raise bad_request("continue token is not valid")
+    after_key = prefix + after if after else ""
+    if revision in (0, -1) or kind.last_change <= revision <= cache.revision:
+        entries = list(kind.select(wanted, after_key))
+        at = cache.revision if revision in (0, -1) else revision
+    else:
+        entries = await _entries_at(served, cache, wanted, revision, after_key, options)
+        at = revision
+    page = Page(entries, at)
+    limit = options.limit
+    if 0 < limit < len(entries):
+        page.entries = entries[:limit]
+        page.continue_token = encode_continue(at, page.entries[-1].key[len(prefix) :])
+        if not wanted.selects:
+            page.remaining = len(entries) - limit
+    return page
+
+
+async def _starting_point(cache: WatchCache, options: ListOptions) -> tuple[int, str]:
+    """(exact revision, or 0 for the current one; last key of the page before)."""
+    text = options.resource_version
+    if options.continue_token:
+        if text and text != "0":
+            raise bad_request("specifying resource version is not allowed when using continue")
+        revision, after = decode_continue(options.continue_token)
+        await cache.wait_fresh()
+        return revision, after
+    if not text:
+        await cache.wait_fresh()
+        return 0, ""
+    try:
+        revision = parse_revision(text)
+    except ValueError as error:
+        raise bad_request(f"invalid resource version: {error}") from None
+    match = options.resource_version_match
+    if not await cache.wait_revision(revision, FRESH_TIMEOUT):
+        raise too_large(revision, cache.revision)
+    # A limit with a revision and no match means that revision exactly: upstream's behaviour from before the match.
+    exact = match == EXACT or (options.limit > 0 and match != NOT_OLDER_THAN)
+    return (revision if exact and revision else 0), ""
+
+
+async def _entries_at(
+    served: ServedResource, cache: WatchCache, wanted: Filter, revision: int, after: str, options: ListOptions
+) -> list[Entry]:
+    """The matching objects at an older revision, from the store."""
+    kind = served.store.kind.cache
+    start = kind.prefix + (f"{wanted.namespace}/" if wanted.namespace and kind.namespaced else "")
+    end = prefix_end(start)
+    try:
+        found = await cache.store.range(kind.prefix + after + "\0" if after else start, end, revision=revision)
+    except CompactedError:
+        raise _expired(cache, after, wanted, served, options) from None
+    except FutureRevisionError:
+        raise too_large(revision, cache.revision) from None
+    entries: list[Entry] = []
+    for item in found.items:
+        own = item.key[len(kind.prefix) :]
+        namespace, _, name = own.rpartition("/")
+        known = kind.entries.get(own)
+        if known is not None and known.revision == item.mod_revision:
+            entry = known
+        else:
+            entry = Entry(own, namespace, name, item.value, item.mod_revision, item.create_revision)
+        if wanted.matches(entry, kind.fields_of):
+            entries.append(entry)
+    return entries
+
+
+def _expired(
+    cache: WatchCache, after: str, wanted: Filter, served: ServedResource, options: ListOptions
+) -> StatusError:
+    if not options.continue_token:
+        return StatusError(
+            status_of(410, "Expired", f"The resourceVersion for the provided list is too old. {options.resource_version}")
+        )
+    prefix = f"{wanted.namespace}/" if wanted.namespace and served.resource.namespaced else ""
+    status = status_of(
+        410,
+        "Expired",
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list "
+        "without the continue parameter, or use the continue token in this response to retrieve the remainder of the "
+        "results. Continuing with the provided token results in an inconsistent list - objects that were created, "
+        "modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+    )
+    status["metadata"] = {"continue": encode_continue(-1, after[len(prefix) :])}
+    return StatusError(status)

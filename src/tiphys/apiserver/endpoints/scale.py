@@ -1,0 +1,130 @@
+"""The scale subresource: how many replicas a workload should have, whatever its kind.
+
+https://kubernetes.io/docs/reference/kubernetes-api/autoscaling-resources/ (autoscaling/v1 Scale)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tiphys.api.schemas import schema_of
+from tiphys.apiserver.admission.interface import Operation
+from tiphys.apiserver.endpoints.body import BodyDecoder, check_write_options, media_type_of
+from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
+from tiphys.apiserver.endpoints.encoding import value_response
+from tiphys.apiserver.endpoints.forms import column_definitions, partial_metadata
+from tiphys.apiserver.endpoints.managed import own_fields
+from tiphys.apiserver.endpoints.negotiation import TABLE
+from tiphys.apiserver.endpoints.patch import APPLY_PATCH, Patch, patch_type
+from tiphys.apiserver.endpoints.write import check_names
+from tiphys.apiserver.http.response import Response
+from tiphys.apiserver.registry.resources import ServedResource
+from tiphys.apiserver.registry.strategy import NAME_COLUMN, Column, Object, age
+from tiphys.machinery import field
+from tiphys.machinery.errors import invalid, modified
+from tiphys.machinery.field import Path
+from tiphys.machinery.meta import GroupKind, GroupVersionKind
+from tiphys.machinery.selectors import LabelSelector
+
+SCALE: Final = GroupVersionKind("autoscaling", "v1", "Scale")
+COLUMNS: Final = (
+    NAME_COLUMN,
+    Column("Desired", "integer", "Replicas is the desired number of instances for the scaled object."),
+    Column("Available", "integer", "Replicas is the number of observed instances of the scaled object."),
+    Column("Age", "string", "CreationTimestamp is when the object was made."),
+)
+
+
+def scale_of(obj: Object) -> Object:
+    """The Scale of a workload."""
+    metadata = obj["metadata"]
+    kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+    spec, status = obj.get("spec") or {}, obj.get("status") or {}
+    replicas = spec.get("replicas") or 0
+    scale: Object = {
+        "kind": SCALE.kind,
+        "apiVersion": SCALE.api_version,
+        "metadata": {name: metadata[name] for name in kept if name in metadata},
+        "spec": {"replicas": replicas} if replicas else {},
+        "status": {"replicas": status.get("replicas") or 0},
+    }
+    selector = _selector_text(spec.get("selector"))
+    if selector:
+        scale["status"]["selector"] = selector
+    return scale
+
+
+def _selector_text(selector: Any) -> str:
+    if not selector:
+        return ""
+    if "matchLabels" in selector or "matchExpressions" in selector:
+        return str(LabelSelector.of_dict(selector))
+    return str(LabelSelector.of_labels(selector))
+
+
+async def serve_scale(api: ApiRequest, served: ServedResource, verb: str) -> Response:
+    """Answer GET, PUT and PATCH of a scale."""
+    if verb == "get":
+        entry = served.store.get(api.info.namespace, api.info.name)
+        return _answer(api, scale_of(served.store.decode(entry)))
+    schema = schema_of("autoscaling", "v1", "Scale")
+    patch: Patch | None = None
+    body: Object = {}
+    if verb == "patch":
+        media = patch_type(api)
+        if media != APPLY_PATCH:
+            patch = Patch(api, SCALE, schema, media)
+    if patch is None:
+        check_write_options(api.query, "UpdateOptions")
+        content_type = api.request.headers.get("content-type", "")
+        if verb == "patch":
+            content_type = "application/yaml"
+        decoder = BodyDecoder(SCALE, schema, api.parameter("fieldValidation"), api.warnings)
+        body = decoder.decode(api.request.body, media_type_of(content_type))
+        check_names(api, body, namespaced=True, named=True)
+    ctx = api.context()
+    admission = RequestAdmission(api, served, Operation.UPDATE, {"kind": "UpdateOptions"}, kind=SCALE)
+
+    async def make(old: Object | None, revision: int) -> Object:
+        assert old is not None
+        current = scale_of(old)
+        wanted = patch.apply(current) if patch is not None else body
+        if patch is not None:
+            check_names(api, wanted, namespaced=True, named=True)
+        version = wanted["metadata"].get("resourceVersion")
+        if version and version != str(revision):
+            raise modified(served.group_resource, api.info.name)
+        replicas = (wanted.get("spec") or {}).get("replicas") or 0
+        if replicas < 0:
+            error = field.invalid(Path("spec").child("replicas"), replicas, "must be greater than or equal to 0")
+            raise invalid(GroupKind("autoscaling", "Scale"), api.info.name, [error])
+        await admission.mutate(wanted, current)
+        new = served.store.decode(served.store.get(ctx.namespace, ctx.name))
+        new["spec"]["replicas"] = (wanted.get("spec") or {}).get("replicas") or 0
+        if patch is not None or not version:
+            new["metadata"].pop("resourceVersion", None)
+        own_fields(served, ctx, old, new)
+        return new
+
+    written = await served.store.update(ctx, make, admission, patching=True)
+    return _answer(api, scale_of(served.store.decode(written.entry)))
+
+
+def _answer(api: ApiRequest, scale: Object) -> Response:
+    if api.wanted.transform == TABLE:
+        now = api.services.now()
+        cells = [
+            scale["metadata"]["name"],
+            scale["spec"].get("replicas", 0),
+            scale["status"]["replicas"],
+            age(scale, now),
+        ]
+        table = {
+            "kind": TABLE,
+            "apiVersion": f"meta.k8s.io/{api.wanted.meta_version}",
+            "metadata": {"resourceVersion": scale["metadata"].get("resourceVersion", "")},
+            "columnDefinitions": column_definitions(COLUMNS),
+            "rows": [{"cells": cells, "object": partial_metadata(scale, api.wanted.meta_version)}],
+        }
+        return value_response(200, table, api.wanted)
+    return value_response(200, scale, api.wanted)

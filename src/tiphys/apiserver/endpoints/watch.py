@@ -1,0 +1,195 @@
+"""WATCH: the state so far, then every change, until the client or the time is up.
+
+    resourceVersion   ""     what is there now as ADDED events, then changes
+                      "0"    the same
+                      "n"    changes after n: from the cache's history, else from the store's, else ERROR 410 Expired
+    sendInitialEvents        with a bookmark that ends the initial part
+
+The watcher is registered and the initial part collected in one turn of the loop, so nothing falls between; changes that
+arrive while the initial part is being sent wait in the watcher's queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+
+from tiphys.apiserver.endpoints.forms import Form
+from tiphys.apiserver.endpoints.list_options import ListOptions, parse_revision, plain_error
+from tiphys.apiserver.http.response import Headers, Stream, StreamResponse
+from tiphys.apiserver.registry.resources import ServedResource
+from tiphys.apiserver.watchcache import CacheEvent, Entry, Filter, WatchCache, Watcher
+from tiphys.machinery.errors import expired
+from tiphys.store import CompactedError, EventType, KeyValue, prefix_end
+
+BOOKMARK_INTERVAL = 60.0  # seconds; upstream's frequency
+MIN_TIMEOUT = 1800  # seconds a watch without timeoutSeconds lasts at least; at most twice that
+PIECE = 128 * 1024  # bytes of initial events written at once
+CATCH_UP_LIMIT = 100_000  # events taken from the store for one watcher; older than that is as good as compacted
+
+
+def watch_objects(
+    served: ServedResource,
+    cache: WatchCache,
+    form: Form,
+    options: ListOptions,
+    wanted: Filter,
+    headers: Headers = (),
+) -> StreamResponse:
+    """Answer a WATCH. StatusError for a resourceVersion that is no number."""
+    start = 0
+    if options.resource_version:
+        try:
+            start = parse_revision(options.resource_version)
+        except ValueError as error:
+            raise plain_error(str(error)) from None
+    watch = _Watch(served, cache, form, options, wanted, start)
+    return StreamResponse(watch.run, content_type=form.stream_type, headers=headers)
+
+
+class _Watch:
+    """One watch request."""
+
+    def __init__(
+        self,
+        served: ServedResource,
+        cache: WatchCache,
+        form: Form,
+        options: ListOptions,
+        wanted: Filter,
+        start: int,
+    ) -> None:
+        self._kind = served.store.kind
+        self._cache = cache
+        self._form = form
+        self._options = options
+        self._wanted = wanted
+        self._start = start
+        seconds = options.timeout
+        self._timeout = float(seconds) if seconds else random.uniform(MIN_TIMEOUT, 2 * MIN_TIMEOUT)
+
+    async def run(self, stream: Stream) -> None:
+        """Serve until the client leaves, the time is up or the server stops."""
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._serve(stream)
+        except TimeoutError:
+            pass
+
+    async def _serve(self, stream: Stream) -> None:
+        options = self._options
+        with_state = not self._start or options.send_initial_events is True
+        if with_state and options.send_initial_events is False:
+            with_state = False
+        if self._start and not await self._cache.wait_revision(self._start, self._timeout):
+            return
+        if not self._start and not options.resource_version:
+            await self._cache.wait_fresh()
+        older: list[bytes] = []
+        if not with_state and self._start and self._kind.cache.since(self._start) is None:
+            caught_up = await self._from_store(stream)
+            if caught_up is None:
+                return
+            older, self._start = caught_up
+        # From here to `add` nothing is awaited.
+        registered = self._cache.revision
+        watcher = Watcher(stream, registered)
+        initial: Iterator[bytes]
+        if with_state:
+            entries = list(self._kind.cache.select(self._wanted))
+            initial = map(self._form.initial, entries)
+        else:
+            changes = self._kind.cache.since(self._start or registered)
+            if changes is None:
+                stream.write_framed(self._form.error(too_old(self._start, self._kind.cache.oldest_revision)))
+                return
+            initial = self._changes(list(changes))
+        group = self._kind.watchers.add(self._wanted, self._form, watcher)
+        try:
+            await self._send(stream, older)
+            await self._send(stream, initial)
+            if options.send_initial_events and with_state and options.allow_bookmarks:
+                stream.write_framed(self._form.bookmark(registered, initial_end=True))
+            stream.on_writable(watcher.flush)
+            watcher.release()
+            await self._until_end(stream, watcher)
+        finally:
+            self._kind.watchers.remove(group, watcher)
+
+    def _changes(self, changes: list[CacheEvent]) -> Iterator[bytes]:
+        fields_of = self._kind.cache.fields_of
+        for event in changes:
+            kind = self._wanted.judge(event, fields_of)
+            if kind is not None:
+                yield self._form.frame(event, kind)
+
+    async def _send(self, stream: Stream, frames: Iterator[bytes] | list[bytes]) -> None:
+        waiting: list[bytes] = []
+        size = 0
+        for data in frames:
+            waiting.append(data)
+            size += len(data)
+            if size >= PIECE:
+                stream.write_framed(b"".join(waiting))
+                waiting.clear()
+                size = 0
+                await stream.drain()
+                await asyncio.sleep(0)
+        if waiting:
+            stream.write_framed(b"".join(waiting))
+
+    async def _until_end(self, stream: Stream, watcher: Watcher) -> None:
+        closed = asyncio.ensure_future(stream.wait_closed())
+        try:
+            while not watcher.ended.done() and not stream.closed:
+                await asyncio.wait((closed, watcher.ended), timeout=BOOKMARK_INTERVAL, return_when="FIRST_COMPLETED")
+                if closed.done() or watcher.ended.done():
+                    return
+                if self._options.allow_bookmarks and self._kind.watchers.idle:
+                    watcher.deliver(self._form.bookmark(self._cache.revision, initial_end=False))
+        finally:
+            closed.cancel()
+
+    async def _from_store(self, stream: Stream) -> tuple[list[bytes], int] | None:
+        """Frames of the changes from the start to now, read from the store; None (and an ERROR event) when compacted."""
+        cache = self._kind.cache
+        until = self._cache.revision
+        watcher = self._cache.store.watch(cache.prefix, prefix_end(cache.prefix), from_revision=self._start + 1)
+        frames: list[bytes] = []
+        previous: dict[str, Entry] = {}
+        try:
+            while watcher.revision < until and len(frames) < CATCH_UP_LIMIT:
+                try:
+                    batch = await asyncio.wait_for(anext(watcher), 1.0)
+                except TimeoutError:
+                    break
+                for event in batch:
+                    change = self._event(event.type, event.kv, event.prev, previous)
+                    if change is not None and change.revision <= until:
+                        frames += self._changes([change])
+        except CompactedError as error:
+            stream.write_framed(self._form.error(too_old(self._start, error.compact_revision)))
+            return None
+        finally:
+            watcher.close()
+        return frames, until
+
+    def _event(self, kind: EventType, kv: KeyValue, prev: KeyValue | None, known: dict[str, Entry]) -> CacheEvent | None:
+        before = known.get(kv.key) or (self._entry(prev) if prev is not None else None)
+        if kind is EventType.DELETE:
+            known.pop(kv.key, None)
+            return CacheEvent(kv.mod_revision, None, before) if before is not None else None
+        after = known[kv.key] = self._entry(kv)
+        return CacheEvent(after.revision, after, before)
+
+    def _entry(self, kv: KeyValue) -> Entry:
+        own = kv.key[len(self._kind.cache.prefix) :]
+        namespace, _, name = own.rpartition("/")
+        return Entry(own, namespace, name, kv.value, kv.mod_revision, kv.create_revision)
+
+
+def too_old(start: int, oldest: int) -> dict[str, object]:
+    """The Status of a watch that asks for what is no longer kept."""
+    return expired(f"too old resource version: {start} ({oldest})").status

@@ -1,0 +1,49 @@
+"""What an API server can be told: plain values, set by `cmd/apiserver.py` from upstream's flags, or by tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """Options of one API server. Paths are PEM files; None means the feature is off."""
+
+    # A store URL or state directory (see `tiphys.store.open_store`); "memory" keeps nothing.
+    store: str | Path = "memory"
+    # Addresses to listen on; port 0 takes any free one, the same for all addresses.
+    bind_addresses: tuple[str, ...] = ("127.0.0.1",)
+    port: int = 6443
+    advertise_address: str = ""  # "" is the first bind address
+    # TLS. Without a certificate the server speaks plain HTTP (tests only).
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    client_ca: Path | None = None
+    # The identity shown to kubelets, and the CA their serving certificates are checked against.
+    kubelet_client_certificate: Path | None = None
+    kubelet_client_key: Path | None = None
+    kubelet_ca: Path | None = None
+    kubelet_port: int = 10250
+    # Service accounts.
+    service_account_issuer: str = "https://kubernetes.default.svc.cluster.local"
+    service_account_key: Path | None = None  # private key that signs
+    # Authentication and authorization.
+    token_file: Path | None = None
+    anonymous: bool = True
+    bootstrap_tokens: bool = True
+    authorization_modes: tuple[str, ...] = ("Node", "RBAC")
+    requestheader_ca: Path | None = None
+    requestheader_names: tuple[str, ...] = ("front-proxy-client",)
+    # The cluster.
+    service_cidr: str = "10.96.0.0/16"
+    node_port_range: tuple[int, int] = (30000, 32767)
+    cluster_domain: str = "cluster.local"
+    # "GROUP/VERSION" or "api/beta", "api/alpha" to true or false, as --runtime-config.
+    runtime_config: dict[str, bool] = field(default_factory=dict)
+    enable_admission: tuple[str, ...] = ()
+    disable_admission: tuple[str, ...] = ()
+    # Where OpenAPI documents are kept between starts; None: in memory only.
+    cache_directory: Path | None = None
+    max_body_bytes: int = 3 * 1024 * 1024
+    event_ttl_seconds: int = 3600

@@ -1,0 +1,1 @@
+"""Conversions between versions of one kind, one file a group."""

@@ -1,0 +1,204 @@
+"""ApiServer: the assembly. Reads top-down as a start-up does.
+
+    store ─ watch cache ─ a ResourceStore per resource ─ resource map ─┐
+    authentication, authorization, admission ──────────────────────────┼─ handler ─ HTTP server
+    discovery, OpenAPI, health, metrics ───────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tiphys.api.schemas import has_schema, schema_of
+from tiphys.api.table import ALL_RESOURCES, Resource
+from tiphys.apiserver.admission.interface import AdmissionChain
+from tiphys.apiserver.authn.interface import Authenticator
+from tiphys.apiserver.authz.interface import Authorizer
+from tiphys.apiserver.discovery.documents import Discovery, storage_version_hash
+from tiphys.apiserver.endpoints.context import Services
+from tiphys.apiserver.endpoints.handler import ApiHandler
+from tiphys.apiserver.endpoints.health import Health
+from tiphys.apiserver.endpoints.paths import PathHandler, PathHandlers
+from tiphys.apiserver.http.server import HttpServer, tls_context
+from tiphys.apiserver.metrics import RequestMetrics
+from tiphys.apiserver.openapi.service import OpenApiService
+from tiphys.apiserver.options import ServerOptions
+from tiphys.apiserver.registry.conversion import CONVERSIONS, STORAGE_VERSIONS, conversion_for
+from tiphys.apiserver.registry.resources import CacheReader, ResourceMap, ServedResource
+from tiphys.apiserver.registry.store import ResourceStore
+from tiphys.apiserver.registry.strategies import strategy_for
+from tiphys.apiserver.watchcache import WatchCache
+from tiphys.base.clock import Clock, SystemClock
+from tiphys.base.log import get_logger
+from tiphys.store import Store, open_store
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Security:
+    """Who is asking, may they, and what must a write pass."""
+
+    authenticator: Authenticator
+    authorizer: Authorizer
+    admission: AdmissionChain = field(default_factory=AdmissionChain)
+
+
+class ApiServer:
+    """One API server. `start`, use, `stop`; everything it opened is closed then."""
+
+    def __init__(self, options: ServerOptions, security: Security, *, store: Store | None = None, clock: Clock | None = None) -> None:
+        """`store`: an open store to use (and leave open) instead of the one `options` name."""
+        self.options = options
+        self.security = security
+        self.clock = clock or SystemClock()
+        self._given_store = store
+        self.resources = ResourceMap()
+        self.reader = CacheReader(self.resources)
+        self.addresses: list[tuple[str, int]] = []
+        self.started = False
+        # Handlers for subresources and reviews that need more than the registry, and further paths (see Services.extra).
+        self.extra_resources: dict[tuple[str, str, str], Any] = {}
+        self.extra_paths: dict[str, PathHandler] = {}
+        self._store: Store | None = None
+        self._http: HttpServer | None = None
+        self._cache: WatchCache | None = None
+        self._handler: ApiHandler | None = None
+
+    @property
+    def cache(self) -> WatchCache:
+        """The watch cache, once started."""
+        assert self._cache is not None, "the server is not started"
+        return self._cache
+
+    @property
+    def store(self) -> Store:
+        """The store, once started."""
+        assert self._store is not None, "the server is not started"
+        return self._store
+
+    # --- life ---------------------------------------------------------------------------------------------------------------
+    async def start(self) -> list[tuple[str, int]]:
+        """Load the state and listen; the addresses bound. Raises StoreOpenError, OSError (address in use), ssl.SSLError."""
+        try:
+            await self.load()
+            await self.listen()
+        except BaseException:
+            await self.stop()
+            raise
+        return self.addresses
+
+    async def load(self) -> None:
+        """Open the store and fill the cache; nothing is served yet, but the registry can be used."""
+        self._store = self._given_store or await open_store(self.options.store)
+        self._cache = WatchCache(self._store)
+        for resource in served_resources(self.options.runtime_config):
+            self._serve(resource)
+        await self._cache.start()
+
+    async def listen(self) -> None:
+        """Serve requests on the addresses of the options."""
+        options = self.options
+        services = Services(
+            resources=self.resources,
+            cache=self.cache,
+            admission=self.security.admission,
+            authorizer=self.security.authorizer,
+            now=self.clock.now,
+            reader=self.reader,
+            extra=self.extra_resources,
+        )
+        discovery = Discovery(self.resources, self._storage_hash)
+        openapi = OpenApiService(self.resources, discovery, options.cache_directory)
+        health = Health(etcd=self._check_store, started=lambda: self.started, stopping=self._stopping)
+        paths = PathHandlers(discovery, health, openapi, self._server_address, self.extra_paths)
+        self._handler = ApiHandler(services, self.security.authenticator, paths, RequestMetrics())
+        self._http = HttpServer(self._handler, max_body=options.max_body_bytes)
+        tls = None
+        if options.tls_certificate is not None and options.tls_key is not None:
+            client_ca = str(options.client_ca) if options.client_ca else None
+            tls = tls_context(str(options.tls_certificate), str(options.tls_key), client_ca)
+        port = options.port
+        for host in options.bind_addresses:
+            bound = await self._http.listen(host, port, tls)
+            self.addresses.append(bound)
+            port = bound[1]
+        self._handler.ready = True
+        self.started = True
+
+    async def stop(self) -> None:
+        """End everything this server began, in the reverse order. May be called at any time, also twice."""
+        if self._cache is not None:
+            self._cache.stop()
+        if self._http is not None:
+            await self._http.stop()
+            self._http = None
+        if self._store is not None and self._given_store is None:
+            await self._store.close()
+        self._store = None
+
+    # --- resources ----------------------------------------------------------------------------------------------------------
+    def _serve(self, resource: Resource) -> None:
+        """Put a resource of the table into the map: over its store, or as one that is not stored."""
+        if not {"get", "list"} <= set(resource.verbs) or resource.plural == "componentstatuses":
+            self.resources.add_virtual(resource)
+            return
+        group, plural = resource.group, resource.plural
+        storage = STORAGE_VERSIONS.get((group, plural), resource)
+        store = self.resources.store(storage.group, storage.plural)
+        if store is None:
+            strategy = strategy_for(storage)
+            kind = self.cache.register(
+                storage.group,
+                storage.plural,
+                namespaced=storage.namespaced,
+                selectable_fields=strategy.selectable_fields,
+            )
+            schema = schema_of(storage.group, storage.version, storage.kind)
+            store = ResourceStore(strategy, kind, self.cache, self.clock.now, schema)
+        served_schema = None
+        if has_schema(group, resource.version, resource.kind):
+            served_schema = schema_of(group, resource.version, resource.kind)
+        conversion = conversion_for(resource, storage)
+        self.resources.add(ServedResource(resource, store, served_schema, conversion))
+
+    def _storage_hash(self, resource: Resource) -> str:
+        served = self.resources.find(resource.group, resource.version, resource.plural)
+        if served is None:
+            return ""
+        storage = served.store.resource
+        return storage_version_hash(storage.group, storage.version, storage.kind)
+
+    # --- what the parts ask -----------------------------------------------------------------------------------------------------
+    async def _check_store(self) -> str | None:
+        try:
+            await asyncio.wait_for(self.store.current_revision(), 2.0)
+        except Exception as error:
+            return f"store: {error!r}"
+        return None
+
+    def _stopping(self) -> bool:
+        return self._http is None or self._http.stopping
+
+    def _server_address(self) -> str:
+        host, port = self.addresses[0] if self.addresses else ("127.0.0.1", self.options.port)
+        return f"{self.options.advertise_address or host}:{port}"
+
+
+def served_resources(runtime_config: Mapping[str, bool]) -> list[Resource]:
+    """The resources of the table that are served: stable versions, and what `runtime_config` turns on or off."""
+    served = []
+    for resource in ALL_RESOURCES:
+        stage = "alpha" if "alpha" in resource.version else "beta" if "beta" in resource.version else "ga"
+        wanted = stage == "ga"
+        for key in ("api/all", f"api/{stage}", f"{resource.group}/{resource.version}".lstrip("/")):
+            wanted = runtime_config.get(key, wanted)
+        if wanted:
+            served.append(resource)
+    return served
+
+
+__all__ = ["CONVERSIONS", "ApiServer", "Security", "served_resources"]
