@@ -25,8 +25,8 @@ class BlockSet:
         if prefix < self.range.prefixlen:
             raise ValueError(f"node CIDR mask /{prefix} is larger than the cluster CIDR {cidr}")
         self.prefix = prefix
-        self.count = 2 ** (prefix - self.range.prefixlen)
-        self._size = 2 ** (self.range.max_prefixlen - prefix)
+        self.count = 1 << (prefix - self.range.prefixlen)
+        self._size = 1 << (self.range.max_prefixlen - prefix)
         self._taken: dict[int, str] = {}
         self._next = 0
         if excluded:
@@ -57,10 +57,11 @@ class BlockSet:
     def _number(self, block: Network) -> int | None:
         if block.version != self.range.version or block.network_address not in self.range:
             return None
-        return (int(block.network_address) - int(self.range.network_address)) // self._size
+        offset = int(block.network_address) - int(self.range.network_address)
+        return offset // self._size
 
     def _exclude(self, block: Network) -> None:
-        if block.version != self.range.version or not block.overlaps(self.range):  # type: ignore[arg-type]  # same version
+        if block.version != self.range.version or not block.overlaps(self.range):
             return
         first = max(int(block.network_address), int(self.range.network_address))
         last = min(int(block.broadcast_address), int(self.range.broadcast_address))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tiphys.api.table import RESOURCES
 from tiphys.base.clock import Clock
 from tiphys.client.transport import Response
 
@@ -150,6 +151,8 @@ class FakeApi:
         if method != "GET":
             self.writes.append((method, parts.path))
         data = json.loads(body) if body else {}
+        if parts.path in ("/api", "/apis"):
+            return _discovery(parts.path)
         key = (where.namespace, where.name)
         stored = self.objects[where.collection]
         if method == "GET" and not where.name:
@@ -277,11 +280,12 @@ class FakeApi:
         new = {**new, "metadata": meta}
         if new == old:
             return old
-        if meta.get("deletionTimestamp") and not meta.get("finalizers") and not meta.get("deletionGracePeriodSeconds"):
-            if collection != "/api/v1/namespaces" or not new.get("spec", {}).get("finalizers"):
-                self.objects[collection][key] = new
-                self._remove(collection, key)
-                return new
+        kept = meta.get("finalizers") or (collection == "/api/v1/namespaces" and new.get("spec", {}).get("finalizers"))
+        graceful = meta.get("deletionGracePeriodSeconds") and collection == "/api/v1/pods"
+        if meta.get("deletionTimestamp") and not kept and not graceful:
+            self.objects[collection][key] = new
+            self._remove(collection, key)
+            return new
         return self._store(collection, key, new, "MODIFIED")
 
     def _store(self, collection: str, key: tuple[str, str], obj: Json, event: str) -> Json:
@@ -349,3 +353,26 @@ def _selected(obj: Json, query: Mapping[str, str]) -> bool:
 
 def _answer(obj: Json, code: int = 200) -> Response:
     return Response(code, json.dumps(obj).encode())
+
+
+def _discovery(path: str) -> Response:
+    """Aggregated discovery of the kinds Tiphys knows."""
+    groups: dict[str, dict[str, list[Json]]] = {}
+    for resource in RESOURCES:
+        if bool(resource.group) == (path == "/apis") and not resource.alpha:
+            entry = {
+                "resource": resource.plural,
+                "responseKind": {"kind": resource.kind},
+                "scope": "Namespaced" if resource.namespaced else "Cluster",
+                "verbs": list(resource.verbs),
+            }
+            groups.setdefault(resource.group, {}).setdefault(resource.version, []).append(entry)
+    items = [
+        {
+            "metadata": {"name": group},
+            "versions": [{"version": version, "resources": found} for version, found in versions.items()],
+        }
+        for group, versions in groups.items()
+    ]
+    body = {"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "items": items}
+    return Response(200, json.dumps(body).encode())

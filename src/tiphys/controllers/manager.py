@@ -1,0 +1,185 @@
+"""The controller manager: which controllers there are, which of them run, and that only one manager works.
+
+https://kubernetes.io/docs/reference/command-line-tools-reference/kube-controller-manager/
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from tiphys.base.clock import Clock
+from tiphys.base.log import get_logger
+from tiphys.base.tasks import Supervised
+from tiphys.client import Client, Controller, EventRecorder, Informers, LeaderElector
+from tiphys.controllers.common.context import ControllerContext, Options
+from tiphys.controllers.deployment import DeploymentController
+from tiphys.controllers.endpointslice import (
+    EndpointsController,
+    EndpointSliceController,
+    EndpointSliceMirroringController,
+)
+from tiphys.controllers.garbagecollector import GarbageCollector
+from tiphys.controllers.namespace import NamespaceController
+from tiphys.controllers.nodeipam import NodeIpamController
+from tiphys.controllers.nodelifecycle import NodeLifecycleController
+from tiphys.controllers.podgc import PodGCController
+from tiphys.controllers.replicaset import REPLICA_SETS, REPLICATION_CONTROLLERS, ReplicaSetController
+from tiphys.controllers.serviceaccount import RootCAPublisher, ServiceAccountController, TokenController
+from tiphys.controllers.tainteviction import TaintEvictionController
+from tiphys.machinery.meta import ObjectName
+
+log = get_logger(__name__)
+
+Constructor = Callable[[ControllerContext], Controller[Any]]
+
+CONTROLLERS: Final[Mapping[str, Constructor]] = MappingProxyType(
+    {
+        "serviceaccount-token-controller": TokenController,
+        "endpoints-controller": EndpointsController,
+        "endpointslice-controller": EndpointSliceController,
+        "endpointslice-mirroring-controller": EndpointSliceMirroringController,
+        "replicationcontroller-controller": lambda context: ReplicaSetController(context, REPLICATION_CONTROLLERS),
+        "pod-garbage-collector-controller": PodGCController,
+        "namespace-controller": NamespaceController,
+        "serviceaccount-controller": ServiceAccountController,
+        "garbage-collector-controller": GarbageCollector,
+        "deployment-controller": DeploymentController,
+        "replicaset-controller": lambda context: ReplicaSetController(context, REPLICA_SETS),
+        "node-ipam-controller": NodeIpamController,
+        "node-lifecycle-controller": NodeLifecycleController,
+        "taint-eviction-controller": TaintEvictionController,
+        "root-ca-certificate-publisher-controller": RootCAPublisher,
+    }
+)
+
+# Off unless named: what only clusters set up with bootstrap tokens use.
+OFF_BY_DEFAULT: Final = frozenset({"bootstrap-signer-controller", "token-cleaner-controller"})
+
+# Names of before v1.28, which `--controllers` still takes.
+ALIASES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "serviceaccount-token": "serviceaccount-token-controller",
+        "endpoint": "endpoints-controller",
+        "endpointslice": "endpointslice-controller",
+        "endpointslicemirroring": "endpointslice-mirroring-controller",
+        "replicationcontroller": "replicationcontroller-controller",
+        "podgc": "pod-garbage-collector-controller",
+        "resourcequota": "resourcequota-controller",
+        "namespace": "namespace-controller",
+        "serviceaccount": "serviceaccount-controller",
+        "garbagecollector": "garbage-collector-controller",
+        "daemonset": "daemonset-controller",
+        "job": "job-controller",
+        "deployment": "deployment-controller",
+        "replicaset": "replicaset-controller",
+        "horizontalpodautoscaling": "horizontal-pod-autoscaler-controller",
+        "disruption": "disruption-controller",
+        "statefulset": "statefulset-controller",
+        "cronjob": "cronjob-controller",
+        "csrsigning": "certificatesigningrequest-signing-controller",
+        "csrapproving": "certificatesigningrequest-approving-controller",
+        "csrcleaner": "certificatesigningrequest-cleaner-controller",
+        "ttl": "ttl-controller",
+        "bootstrapsigner": "bootstrap-signer-controller",
+        "tokencleaner": "token-cleaner-controller",
+        "nodeipam": "node-ipam-controller",
+        "nodelifecycle": "node-lifecycle-controller",
+        "clusterrole-aggregation": "clusterrole-aggregation-controller",
+        "pvc-protection": "persistentvolumeclaim-protection-controller",
+        "pv-protection": "persistentvolume-protection-controller",
+        "ttl-after-finished": "ttl-after-finished-controller",
+        "root-ca-cert-publisher": "root-ca-certificate-publisher-controller",
+    }
+)
+
+LEASE: Final = ObjectName("kube-system", "kube-controller-manager")
+
+
+def selected(names: Iterable[str], known: Iterable[str] = CONTROLLERS) -> list[str]:
+    """The controllers that `--controllers` asks for, in the order of the table.
+
+    `*` is all that are on by default, `foo` adds one, `-foo` takes one away, and a name beats the
+    star. Raises ValueError for a name that does not exist.
+    """
+    table = list(known)
+    star = False
+    on: set[str] = set()
+    off: set[str] = set()
+    for text in names:
+        if text == "*":
+            star = True
+            continue
+        name = text.removeprefix("-")
+        name = ALIASES.get(name, name)
+        if name not in table:
+            raise ValueError(f'"{text}" is not in the list of known controllers')
+        (off if text.startswith("-") else on).add(name)
+    return [name for name in table if name in on or (star and name not in off and name not in OFF_BY_DEFAULT)]
+
+
+class ControllerManager:
+    """Runs the controllers of one cluster while it leads."""
+
+    def __init__(
+        self,
+        options: Options,
+        client: Client,
+        clock: Clock,
+        *,
+        controllers: Iterable[str] = ("*",),
+        leader_elect: bool = True,
+        identity: str = "",
+    ) -> None:
+        """`identity` empty: one of this process's own. Raises ValueError for an unknown controller."""
+        self._client = client
+        self._clock = clock
+        self._options = options
+        self.names = selected(controllers)
+        self._leader_elect = leader_elect
+        self._identity = identity or f"{socket.gethostname()}_{uuid.uuid4()}"
+        self.is_leading = False
+
+    async def run(self) -> None:
+        """Work until cancelled. Raises LeadershipLost when another took over: the process should end then."""
+        if not self._leader_elect:
+            await self._work()
+            return
+        recorder = EventRecorder(self._client, self._clock, "kube-controller-manager")
+        elector = LeaderElector(self._client, self._clock, lease=LEASE, identity=self._identity, recorder=recorder)
+        async with Supervised(self._clock) as tasks:
+            tasks.spawn(recorder.run, name="leader election events", restart=True)
+            await elector.run(self._work)
+
+    async def _work(self) -> None:
+        log.info("starting %d controllers (pid %d)", len(self.names), os.getpid())
+        informers = Informers(self._client, self._clock)
+        recorders: list[EventRecorder] = []
+
+        def recorder(component: str) -> EventRecorder:
+            recorders.append(EventRecorder(self._client, self._clock, component))
+            return recorders[-1]
+
+        context = ControllerContext(
+            client=self._client,
+            clock=self._clock,
+            informers=informers,
+            recorder=recorder,
+            options=self._options,
+        )
+        controllers = [CONTROLLERS[name](context) for name in self.names]
+        async with Supervised(self._clock) as tasks:
+            for number, made in enumerate(recorders):
+                tasks.spawn(made.run, name=f"events {number}", restart=True)
+            tasks.spawn(informers.run, name="informers")
+            for controller in controllers:
+                tasks.spawn(controller.run, name=controller.name, restart=True)
+            self.is_leading = True
+            try:
+                await tasks.wait()
+            finally:
+                self.is_leading = False
