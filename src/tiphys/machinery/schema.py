@@ -9,6 +9,7 @@ The value's shape is a node, a short text:
     s string   y base64 bytes   q quantity   x integer or string   t Time   u MicroTime
     i int32    l int64          f number     b boolean             o any object   * anything
     @core.v1.PodSpec a struct   [N list of N   {N map from string to N
+    ~ any JSON that a custom resource keeps: its maps merge, its lists do not
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class FieldSchema:
     patch_strategy: tuple[str, ...] = ()
     patch_merge_key: str = ""
     default: Any = None
+    # How the value is owned; worked out and kept by `tiphys.machinery.patch.typed`.
+    role: Any = None
     _type: TypeSchema | None = None
 
     @property

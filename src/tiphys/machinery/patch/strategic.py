@@ -272,9 +272,8 @@ def _check_order(items: list[Any], order: list[Any], key: str) -> None:
         while at < len(wanted) and wanted[at] != _identity(item, key):
             at += 1
         if at == len(wanted):
-            raise PatchError(
-                f"The order in patch list:\n{show_map(items)}\n doesn't match {ELEMENT_ORDER[:-1]} list:\n{show_map(order)}\n"
-            )
+            found, asked = show_map(items), show_map(order)
+            raise PatchError(f"The order in patch list:\n{found}\n doesn't match $setElementOrder list:\n{asked}\n")
         at += 1
 
 
