@@ -75,6 +75,7 @@ class Field:
     pointer: bool = False
     value: bool = False
     always: bool = False
+    omitted: bool = False
     list_type: str = ""
     list_map_keys: tuple[str, ...] = ()
     map_type: str = ""
@@ -328,7 +329,7 @@ def mark(ours: Type, name: str, verb: str) -> bool:
         case "all":
             one.always = True
         case "not":
-            one.required = False
+            one.omitted = True
         case _:
             raise SystemExit(f"shape.txt: unknown word {verb}")
     return True
@@ -341,7 +342,7 @@ def mark_structure(ours: Type) -> None:
         if one is not None and one.node[0] == "@" and ours.name not in POINTER_STATUS:
             one.value = one.always = True
     for one in ours.fields.values():
-        if one.required:
+        if one.required and not one.omitted:
             one.always = True
     if ours.name in {"core.v1.ContainerPort", "core.v1.ServicePort"}:
         ours.fields["protocol"].default = "TCP"

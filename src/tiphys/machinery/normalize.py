@@ -83,8 +83,20 @@ def normalize(obj: Object, schema: TypeSchema) -> Object:
 
     Raises DecodeError.
     """
+    return _run(_walker(schema), obj)
+
+
+def decoded(obj: Object, schema: TypeSchema) -> Object:
+    """The form between decoding and storing: as `normalize`, but a list that is always there may be `[]`.
+
+    The stored form has null for it. Field ownership tells the two apart (`f:drivers` of `drivers: []`).
+    """
+    return _run(_walker(schema, "decoded"), obj)
+
+
+def _run(walker: Convert, obj: Object) -> Object:
     try:
-        out: Object = _walker(schema)(obj)
+        out: Object = walker(obj)
     except _MismatchError as error:
         raise DecodeError(str(error), error.converted) from None
     return out
@@ -95,15 +107,18 @@ def zero(schema: TypeSchema) -> Object:
     return normalize({}, schema)
 
 
-def _walker(schema: TypeSchema) -> Convert:
+_STORED: Final = "stored"
+
+
+def _walker(schema: TypeSchema, form: str = _STORED) -> Convert:
     """The compiled walker of a struct."""
-    walker: Convert | None = schema.compiled.get("normalize")
+    walker: Convert | None = schema.compiled.get(form)
     if walker is None:
-        walker = schema.compiled["normalize"] = _compile(schema)
+        walker = schema.compiled[form] = _compile(schema, form)
     return walker
 
 
-def _compile(schema: TypeSchema) -> Convert:
+def _compile(schema: TypeSchema, form: str) -> Convert:
     # The steps are made at the first use: types may contain themselves.
     steps: list[tuple[str, Convert, Convert | None]] = []
     short = schema.name.rpartition(".")[2]
@@ -113,7 +128,7 @@ def _compile(schema: TypeSchema) -> Convert:
     def walk(value: Any) -> Any:
         nonlocal built
         if not built:
-            steps.extend((name, *_field_step(one)) for name, one in schema.fields.items())
+            steps.extend((name, *_field_step(one, form)) for name, one in schema.fields.items())
             built = True
         if type(value) is not dict:
             raise _MismatchError(_json_type(value), _go_name(schema.name))
@@ -150,15 +165,15 @@ def _copy_kind(value: Object, out: Object) -> None:
             out[key] = found
 
 
-def _field_step(one: FieldSchema) -> tuple[Convert, Convert | None]:
+def _field_step(one: FieldSchema, form: str) -> tuple[Convert, Convert | None]:
     """(how to convert a present value, how to make an absent one or None when it stays absent)."""
-    convert = value_converter(one)
+    convert = value_converter(one, form)
     if one.kind in "[{":
         if one.name == "items":
             # A list kind's own list: an empty one that was made stays [].
             return convert, _nothing if one.always else None
         if one.always:
-            return _emptied(convert, None), _nothing
+            return (_emptied(convert, None) if form == _STORED else convert), _nothing
         return _emptied(convert, _DROP), None
     if one.kind == "@":
         if one.always and _is_value(one):
@@ -217,30 +232,30 @@ def _non_zero(convert: Convert) -> Convert:
     return step
 
 
-def value_converter(one: FieldSchema) -> Convert:
+def value_converter(one: FieldSchema, form: str) -> Convert:
     """How a present, non-null value of this shape is converted."""
     kind = one.kind
     if kind == "@":
-        return _struct(one)
+        return _struct(one, form)
     if kind == "[":
         assert one.items is not None
-        return _list(one.items)
+        return _list(one.items, form)
     if kind == "{":
         assert one.items is not None
-        return _map(one.items)
+        return _map(one.items, form)
     if kind == "*":
-        return _special(one)
+        return _special(one, form)
     return _SCALARS[kind]
 
 
-def _struct(one: FieldSchema) -> Convert:
+def _struct(one: FieldSchema, form: str) -> Convert:
     walker: Convert | None = None
 
     def step(value: Any) -> Any:
         nonlocal walker
         if walker is None:
             assert one.type is not None
-            walker = _walker(one.type)
+            walker = _walker(one.type, form)
         return walker(value)
 
     return step
@@ -259,8 +274,8 @@ def null_of(one: FieldSchema) -> Any:
     return make(None) if make is not None else None
 
 
-def _list(items: FieldSchema) -> Convert:
-    convert = value_converter(items)
+def _list(items: FieldSchema, form: str) -> Convert:
+    convert = value_converter(items, form)
 
     def step(value: Any) -> Any:
         if type(value) is not list:
@@ -270,8 +285,8 @@ def _list(items: FieldSchema) -> Convert:
     return step
 
 
-def _map(items: FieldSchema) -> Convert:
-    convert = value_converter(items)
+def _map(items: FieldSchema, form: str) -> Convert:
+    convert = value_converter(items, form)
 
     def step(value: Any) -> Any:
         if type(value) is not dict:
@@ -282,7 +297,7 @@ def _map(items: FieldSchema) -> Convert:
     return step
 
 
-def _special(one: FieldSchema) -> Convert:
+def _special(one: FieldSchema, form: str) -> Convert:
     """Any JSON; but a JSON schema's parts that may be a schema or something else are normal as schemas."""
     if not one.type_name or one.resolve is None:
         return lambda value: value
@@ -290,7 +305,7 @@ def _special(one: FieldSchema) -> Convert:
 
     def step(value: Any) -> Any:
         if type(value) is dict:
-            return _walker(resolve("apiextensions.v1.JSONSchemaProps"))(value)
+            return _walker(resolve("apiextensions.v1.JSONSchemaProps"), form)(value)
         return value
 
     return step

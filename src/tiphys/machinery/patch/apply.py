@@ -262,6 +262,9 @@ def _take(
         if owner == applier:
             out[owner] = owned
             continue
+        if owned.api_version != tracker.api_version and tracker.convert is None:
+            out[owner] = owned
+            continue
         if owned.api_version not in versions:
             versions[owned.api_version] = tracker.compare_in(owned.api_version, live, new)
         theirs = versions[owned.api_version]
