@@ -1,0 +1,109 @@
+"""ImageService of CRI v1 over the image store and the puller."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tiphys.api.cri import api_pb2
+from tiphys.runtime.errors import InvalidArgument
+from tiphys.runtime.images.config import ImageConfig
+from tiphys.runtime.images.pull import Credentials, Puller
+from tiphys.runtime.images.reference import InvalidReference, parse
+from tiphys.runtime.images.store import Image, disk_usage
+from tiphys.runtime.node import Node, now
+
+
+class ImageService:
+    """The servicer; `server` registers its methods by name."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._puller = Puller(node.images, node.options.registry, node.blocking)
+
+    async def ListImages(self, request: api_pb2.ListImagesRequest, context: Any) -> api_pb2.ListImagesResponse:
+        return api_pb2.ListImagesResponse(images=await self._list(request.filter))
+
+    async def StreamImages(
+        self, request: api_pb2.StreamImagesRequest, context: Any
+    ) -> AsyncIterator[api_pb2.StreamImagesResponse]:
+        images = await self._list(request.filter)
+        for start in range(0, len(images), 100):
+            yield api_pb2.StreamImagesResponse(images=images[start : start + 100])
+
+    async def _list(self, wanted: api_pb2.ImageFilter) -> list[api_pb2.Image]:
+        store = self._node.images
+        if wanted.image.image:
+            found = store.find(wanted.image.image)
+            images = [found] if found else []
+        else:
+            images = sorted(store.images(), key=lambda image: image.tags)
+        return [self._message(image) for image in images]
+
+    async def ImageStatus(self, request: api_pb2.ImageStatusRequest, context: Any) -> api_pb2.ImageStatusResponse:
+        image = self._node.images.find(request.image.image)
+        response = api_pb2.ImageStatusResponse()
+        if image is not None:
+            response.image.CopyFrom(self._message(image))
+            if request.verbose:
+                response.info["info"] = msgspec.json.encode({"layers": image.layers}).decode()
+        return response
+
+    def _message(self, image: Image) -> api_pb2.Image:
+        message = api_pb2.Image(
+            id=image.id, repo_tags=image.tags, repo_digests=image.digests, size=max(1, image.size), pinned=image.pinned
+        )
+        user = self._config(image).user.partition(":")[0]
+        if user.isdigit():
+            message.uid.value = int(user)
+        elif user:
+            message.username = user
+        else:
+            message.uid.value = 0
+        return message
+
+    def _config(self, image: Image) -> ImageConfig:
+        try:
+            return self._node.images.config(image)
+        except (OSError, msgspec.MsgspecError):  # removed by another node meanwhile
+            return ImageConfig()
+
+    async def PullImage(self, request: api_pb2.PullImageRequest, context: Any) -> api_pb2.PullImageResponse:
+        try:
+            reference = parse(request.image.image)
+        except InvalidReference as error:
+            raise InvalidArgument(str(error)) from error
+        auth = request.auth
+        credentials = Credentials(
+            username=auth.username,
+            password=auth.password,
+            auth=auth.auth,
+            identity_token=auth.identity_token,
+            registry_token=auth.registry_token,
+        )
+        image = await self._puller.pull(reference, credentials)
+        return api_pb2.PullImageResponse(image_ref=image.id)
+
+    async def RemoveImage(self, request: api_pb2.RemoveImageRequest, context: Any) -> api_pb2.RemoveImageResponse:
+        image = self._node.images.find(request.image.image)
+        if image is not None:
+            await self._node.blocking(self._node.images.remove, image.id)
+            await self._node.blocking(self._node.images.collect)
+        return api_pb2.RemoveImageResponse()
+
+    async def ImageFsInfo(self, request: api_pb2.ImageFsInfoRequest, context: Any) -> api_pb2.ImageFsInfoResponse:
+        images = await self._filesystem(self._node.options.images)
+        containers = await self._filesystem(self._node.options.root)
+        return api_pb2.ImageFsInfoResponse(image_filesystems=[images], container_filesystems=[containers])
+
+    async def _filesystem(self, directory: Path) -> api_pb2.FilesystemUsage:
+        used, inodes = await self._node.blocking(disk_usage, directory)
+        return api_pb2.FilesystemUsage(
+            timestamp=now(),
+            fs_id=api_pb2.FilesystemIdentifier(mountpoint=str(directory)),
+            used_bytes=api_pb2.UInt64Value(value=used),
+            inodes_used=api_pb2.UInt64Value(value=inodes),
+        )

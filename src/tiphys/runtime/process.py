@@ -1,0 +1,160 @@
+"""Child processes: short commands run to their end, and orphans of containers that this process adopts.
+
+The runtime is a subreaper: conmon and processes started by `runc exec --detach` lose their parent and become
+our children, so their true exit status can be waited for. Whoever waits for such a process claims it; `sweep`
+reaps the others. It recognises them by their cgroup, which is not ours, because children that a library of
+this process started for itself must be left to that library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class CommandFailed(Exception):
+    """A command ended with a status other than zero; the text is what it wrote to standard error."""
+
+    def __init__(self, argv: Sequence[str], status: int, stderr: str) -> None:
+        super().__init__(stderr.strip() or f"{argv[0]} ended with status {status}")
+        self.status = status
+
+
+def run(argv: Sequence[str], *, stdin: bytes = b"", cwd: Path | None = None, timeout: float = 60.0) -> bytes:
+    """Run a command to its end and return its standard output. Blocks; raises CommandFailed."""
+    try:
+        done = subprocess.run(argv, input=stdin, capture_output=True, cwd=cwd, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise CommandFailed(argv, -1, f"{argv[0]} did not end within {timeout:.0f} s") from error
+    except OSError as error:
+        raise CommandFailed(argv, -1, f"{argv[0]}: {error.strerror}") from error
+    if done.returncode != 0:
+        raise CommandFailed(argv, done.returncode, done.stderr.decode(errors="replace"))
+    return done.stdout
+
+
+def start_time(pid: int) -> int:
+    """Clock ticks from boot to the start of `pid`, 0 when there is no such process (or it is a zombie)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """A process that cannot be mistaken for another one with its number."""
+
+    pid: int
+    fd: int
+
+    @classmethod
+    def open(cls, pid: int) -> Handle:
+        """Raises ProcessLookupError when the process is gone. A zombie can be opened."""
+        return cls(pid, os.pidfd_open(pid))
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self.fd)
+
+
+class Children:
+    """The adopted children of this process."""
+
+    def __init__(self) -> None:
+        self._claimed: set[int] = set()
+        self._expecting = 0
+
+    def claim(self, pid: int) -> None:
+        """The caller waits for `pid`; `sweep` leaves it alone until `reap`."""
+        self._claimed.add(pid)
+
+    @contextlib.contextmanager
+    def expecting(self) -> Iterator[None]:
+        """A process is about to be adopted whose pid is not known yet: nothing is swept meanwhile."""
+        self._expecting += 1
+        try:
+            yield
+        finally:
+            self._expecting -= 1
+
+    def reap(self, pid: int) -> int | None:
+        """Exit code of an ended child (128 + signal for a killed one); None when it is not ours or still runs."""
+        self._claimed.discard(pid)
+        try:
+            found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if found is None:
+            return None
+        return found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
+
+    def reap_within(self, pid: int, seconds: float) -> None:
+        """Wait for a child that is about to end and reap it. Blocks."""
+        with contextlib.suppress(ProcessLookupError):
+            handle = Handle.open(pid)
+            poll = select.poll()
+            poll.register(handle.fd, select.POLLIN)
+            poll.poll(seconds * 1000)
+            handle.close()
+        self.reap(pid)
+
+    def sweep(self) -> None:
+        """Reap adopted processes of containers for which nobody waits."""
+        if self._expecting:
+            return
+        own = _cgroups("self")
+        for tasks in Path("/proc/self/task").iterdir():
+            try:
+                pids = (tasks / "children").read_text().split()
+            except OSError:  # the thread has ended
+                continue
+            for pid in pids:
+                if int(pid) not in self._claimed and not start_time(int(pid)) and _cgroups(pid) != own:
+                    self.reap(int(pid))
+
+
+def _cgroups(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return ""
+
+
+class ExitWatch:
+    """Calls back once, in the event loop, when a process has ended."""
+
+    def __init__(self, handle: Handle, callback: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._handle = handle
+        self._callback = callback
+        self._loop.add_reader(handle.fd, self._ended)
+
+    def _ended(self) -> None:
+        self.close()
+        self._callback()
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._handle.fd >= 0:
+            with contextlib.suppress(OSError, ValueError):
+                self._loop.remove_reader(self._handle.fd)
+            self._handle.close()
+            self._handle = Handle(self._handle.pid, -1)
+
+
+async def wait_for_exit(handle: Handle) -> None:
+    """Return when the process has ended; the handle is closed."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    watch = ExitWatch(handle, lambda: done.done() or done.set_result(None))
+    try:
+        await done
+    finally:
+        watch.close()
