@@ -1,0 +1,1 @@
+"""The scheduling framework: the contract between the scheduler and its plugins, and what runs them."""

@@ -1,0 +1,223 @@
+"""Runs the plugins of one profile in their order. One `Framework` a scheduler name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tiphys.scheduler.framework.diagnosis import Unschedulable, diagnose
+from tiphys.scheduler.framework.events import Event, Hint
+from tiphys.scheduler.framework.interface import (
+    BindPlugin,
+    CycleState,
+    FilterPlugin,
+    Narrowed,
+    PermitPlugin,
+    Plugin,
+    PostBindPlugin,
+    PostFilterPlugin,
+    PostFilterResult,
+    PreBindPlugin,
+    PreEnqueuePlugin,
+    PreFilterPlugin,
+    PreScorePlugin,
+    QueueSortPlugin,
+    Reason,
+    Refusal,
+    ReservePlugin,
+    ScorePlugin,
+    Skip,
+    Verdict,
+    Wait,
+)
+from tiphys.scheduler.nodetable import Mask, NodeTable, Numbers
+from tiphys.scheduler.podinfo import PodInfo
+
+
+class Framework:
+    """The plugins of one profile, by extension point."""
+
+    def __init__(self, scheduler_name: str, plugins: Sequence[tuple[Plugin, int]]) -> None:
+        """`plugins` in order, each with its weight in the score (0 for those that do not score)."""
+        self.scheduler_name = scheduler_name
+        self.plugins = tuple(plugin for plugin, _ in plugins)
+        self.weights = {plugin.name: weight for plugin, weight in plugins}
+        self.hints: dict[Event, dict[str, Hint]] = {
+            event: {plugin.name: plugin.requeue_on[event] for plugin in self.plugins if event in plugin.requeue_on}
+            for event in Event
+        }
+        sorters = self._of(QueueSortPlugin)
+        if len(sorters) != 1:
+            raise ValueError(f"profile {scheduler_name} needs exactly one queue sort plugin, it has {len(sorters)}")
+        self.queue_sort: QueueSortPlugin = sorters[0][1]
+        self._pre_enqueue: list[tuple[str, PreEnqueuePlugin]] = self._of(PreEnqueuePlugin)
+        self._pre_filter: list[tuple[str, PreFilterPlugin]] = self._of(PreFilterPlugin)
+        self._filter: list[tuple[str, FilterPlugin]] = self._of(FilterPlugin)
+        self._post_filter: list[tuple[str, PostFilterPlugin]] = self._of(PostFilterPlugin)
+        self._pre_score: list[tuple[str, PreScorePlugin]] = self._of(PreScorePlugin)
+        self._score: list[tuple[str, ScorePlugin, int]] = [
+            (name, plugin, self.weights[name]) for name, plugin in self._of(ScorePlugin) if self.weights[name]
+        ]
+        self._reserve: list[tuple[str, ReservePlugin]] = self._of(ReservePlugin)
+        self._permit: list[tuple[str, PermitPlugin]] = self._of(PermitPlugin)
+        self._pre_bind: list[tuple[str, PreBindPlugin]] = self._of(PreBindPlugin)
+        self._bind: list[tuple[str, BindPlugin]] = self._of(BindPlugin)
+        self._post_bind: list[tuple[str, PostBindPlugin]] = self._of(PostBindPlugin)
+        if not self._bind:
+            raise ValueError(f"profile {scheduler_name} has no bind plugin")
+
+    def _of(self, point: Any) -> list[tuple[str, Any]]:
+        """The plugins that have an extension point, one of the Protocols of `interface`."""
+        return [(plugin.name, plugin) for plugin in self.plugins if isinstance(plugin, point)]
+
+    def hints_of(self, event: Event, plugins: set[str]) -> list[Hint]:
+        """What the named plugins have to say about an event."""
+        interested = self.hints[event]
+        return [hint for name, hint in interested.items() if name in plugins]
+
+    # Scheduling cycle
+
+    def pre_enqueue(self, pod: PodInfo) -> Refusal | None:
+        for name, plugin in self._pre_enqueue:
+            refusal = plugin.pre_enqueue(pod)
+            if refusal is not None:
+                return Refusal(refusal.reason, name)
+        return None
+
+    def pre_filter(self, state: CycleState, pod: PodInfo, nodes: NodeTable) -> Refusal | dict[str, Narrowed]:
+        """Prepare all filters; the refusal that ends it, or which plugins allow only some nodes."""
+        narrowed: dict[str, Narrowed] = {}
+        for name, plugin in self._pre_filter:
+            answer = plugin.pre_filter(state, pod, nodes)
+            if answer is None:
+                continue
+            if isinstance(answer, Skip):
+                state.skip_filter.add(name)
+            elif isinstance(answer, Refusal):
+                return Refusal(answer.reason, name, answer.resolvable)
+            else:
+                narrowed[name] = answer
+        return narrowed
+
+    def filter(
+        self, state: CycleState, pod: PodInfo, nodes: NodeTable, feasible: Mask
+    ) -> tuple[Mask, list[tuple[str, Verdict]]]:
+        """The rows of `feasible` that pass every filter, and the verdicts in order; ends when none is left."""
+        verdicts: list[tuple[str, Verdict]] = []
+        skipped = state.skip_filter
+        for name, plugin in self._filter:
+            if name in skipped:
+                continue
+            verdict = plugin.filter(state, pod, nodes)
+            if verdict is not None:
+                verdicts.append((name, verdict))
+                feasible = feasible & verdict.passed
+                if not feasible.any():
+                    break
+        return feasible, verdicts
+
+    def find_feasible(self, state: CycleState, pod: PodInfo, nodes: NodeTable) -> Mask | Unschedulable:
+        """PreFilter and Filter over all nodes: the rows the pod fits on, at least one, or why there is none."""
+        prepared = self.pre_filter(state, pod, nodes)
+        if isinstance(prepared, Refusal):
+            return Unschedulable(len(nodes), refusal=prepared, plugins={prepared.plugin}, rows=nodes.alive.copy())
+        candidates = nodes.alive
+        if prepared:
+            names = frozenset.intersection(*(narrowed.names for narrowed in prepared.values()))
+            candidates = candidates & nodes.mask_of({nodes.row_of[name] for name in names if name in nodes.row_of})
+        feasible, verdicts = self.filter(state, pod, nodes, candidates)
+        return feasible if feasible.any() else diagnose(nodes, verdicts, prepared)
+
+    def rejections(self, pod: PodInfo, nodes: NodeTable, row: int) -> Sequence[Reason]:
+        """See `Filters`."""
+        state = CycleState()
+        prepared = self.pre_filter(state, pod, nodes)
+        with nodes.focus(row):
+            if isinstance(prepared, Refusal):
+                return (Reason(prepared.reason, nodes.alive, prepared.resolvable),)
+            feasible, verdicts = self.filter(state, pod, nodes, nodes.alive)
+            return () if feasible.any() else diagnose(nodes, verdicts, {}).reasons
+
+    def post_filter(self, state: CycleState, pod: PodInfo, nodes: NodeTable, found: Unschedulable) -> PostFilterResult:
+        """The first plugin that nominates a node; else what all of them say."""
+        messages = []
+        for _, plugin in self._post_filter:
+            result = plugin.post_filter(state, pod, nodes, found, self)
+            if result.nominated is not None:
+                return result
+            if result.message:
+                messages.append(result.message)
+        return PostFilterResult(None, ", ".join(messages))
+
+    def score(self, state: CycleState, pod: PodInfo, nodes: NodeTable, feasible: Mask) -> Numbers | None:
+        """The weighted sum of all scores, meaningful on feasible rows; None: every row is as good as another."""
+        for name, pre_scorer in self._pre_score:
+            if isinstance(pre_scorer.pre_score(state, pod, nodes, feasible), Skip):
+                state.skip_score.add(name)
+        total: Numbers | None = None
+        # Free rows and nodes without a resource divide by zero; they are not feasible or looked at apart.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for name, plugin, weight in self._score:
+                if name in state.skip_score:
+                    continue
+                scores = plugin.score(state, pod, nodes, feasible)
+                if scores is None:
+                    continue
+                if weight != 1:
+                    scores = scores * weight
+                total = scores if total is None else total + scores
+        return total
+
+    def reserve(self, state: CycleState, pod: PodInfo, node: str) -> Refusal | None:
+        for name, plugin in self._reserve:
+            refusal = plugin.reserve(state, pod, node)
+            if refusal is not None:
+                self.unreserve(state, pod, node)
+                return Refusal(refusal.reason, name)
+        return None
+
+    def unreserve(self, state: CycleState, pod: PodInfo, node: str) -> None:
+        for _, plugin in reversed(self._reserve):
+            plugin.unreserve(state, pod, node)
+
+    def permit(self, state: CycleState, pod: PodInfo, node: str) -> Refusal | dict[str, Wait]:
+        """A refusal, or the plugins that want to wait."""
+        waits: dict[str, Wait] = {}
+        for name, plugin in self._permit:
+            answer = plugin.permit(state, pod, node)
+            if isinstance(answer, Refusal):
+                return Refusal(answer.reason, name)
+            if answer is not None:
+                waits[name] = answer
+        return waits
+
+    # Binding cycle
+
+    async def pre_bind(self, state: CycleState, pod: PodInfo, node: str) -> Refusal | None:
+        for name, plugin in self._pre_bind:
+            refusal = await plugin.pre_bind(state, pod, node)
+            if refusal is not None:
+                return Refusal(refusal.reason, name)
+        return None
+
+    async def bind(self, state: CycleState, pod: PodInfo, node: str) -> None:
+        """Raises StatusError, or RuntimeError when every plugin declined."""
+        for _, plugin in self._bind:
+            if await plugin.bind(state, pod, node):
+                return
+        raise RuntimeError(f"no bind plugin of {self.scheduler_name} took {pod.key}")
+
+    def post_bind(self, state: CycleState, pod: PodInfo, node: str) -> None:
+        for _, plugin in self._post_bind:
+            plugin.post_bind(state, pod, node)
+
+
+def best_row(scores: Numbers | None, feasible: Mask, random: Any) -> int:
+    """The feasible row of the highest score; a tie is decided by `random.randrange`."""
+    if scores is not None:
+        masked = np.where(feasible, scores, -1.0)
+        feasible = masked == masked.max()
+    rows = np.flatnonzero(feasible)
+    return int(rows[0] if len(rows) == 1 else rows[random.randrange(len(rows))])

@@ -1,0 +1,52 @@
+"""What plugins may use: given to each when it is made. Everything is read through caches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+from tiphys.api.core.v1 import Pod
+from tiphys.base.clock import Clock
+from tiphys.client import Client, Informers
+from tiphys.machinery.selectors import LabelSelector
+from tiphys.scheduler.podinfo import PodInfo
+
+
+class Namespaces(Protocol):
+    """The labels of namespaces."""
+
+    def labels(self, name: str) -> Mapping[str, str]: ...
+
+    def matching(self, selector: LabelSelector) -> Iterable[str]:
+        """Names of the namespaces whose labels match."""
+
+
+class Nominator(Protocol):
+    """Pods that wait for a node on which room is being made for them."""
+
+    def nominated_on(self, node: str) -> Iterable[PodInfo]: ...
+
+    def nominate(self, pod: PodInfo, node: str | None) -> None:
+        """Record, move or (None) end a nomination."""
+
+
+class Events(Protocol):
+    """Records events about objects."""
+
+    def event(self, obj: Pod, type_: str, reason: str, message: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """The scheduler as its plugins see it."""
+
+    client: Client
+    informers: Informers
+    namespaces: Namespaces
+    nominator: Nominator
+    events: Events
+    clock: Clock
+    random: Random
+    scheduler_name: str

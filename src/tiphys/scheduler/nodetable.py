@@ -1,0 +1,367 @@
+"""The nodes as columns of arrays, one row a node, so that a plugin answers for all of them at once.
+
+    row   name    allocatable[cpu]  requested[cpu]  taint set        labels["zone"]
+    0     n1      4000              1500            0  ()            1  "a"
+    1     n2      8000              200             1  (dedicated)   2  "b"
+    2     (free)  0                 0               0                0
+    3     n3      4000              0               0                1  "a"
+
+Values that repeat (label values, lists of taints) are numbered, so a test is made once a value and looked
+up for all rows: `passes_by_id[ids]`. A change touches one row. Rows of removed nodes are used again; until
+then `alive` is False for them. `focus(row)` narrows every array to one row, for questions about one node.
+
+Floats hold exact integers: every amount is below 2**53, and division of them is a fraction of integers' cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tiphys.api.core.v1 import Node
+from tiphys.scheduler.podindex import NamespaceLabels, PodIndex
+from tiphys.scheduler.podinfo import CPU, MEMORY, PODS, HostPort, PodInfo, amounts
+
+K = TypeVar("K")
+Mask = npt.NDArray[np.bool_]
+Numbers = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.intp]
+TaintKey = tuple[str, str, str]  # key, value, effect
+
+FIRST_ROWS: Final = 16
+MAX_REMEMBERED: Final = 4096  # masks of one state of the nodes
+EPHEMERAL_STORAGE: Final = "ephemeral-storage"
+
+
+class LabelColumn:
+    """One label of every node, by number; 0 is "the node does not have it"."""
+
+    def __init__(self, size: int) -> None:
+        self.ids: Ids = np.zeros(size, dtype=np.intp)
+        self.values: dict[str, int] = {}
+
+    @property
+    def width(self) -> int:
+        """Numbers in use, 0 among them: the length of a table looked up by id."""
+        return len(self.values) + 1
+
+    def set(self, row: int, value: str | None) -> None:
+        self.ids[row] = 0 if value is None else self.values.setdefault(value, len(self.values) + 1)
+
+
+class NodeRow:
+    """What of one node is not an array."""
+
+    __slots__ = ("node", "pods", "ports")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.pods: dict[str, PodInfo] = {}  # by uid
+        self.ports: dict[HostPort, int] = {}
+
+
+class NodeTable:
+    """All nodes and what is placed on them. Owned by the cache; plugins only read it."""
+
+    def __init__(self, namespace_labels: NamespaceLabels = lambda _: {}) -> None:
+        self._size = FIRST_ROWS
+        self._end = 0  # rows used so far
+        self._window: slice = slice(0, 0)
+        self._focused = False
+        self.row_of: dict[str, int] = {}
+        self.rows: list[NodeRow | None] = []
+        self._free_rows: list[int] = []
+        self.resources: dict[str, int] = {CPU: 0, MEMORY: 1, EPHEMERAL_STORAGE: 2, PODS: 3}
+        self._allocatable: Numbers = np.zeros((8, self._size))
+        self._requested: Numbers = np.zeros((8, self._size))
+        self._nonzero: Numbers = np.zeros((2, self._size))
+        self._alive: Mask = np.zeros(self._size, dtype=np.bool_)
+        self._unschedulable: Mask = np.zeros(self._size, dtype=np.bool_)
+        self._taint_set: Ids = np.zeros(self._size, dtype=np.intp)
+        self.taint_sets: dict[tuple[TaintKey, ...], int] = {(): 0}
+        self._columns: dict[str, LabelColumn] = {}
+        self._remembered: dict[object, Mask] = {}
+        self._image_rows: dict[str, dict[int, int]] = {}  # image name -> row -> bytes
+        self._image_sizes: dict[str, Numbers] = {}  # made when asked for
+        self._everywhere: dict[int, bool] = {}
+        self.port_rows: dict[tuple[str, int], dict[int, int]] = {}  # (protocol, port) -> row -> uses
+        self.pods = PodIndex(self._size, namespace_labels)
+        # Grows with every change of what nodes are (not of what runs on them).
+        self.version = 0
+        self._bind(slice(0, 0))
+
+    # The arrays, as plugins read them
+
+    allocatable: Numbers  # [resource, row]
+    requested: Numbers  # [resource, row]: what placed pods ask for; of PODS: their number
+    nonzero: Numbers  # [0: cpu, 1: memory; row]: as requested, small amounts where a container asks for nothing
+    alive: Mask
+    unschedulable: Mask
+    taint_set: Ids  # index into `taint_sets`
+
+    def _bind(self, window: slice) -> None:
+        self._window = window
+        self.allocatable = self._allocatable[:, window]
+        self.requested = self._requested[:, window]
+        self.nonzero = self._nonzero[:, window]
+        self.alive = self._alive[window]
+        self.unschedulable = self._unschedulable[window]
+        self.taint_set = self._taint_set[window]
+
+    def __len__(self) -> int:
+        """Nodes there are."""
+        return len(self.row_of)
+
+    @property
+    def width(self) -> int:
+        """The length of every array now: rows in use and free ones between them; 1 in focus."""
+        return len(self.alive)
+
+    @property
+    def all_rows(self) -> slice:
+        return slice(0, self._end)
+
+    @contextmanager
+    def focus(self, row: int) -> Iterator[None]:
+        """Narrow every array to `row`."""
+        before, self._focused = self._window, True
+        self._bind(slice(row, row + 1))
+        try:
+            yield
+        finally:
+            self._focused = False
+            self._bind(before)
+
+    def window(self, full: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+        """The rows in view of an array over all rows."""
+        return full[self._window]
+
+    def name_of(self, row: int) -> str:
+        info = self.rows[row]
+        assert info is not None
+        return info.node.metadata.name
+
+    def column(self, label: str) -> LabelColumn:
+        """A label of all nodes; `label_ids` is the part in view."""
+        column = self._columns.get(label)
+        if column is None:
+            column = self._columns[label] = LabelColumn(self._size)
+            for row, info in enumerate(self.rows):
+                if info is not None:
+                    column.set(row, info.node.metadata.labels.get(label))
+        return column
+
+    def label_ids(self, label: str) -> Ids:
+        return self.column(label).ids[self._window]
+
+    def all_label_ids(self, label: str) -> Ids:
+        return self.column(label).ids[: self._end]
+
+    def mask_of(self, rows: Mapping[int, object] | set[int]) -> Mask:
+        """A mask over the rows in view that is True for `rows`."""
+        mask = np.zeros(self.width, dtype=np.bool_)
+        start = self._window.start
+        for row in rows:
+            if start <= row < self._window.stop:
+                mask[row - start] = True
+        return mask
+
+    def remember(self, key: object, compute: Callable[[], Mask]) -> Mask:
+        """`compute()`, kept until a node changes. The result must follow from `key` and the nodes alone."""
+        mask = self._remembered.get(key)
+        if mask is not None:
+            return mask[self._window]
+        mask = compute()
+        if not self._focused:
+            if len(self._remembered) >= MAX_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = mask
+        return mask
+
+    def everywhere(self, number: int) -> bool:
+        """Whether every node has some of a resource."""
+        known = self._everywhere.get(number)
+        if known is None:
+            end = self._end
+            known = self._everywhere[number] = bool((self._allocatable[number, :end] > 0)[self._alive[:end]].all())
+        return known
+
+    def image_sizes(self, image: str) -> Numbers:
+        """Bytes of an image on the rows in view, 0 where it is not."""
+        sizes = self._image_sizes.get(image)
+        if sizes is None:
+            sizes = self._image_sizes[image] = np.zeros(self._size)
+            for row, size in self.image_rows(image).items():
+                sizes[row] = size
+        return sizes[self._window]
+
+    def image_rows(self, image: str) -> Mapping[int, int]:
+        """Row → size in bytes, of the nodes that have the image."""
+        return self._image_rows.get(image, {})
+
+    # Changes
+
+    def set_node(self, node: Node) -> int:
+        """Add a node or replace what is known of it; its row."""
+        row = self.row_of.get(node.metadata.name)
+        if row is None:
+            row = self._take_row()
+            self.row_of[node.metadata.name] = row
+            self.rows[row] = NodeRow(node)
+            self._alive[row] = True
+            old: Node | None = None
+        else:
+            info = self.rows[row]
+            assert info is not None
+            old, info.node = info.node, node
+        if old is None or old.status.allocatable != node.status.allocatable:
+            self._set_allocatable(row, node)
+        if old is None or _differs(old, node):
+            self._unschedulable[row] = bool(node.spec.unschedulable)
+            taints = tuple((taint.key, taint.value, taint.effect) for taint in node.spec.taints)
+            self._taint_set[row] = self.taint_sets.setdefault(taints, len(self.taint_sets))
+            for label, column in self._columns.items():
+                column.set(row, node.metadata.labels.get(label))
+            self._changed()
+        if old is None or old.status.images != node.status.images:
+            self._set_images(row, old, node)
+        return row
+
+    def remove_node(self, name: str) -> list[PodInfo]:
+        """Forget a node; the pods that were placed on it."""
+        row = self.row_of[name]
+        info = self.rows[row]
+        assert info is not None
+        pods = list(info.pods.values())
+        for pod in pods:
+            self.remove_pod(pod, row)
+        del self.row_of[name]
+        self._set_images(row, info.node, None)
+        self.rows[row] = None
+        self._alive[row] = False
+        self._unschedulable[row] = False
+        self._allocatable[:, row] = 0
+        self._everywhere.clear()
+        self._taint_set[row] = 0
+        for column in self._columns.values():
+            column.set(row, None)
+        self._free_rows.append(row)
+        self._changed()
+        return pods
+
+    def add_pod(self, pod: PodInfo, row: int) -> None:
+        """Place a pod."""
+        info = self.rows[row]
+        assert info is not None
+        info.pods[pod.uid] = pod
+        self._account(pod, row, 1.0)
+        self.pods.add(pod, row)
+        for port in pod.ports:
+            info.ports[port] = info.ports.get(port, 0) + 1
+            uses = self.port_rows.setdefault((port.protocol, port.port), {})
+            uses[row] = uses.get(row, 0) + 1
+
+    def remove_pod(self, pod: PodInfo, row: int) -> None:
+        """Take a pod away; `pod` is the very one that was placed."""
+        info = self.rows[row]
+        assert info is not None
+        del info.pods[pod.uid]
+        self._account(pod, row, -1.0)
+        self.pods.remove(pod, row)
+        for port in pod.ports:
+            _decrease(info.ports, port)
+            uses = self.port_rows[port.protocol, port.port]
+            _decrease(uses, row)
+            if not uses:
+                del self.port_rows[port.protocol, port.port]
+
+    def resource_id(self, name: str) -> int:
+        """The index of a resource in `allocatable` and `requested`."""
+        number = self.resources.get(name)
+        if number is None:
+            number = self.resources[name] = len(self.resources)
+            if number == len(self._allocatable):
+                more = np.zeros((number, self._size))
+                self._allocatable = np.concatenate((self._allocatable, more))
+                self._requested = np.concatenate((self._requested, more))
+                self._bind(self._window)
+        return number
+
+    def _account(self, pod: PodInfo, row: int, sign: float) -> None:
+        requested = self._requested
+        for name, amount in pod.requests.items():
+            number = self.resources.get(name)
+            if number is None:
+                number = self.resource_id(name)
+                requested = self._requested
+            requested[number, row] += sign * amount
+        requested[3, row] += sign
+        self._nonzero[0, row] += sign * pod.nonzero[0]
+        self._nonzero[1, row] += sign * pod.nonzero[1]
+
+    def _set_allocatable(self, row: int, node: Node) -> None:
+        amounts_by_name = amounts(node.status.allocatable)
+        numbers = {self.resource_id(name): amount for name, amount in amounts_by_name.items()}
+        self._everywhere.clear()
+        self._allocatable[:, row] = 0
+        for number, amount in numbers.items():
+            self._allocatable[number, row] = amount
+
+    def _set_images(self, row: int, old: Node | None, new: Node | None) -> None:
+        for image in old.status.images if old else ():
+            for name in image.names:
+                rows = self._image_rows.get(name)
+                self._image_sizes.pop(name, None)
+                if rows is not None and rows.pop(row, None) is not None and not rows:
+                    del self._image_rows[name]
+        for image in new.status.images if new else ():
+            for name in image.names:
+                self._image_sizes.pop(name, None)
+                self._image_rows.setdefault(name, {})[row] = image.size_bytes or 0
+
+    def _changed(self) -> None:
+        self.version += 1
+        self._remembered.clear()
+
+    def _take_row(self) -> int:
+        if self._free_rows:
+            return self._free_rows.pop()
+        if self._end == self._size:
+            self._grow()
+        self.rows.append(None)
+        self._end += 1
+        self._bind(slice(0, self._end))
+        return self._end - 1
+
+    def _grow(self) -> None:
+        extra = self._size
+        self._allocatable = np.pad(self._allocatable, ((0, 0), (0, extra)))
+        self._requested = np.pad(self._requested, ((0, 0), (0, extra)))
+        self._nonzero = np.pad(self._nonzero, ((0, 0), (0, extra)))
+        self._alive = np.pad(self._alive, (0, extra))
+        self._unschedulable = np.pad(self._unschedulable, (0, extra))
+        self._taint_set = np.pad(self._taint_set, (0, extra))
+        for column in self._columns.values():
+            column.ids = np.pad(column.ids, (0, extra))
+        self._image_sizes.clear()
+        self._size += extra
+        self.pods.resize(self._size)
+
+
+def _differs(old: Node, new: Node) -> bool:
+    """Whether what nodes are selected by changed; heartbeats change none of it."""
+    return (
+        old.metadata.labels != new.metadata.labels
+        or old.spec.taints != new.spec.taints
+        or old.spec.unschedulable != new.spec.unschedulable
+    )
+
+
+def _decrease(counts: dict[K, int], key: K) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]

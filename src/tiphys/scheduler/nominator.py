@@ -1,0 +1,48 @@
+"""Nominations: pods that wait for victims to go, counted on their node so that nobody takes the room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tiphys.scheduler.podinfo import PodInfo
+
+
+class NominatedPods:
+    """Implements `Nominator`."""
+
+    def __init__(self) -> None:
+        self._node_of: dict[str, str] = {}
+        self._by_node: dict[str, dict[str, PodInfo]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._node_of)
+
+    def nominate(self, pod: PodInfo, node: str | None) -> None:
+        self.forget(pod.uid)
+        if node:
+            self._node_of[pod.uid] = node
+            self._by_node.setdefault(node, {})[pod.uid] = pod
+
+    def forget(self, uid: str) -> None:
+        """The pod is placed or gone."""
+        node = self._node_of.pop(uid, None)
+        if node is not None:
+            pods = self._by_node[node]
+            del pods[uid]
+            if not pods:
+                del self._by_node[node]
+
+    def node_of(self, uid: str) -> str | None:
+        return self._node_of.get(uid)
+
+    def nominated_on(self, node: str) -> Iterable[PodInfo]:
+        return tuple(self._by_node.get(node, {}).values())
+
+    def rivals(self, pod: PodInfo) -> list[tuple[str, list[PodInfo]]]:
+        """By node, the nominated pods at least as important as `pod`, which it must leave room for."""
+        found = []
+        for node, pods in self._by_node.items():
+            rivals = [other for other in pods.values() if other.priority >= pod.priority and other.uid != pod.uid]
+            if rivals:
+                found.append((node, rivals))
+        return found

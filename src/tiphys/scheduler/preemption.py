@@ -1,0 +1,183 @@
+"""Whom to evict so that a pod fits: decisions only; `plugins/default_preemption.py` carries them out.
+
+On each candidate node: take away every pod of lower priority; if the pod fits then, put them back one by one,
+the most important first and those a disruption budget protects before the others, as long as the pod still
+fits. Who could not be put back is a victim. Source: "Pod Priority and Preemption".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import numpy as np
+
+from tiphys.api.policy.v1 import PodDisruptionBudget
+from tiphys.machinery.selectors import LabelSelector
+from tiphys.scheduler.framework.diagnosis import histogram
+from tiphys.scheduler.framework.interface import Filters, Reason
+from tiphys.scheduler.nodetable import Mask, NodeTable
+from tiphys.scheduler.podinfo import PodInfo
+
+NO_VICTIMS: Final = "No preemption victims found for incoming pod"
+NOT_HELPFUL: Final = "Preemption is not helpful for scheduling"
+LATEST: Final = datetime.max.replace(tzinfo=UTC)
+# Makes every priority positive, so that more victims always add up to more.
+PRIORITY_OFFSET: Final = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A node and whom to evict there, the most important first."""
+
+    node: str
+    row: int
+    victims: tuple[PodInfo, ...]
+    violations: int  # victims whose disruption budget does not allow it
+
+
+def started(pod: PodInfo) -> datetime:
+    """A pod that has not started counts as the latest."""
+    return pod.pod.status.start_time or LATEST
+
+
+def importance(pod: PodInfo) -> tuple[int, datetime]:
+    """Ascending from the most important: higher priority, then longer running."""
+    return -pod.priority, started(pod)
+
+
+def protected(
+    victims: Sequence[PodInfo], budgets: Iterable[PodDisruptionBudget]
+) -> tuple[list[PodInfo], list[PodInfo]]:
+    """The victims whose eviction would break a budget, given those before them, and the others."""
+    parsed = [
+        (budget, LabelSelector.of_dict(budget.spec.selector), budget.status.disruptions_allowed) for budget in budgets
+    ]
+    allowed = [left for _, _, left in parsed]
+    violating: list[PodInfo] = []
+    others: list[PodInfo] = []
+    for victim in victims:
+        breaks = False
+        for number, (budget, selector, _) in enumerate(parsed):
+            if budget.metadata.namespace != victim.namespace or selector.empty or not selector.matches(victim.labels):
+                continue
+            if victim.key.name in budget.status.disrupted_pods:
+                continue  # its eviction is counted already
+            allowed[number] -= 1
+            breaks |= allowed[number] < 0
+        (violating if breaks else others).append(victim)
+    return violating, others
+
+
+@contextmanager
+def what_if(nodes: NodeTable, row: int, without: Sequence[PodInfo], with_: Sequence[PodInfo]) -> Iterator[None]:
+    """The table with pods of `row` taken away and others added; as before afterwards, whatever was done meanwhile."""
+    info = nodes.rows[row]
+    assert info is not None
+    before = dict(info.pods)
+    for pod in without:
+        nodes.remove_pod(pod, row)
+    for pod in with_:
+        if pod.uid not in info.pods:
+            nodes.add_pod(pod, row)
+    try:
+        yield
+    finally:
+        for uid, pod in list(info.pods.items()):
+            if before.get(uid) is not pod:
+                nodes.remove_pod(pod, row)
+        for uid, pod in before.items():
+            if uid not in info.pods:
+                nodes.add_pod(pod, row)
+
+
+def victims_on(
+    pod: PodInfo,
+    nodes: NodeTable,
+    row: int,
+    filters: Filters,
+    budgets: Sequence[PodDisruptionBudget],
+    nominated: Sequence[PodInfo] = (),
+) -> Candidate | Reason:
+    """The fewest victims that make room on one node, or why there are none.
+
+    `nominated` are other pods, at least as important, for which room was made there.
+    """
+    info = nodes.rows[row]
+    assert info is not None
+    here = np.zeros(nodes.width, dtype=np.bool_)
+    here[row] = True
+    lower = sorted((other for other in info.pods.values() if other.priority < pod.priority), key=importance)
+    if not lower:
+        return Reason(NO_VICTIMS, here, False)
+    with what_if(nodes, row, lower, nominated):
+        rejections = filters.rejections(pod, nodes, row)
+        if rejections:
+            return Reason(rejections[0].text, here)
+        violating, others = protected(lower, budgets)
+        victims: list[PodInfo] = []
+        violations = 0
+        for group in (violating, others):
+            for candidate in group:
+                nodes.add_pod(candidate, row)
+                if filters.rejections(pod, nodes, row):
+                    nodes.remove_pod(candidate, row)
+                    victims.append(candidate)
+                    violations += group is violating
+    return Candidate(nodes.name_of(row), row, tuple(sorted(victims, key=importance)), violations)
+
+
+def find_candidates(
+    pod: PodInfo,
+    nodes: NodeTable,
+    resolvable: Mask,
+    filters: Filters,
+    budgets: Sequence[PodDisruptionBudget],
+    *,
+    nominated_on: Callable[[str], Sequence[PodInfo]],
+    start: int,
+    wanted: int,
+) -> tuple[list[Candidate], str]:
+    """Candidates from a random node on, until there are `wanted`, and what is said when there is none."""
+    rows = np.flatnonzero(resolvable)
+    reasons = [Reason(NOT_HELPFUL, nodes.alive & ~resolvable)]
+    candidates: list[Candidate] = []
+    for row in np.roll(rows, -start) if len(rows) else ():
+        others = nominated_on(nodes.name_of(int(row)))
+        rivals = [other for other in others if other.priority >= pod.priority and other.uid != pod.uid]
+        found = victims_on(pod, nodes, int(row), filters, budgets, rivals)
+        if isinstance(found, Reason):
+            reasons.append(found)
+            continue
+        candidates.append(found)
+        if len(candidates) >= wanted and any(not candidate.violations for candidate in candidates):
+            break
+    return candidates, f"0/{len(nodes)} nodes are available: {histogram(reasons)}."
+
+
+def best_candidate(candidates: Sequence[Candidate]) -> Candidate:
+    """Fewest broken budgets, least important victims, fewest of them, the latest started; the first of equals."""
+
+    def harm(candidate: Candidate) -> tuple[float, ...]:
+        victims = candidate.victims
+        if not victims:
+            return (-1.0,)
+        highest = victims[0].priority
+        earliest = min(started(victim) for victim in victims if victim.priority == highest)
+        return (
+            candidate.violations,
+            highest,
+            sum(victim.priority + PRIORITY_OFFSET for victim in victims),
+            len(victims),
+            -earliest.timestamp() if earliest is not LATEST else -np.inf,
+        )
+
+    return min(candidates, key=harm)
+
+
+def candidates_wanted(nodes: int, percentage: int, absolute: int) -> int:
+    """How many candidates are enough: a share of the nodes, but not too few."""
+    return min(max(nodes * percentage // 100, absolute), nodes)

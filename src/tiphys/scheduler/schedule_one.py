@@ -1,0 +1,283 @@
+"""How one pod is scheduled, top-down.
+
+schedule_one:   pop -> scheduling cycle (decide; no awaiting, so that pods see each other's decisions)
+                         | a node                                | none
+                         v                                       v
+                      assume it there                        make room, if possible (preemption)
+                         |                                       |
+                binding cycle, beside others:              say why: event, PodScheduled condition
+                Permit, PreBind, Bind, PostBind            wait in the queue for something to change
+                         | any failure
+                         v
+                take it back, try again later
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from tiphys.api.core.v1 import Pod
+from tiphys.base.clock import Clock
+from tiphys.base.log import get_logger
+from tiphys.client import NORMAL, WARNING, ApiConnectionError, Lister
+from tiphys.machinery.errors import NotFoundError, StatusError
+from tiphys.scheduler import metrics
+from tiphys.scheduler.cache import Cache
+from tiphys.scheduler.framework.diagnosis import Unschedulable
+from tiphys.scheduler.framework.interface import CycleState, PostFilterResult, Refusal
+from tiphys.scheduler.framework.runner import Framework, best_row
+from tiphys.scheduler.handle import Events
+from tiphys.scheduler.nodetable import Mask
+from tiphys.scheduler.nominator import NominatedPods
+from tiphys.scheduler.podinfo import PodInfo
+from tiphys.scheduler.podstatus import REASON_ERROR, REASON_UNSCHEDULABLE, PodStatusWriter
+from tiphys.scheduler.preemption import what_if
+from tiphys.scheduler.queue import QueuedPod, SchedulingQueue
+from tiphys.scheduler.waiting import WaitingPods
+
+log = get_logger(__name__)
+
+# Starts work beside the scheduling loop; its errors are its own.
+Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]], str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A pod and the node it goes to."""
+
+    queued: QueuedPod
+    node: str
+    state: CycleState
+
+
+class PodScheduler:
+    """Takes pods from the queue one at a time."""
+
+    def __init__(
+        self,
+        *,
+        queue: SchedulingQueue,
+        cache: Cache,
+        nominated: NominatedPods,
+        waiting: WaitingPods,
+        pods: Lister[Pod],
+        status: PodStatusWriter,
+        events: Mapping[str, Events],
+        spawn: Spawn,
+        clock: Clock,
+        random: Random,
+        parallelism: int,
+    ) -> None:
+        self._queue = queue
+        self._cache = cache
+        self._nominated = nominated
+        self._waiting = waiting
+        self._pods = pods
+        self._status = status
+        self._events = events
+        self._spawn = spawn
+        self._clock = clock
+        self._random = random
+        self._binding_slots = asyncio.Semaphore(parallelism)
+
+    def schedule_one(self) -> bool:
+        """Decide the next pod; False when none waits."""
+        queued = self._queue.pop()
+        if queued is None:
+            return False
+        pod, framework = queued.info, queued.framework
+        if self._is_settled(pod):
+            self._queue.done(pod.uid)
+            return True
+        state = CycleState()
+        started = self._clock.monotonic()
+        try:
+            outcome = self.scheduling_cycle(framework, state, pod)
+        except Exception as error:  # a plugin's bug costs one attempt of one pod
+            log.exception("scheduling %s failed", pod.key)
+            self._failed(queued, f"running the scheduling cycle: {error}")
+            metrics.attempt(framework.scheduler_name, "error", self._clock.monotonic() - started)
+            return True
+        if isinstance(outcome, str):
+            decision = Decision(queued, outcome, state)
+            self._spawn(lambda: self.binding_cycle(decision), f"bind {pod.key}")
+            result = "scheduled"
+        else:
+            self._unschedulable(queued, outcome, self._make_room(framework, state, pod, outcome))
+            result = "unschedulable"
+        metrics.attempt(framework.scheduler_name, result, self._clock.monotonic() - started)
+        return True
+
+    # The scheduling cycle
+
+    def scheduling_cycle(self, framework: Framework, state: CycleState, pod: PodInfo) -> str | Unschedulable:
+        """Find the best node and assume the pod there; the node's name, or why there is none."""
+        nodes = self._cache.nodes
+        if not len(nodes):
+            return Unschedulable(0)
+        feasible = framework.find_feasible(state, pod, nodes)
+        if not isinstance(feasible, Unschedulable) and self._nominated:
+            feasible = self._leave_room_for_nominated(framework, pod, feasible)
+        if isinstance(feasible, Unschedulable):
+            return feasible
+        row = self._choose(framework, state, pod, feasible)
+        node = nodes.name_of(row)
+        self._cache.assume(pod, node)
+        refusal = framework.reserve(state, pod, node)
+        if refusal is None:
+            permitted = framework.permit(state, pod, node)
+            if not isinstance(permitted, Refusal):
+                if permitted:
+                    self._waiting.add(pod, permitted)
+                self._nominated.forget(pod.uid)
+                return node
+            framework.unreserve(state, pod, node)
+            refusal = permitted
+        self._cache.forget(pod)
+        return Unschedulable(len(nodes), refusal=refusal, plugins={refusal.plugin}, rows=nodes.alive.copy())
+
+    def _choose(self, framework: Framework, state: CycleState, pod: PodInfo, feasible: Mask) -> int:
+        """The row for the pod: the one it was promised, if that is still possible, or the best."""
+        nodes = self._cache.nodes
+        promised = nodes.row_of.get(self._nominated.node_of(pod.uid) or "")
+        if promised is not None and feasible[promised]:
+            return promised
+        scores = framework.score(state, pod, nodes, feasible) if np.count_nonzero(feasible) > 1 else None
+        return best_row(scores, feasible, self._random)
+
+    def _leave_room_for_nominated(self, framework: Framework, pod: PodInfo, feasible: Mask) -> Mask | Unschedulable:
+        """Where important pods wait for victims to go, the pod must also fit beside them."""
+        nodes = self._cache.nodes
+        left = feasible.copy()
+        refused = Unschedulable(len(nodes), rows=nodes.alive.copy())
+        for node, rivals in self._nominated.rivals(pod):
+            row = nodes.row_of.get(node)
+            if row is None or not left[row]:
+                continue
+            with what_if(nodes, row, (), rivals):
+                reasons = framework.rejections(pod, nodes, row)
+            for reason in reasons:
+                here = np.zeros(nodes.width, dtype=np.bool_)
+                here[row] = True
+                refused.reasons.append(reason._replace(rows=here, resolvable=True))
+            left[row] &= not reasons
+        if left.any():
+            return left
+        refused.plugins = {plugin.name for plugin in framework.plugins}
+        return refused
+
+    def _make_room(
+        self, framework: Framework, state: CycleState, pod: PodInfo, found: Unschedulable
+    ) -> PostFilterResult | None:
+        """Let PostFilter plugins try; None when there was nothing to try on."""
+        if not found.node_count:
+            return None
+        result = framework.post_filter(state, pod, self._cache.nodes, found)
+        found.post_filter_message = result.message
+        return result
+
+    # The binding cycle
+
+    async def binding_cycle(self, decision: Decision) -> None:
+        """Carry a decision out; on any failure take it back."""
+        pod, framework, state, node = (
+            decision.queued.info,
+            decision.queued.framework,
+            decision.state,
+            decision.node,
+        )
+        try:
+            refusal = await self._waiting.wait(pod)
+            if refusal is None:
+                async with self._binding_slots:
+                    refusal = await framework.pre_bind(state, pod, node)
+                    if refusal is None:
+                        await framework.bind(state, pod, node)
+        except NotFoundError:
+            self._take_back(decision)
+            self._queue.done(pod.uid)  # deleted meanwhile: nobody waits for it
+            return
+        except (StatusError, ApiConnectionError, RuntimeError) as error:
+            log.warning("binding %s to %s failed: %s", pod.key, node, error)
+            self._take_back(decision)
+            self._failed(decision.queued, f"binding rejected: {error}")
+            return
+        except BaseException:
+            self._take_back(decision)
+            self._queue.add_after_error(decision.queued)
+            raise
+        if refusal is not None:
+            self._take_back(decision)
+            found = Unschedulable(len(self._cache.nodes), refusal=refusal, plugins={refusal.plugin})
+            self._unschedulable(decision.queued, found, None)
+            return
+        self._queue.done(pod.uid)
+        events = self._events[framework.scheduler_name]
+        events.event(pod.pod, NORMAL, "Scheduled", f"Successfully assigned {pod.key} to {node}")
+        metrics.scheduled(framework.scheduler_name, decision.queued, self._clock.monotonic())
+        framework.post_bind(state, pod, node)
+
+    def _take_back(self, decision: Decision) -> None:
+        pod = decision.queued.info
+        self._waiting.remove(pod.uid)
+        decision.queued.framework.unreserve(decision.state, pod, decision.node)
+        self._cache.forget(pod)
+
+    # Failure
+
+    def _unschedulable(self, queued: QueuedPod, found: Unschedulable, result: PostFilterResult | None) -> None:
+        """The pod fits nowhere now: say why, and wait for what the plugins that rejected it wait for."""
+        current = self._still_waiting(queued)
+        if current is None:
+            return
+        nominated = result.nominated if result is not None else None
+        if result is not None:
+            self._nominated.nominate(current, nominated)
+        queued.unschedulable_plugins = set(found.plugins)
+        self._queue.add_unschedulable(queued)
+        self._report(queued, REASON_UNSCHEDULABLE, found.message(), nominated)
+        if result is not None and result.act is not None:
+            act = result.act
+            self._spawn(lambda: self._act(queued, act), f"make room for {current.key}")
+
+    def _failed(self, queued: QueuedPod, message: str) -> None:
+        """An error, of the API or a plugin: try again after a back-off."""
+        if self._still_waiting(queued) is None:
+            return
+        self._queue.add_after_error(queued)
+        self._report(queued, REASON_ERROR, message, None)
+
+    def _report(self, queued: QueuedPod, reason: str, message: str, nominated: str | None) -> None:
+        pod = queued.info.pod
+        self._events[queued.framework.scheduler_name].event(pod, WARNING, "FailedScheduling", message)
+        self._spawn(lambda: self._status.not_scheduled(pod, reason, message, nominated), f"status of {queued.info.key}")
+
+    async def _act(self, queued: QueuedPod, act: Callable[[], Awaitable[None]]) -> None:
+        """Make room; where that fails the promise is void and the pod is tried again."""
+        try:
+            await act()
+        except (StatusError, ApiConnectionError) as error:
+            log.warning("making room for %s failed: %s", queued.info.key, error)
+            self._nominated.forget(queued.info.uid)
+            self._queue.activate([queued.info.uid])
+
+    def _still_waiting(self, queued: QueuedPod) -> PodInfo | None:
+        """The pod as the cache has it now; None, and done with, when it is gone or has a node."""
+        current = self._pods.get(queued.info.key)
+        if current is None or current.metadata.uid != queued.info.uid or current.spec.node_name:
+            self._nominated.forget(queued.info.uid)
+            self._queue.done(queued.info.uid)
+            return None
+        if current is not queued.info.pod:
+            queued.info = PodInfo(current)
+        return queued.info
+
+    def _is_settled(self, pod: PodInfo) -> bool:
+        """Nothing to decide: the pod is about to go, or placed already."""
+        return pod.terminating or self._cache.is_assumed(pod.uid)
