@@ -342,8 +342,7 @@ def mark_structure(ours: Type) -> None:
         if one is not None and one.node[0] == "@" and ours.name not in POINTER_STATUS:
             one.value = one.always = True
     for one in ours.fields.values():
-        if one.required and not one.omitted:
-            one.always = True
+        one.always = (one.always or one.required) and not one.omitted
     if ours.name in {"core.v1.ContainerPort", "core.v1.ServicePort"}:
         ours.fields["protocol"].default = "TCP"
 

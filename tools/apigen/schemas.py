@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from .model import EMBEDDED, Field, Model, ProtoField, json_name
+from .model import EMBEDDED, SCALARS, Field, Model, ProtoField, json_name
 
 
 def field_facts(one: Field) -> list[Any]:
@@ -66,6 +67,10 @@ def proto_facts(path: str, one: ProtoField) -> list[Any]:
 def render_protobuf(model: Model, messages: Mapping[str, list[ProtoField]]) -> str:
     """One line a message. An embedded struct is a field whose name is empty: its members are its owner's."""
     lines = []
+    # Messages without fields are in the table only as the type of somebody's field.
+    used = {re.sub(r"^map<string,|>$", "", one.type) for fields in messages.values() for one in fields}
+    empty: dict[str, list[ProtoField]] = {name: [] for name in used - messages.keys() - SCALARS}
+    messages = {**messages, **empty}
     for name in sorted(messages):
         names = json_names(name, model, messages)
         fields = [proto_facts(names.get(one.name, one.name), one) for one in messages[name]]

@@ -95,11 +95,19 @@ class Owner(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """What an owner owns, in the fields of one version; `time` of its last change as text."""
+    """What an owner owns, in the fields of one version; `time` of its last change as text.
+
+    `stored`: the fields are as they were read, and so in the server's order.
+    """
 
     fields: Node
     api_version: str
     time: str | None = None
+    stored: bool = False
+
+    def with_fields(self, fields: Node) -> Owned:
+        """The same owner's, changed."""
+        return Owned(fields, self.api_version, self.time)
 
 
 Managed = dict[Owner, Owned]
@@ -206,7 +214,7 @@ def decode(entries: list[Entry]) -> Managed:
             "" if operation == "Apply" else version,
             entry.get("subresource", ""),
         )
-        managed[owner] = Owned(entry.get("fieldsV1") or {}, version, entry.get("time"))
+        managed[owner] = Owned(entry.get("fieldsV1") or {}, version, entry.get("time"), stored=True)
     return managed
 
 
@@ -226,7 +234,7 @@ def _entry(owner: Owner, owned: Owned) -> Entry:
     if owned.time:
         entry["time"] = owned.time
     entry["fieldsType"] = "FieldsV1"
-    entry["fieldsV1"] = ordered(owned.fields)
+    entry["fieldsV1"] = owned.fields if owned.stored else ordered(owned.fields)
     if owner.subresource:
         entry["subresource"] = owner.subresource
     return entry
@@ -273,10 +281,10 @@ def _take(
             continue
         lost = intersection(owned.fields, union(theirs.modified, theirs.added))
         if lost:
-            taken[owner] = replace(owned, fields=lost)
+            taken[owner] = owned.with_fields(lost)
         rest = difference(difference(owned.fields, lost), theirs.removed)
         if rest:
-            out[owner] = owned if rest == owned.fields else replace(owned, fields=rest)
+            out[owner] = owned if rest == owned.fields else owned.with_fields(rest)
     return out, taken
 
 
@@ -430,7 +438,7 @@ def _apply(
         raise _ConflictError(taken)
     stripped = difference(ours, STRIPPED)
     if stripped:
-        managed[owner] = replace(owned, fields=stripped)
+        managed[owner] = owned.with_fields(stripped)
     else:
         managed.pop(owner, None)
     return merged, managed
@@ -495,7 +503,7 @@ def _allowed_by_last_applied(error: _ConflictError, live: Object, manager: str, 
     allowed = field_set(last, schema)
     for part in found:
         allowed = difference(allowed, part)
-    rest = {owner: replace(owned, fields=difference(owned.fields, allowed)) for owner, owned in error.taken.items()}
+    rest = {owner: owned.with_fields(difference(owned.fields, allowed)) for owner, owned in error.taken.items()}
     error.taken = {owner: owned for owner, owned in rest.items() if owned.fields}
     return not error.taken
 
