@@ -1,0 +1,1 @@
+"""Node-pressure eviction: what is measured (`signals`), whom it hits (`ranking`), and doing it (`manager`)."""

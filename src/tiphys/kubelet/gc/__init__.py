@@ -1,0 +1,1 @@
+"""What grows and must be cut back: images nobody uses, container logs."""

@@ -1,0 +1,1 @@
+"""The kubelet's Node: what the machine is (`machine`), its status (`status`), registration, heartbeats (`lease`)."""

@@ -1,0 +1,1 @@
+"""A pod's life on the node: which pods there are (`manager`), what to do next (`actions`), and doing it (`worker`)."""

@@ -1,0 +1,207 @@
+"""The pods of the node: who has a worker, what the API shows of it, and what has no owner any more.
+
+```
+ API informer ──┐                         ┌─► PodWorker (uid)
+ static files ──┴─► PodManager (admission)┼─► PodWorker (uid)
+ runtime events ────────── wake ──────────┴─► orphans: stopped and removed once the sources are known
+```
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+from typing import Final, Protocol
+
+from tiphys.api.core.v1 import Pod
+from tiphys.base.log import get_logger
+from tiphys.kubelet.cri.client import CRIError
+from tiphys.kubelet.paths import log_directory
+from tiphys.kubelet.pod import PodUID, describe, full_name, is_mirror, is_static, is_terminal, uid_of
+from tiphys.kubelet.pods.admission import admit
+from tiphys.kubelet.pods.cleanup import remove_directories, stale_directories
+from tiphys.kubelet.pods.kill import kill_pod
+from tiphys.kubelet.pods.services import PodServices
+from tiphys.kubelet.pods.worker import PodWorker
+from tiphys.kubelet.status.manager import Spawn
+
+log = get_logger(__name__)
+
+CRITICAL_RETRY: Final = 1.0  # seconds
+
+
+class MirrorKeeper(Protocol):
+    """Keeps a static pod's shadow in the API."""
+
+    def sync(self, name: str) -> None: ...
+
+
+class PodManager:
+    """Keeps one worker a pod."""
+
+    def __init__(self, services: PodServices, spawn: Spawn) -> None:
+        self._services = services
+        self._spawn = spawn
+        self.workers: dict[PodUID, PodWorker] = {}
+        self.mirrors: dict[str, Pod] = {}  # by full name
+        self.node_labels: Mapping[str, str] = {}
+        self.mirror_keeper: MirrorKeeper | None = None
+        self._waiting_static: dict[str, Pod] = {}  # a static pod's next version, until the last one is gone
+        self._orphans: set[PodUID] = set()
+
+    # -- the API's pods ------------------------------------------------------------------------------
+
+    def api_added(self, pod: Pod) -> None:
+        if is_mirror(pod):
+            self._mirror_changed(pod)
+            return
+        self.add(pod)
+
+    def api_updated(self, old: Pod, pod: Pod) -> None:
+        if is_mirror(pod):
+            self._mirror_changed(pod)
+            return
+        worker = self.workers.get(uid_of(pod))
+        if worker is None:
+            self.add(pod)
+        else:
+            worker.update(pod)
+
+    def api_removed(self, pod: Pod) -> None:
+        if is_mirror(pod):
+            self.mirrors.pop(full_name(pod), None)
+            if self.mirror_keeper is not None:
+                self.mirror_keeper.sync(full_name(pod))
+            return
+        self.remove(uid_of(pod))
+
+    def api_pod(self, pod: Pod) -> Pod | None:
+        """What the API has of a pod: the pod itself, or a static pod's mirror when there is one."""
+        if not is_static(pod):
+            worker = self.workers.get(uid_of(pod))
+            return worker.pod if worker is not None else pod
+        return self.mirrors.get(full_name(pod))
+
+    def _mirror_changed(self, mirror: Pod) -> None:
+        name = full_name(mirror)
+        self.mirrors[name] = mirror
+        worker = self.static_worker(name)
+        if worker is not None:
+            self._services.status.observe(worker.uid, mirror)
+        if self.mirror_keeper is not None:
+            self.mirror_keeper.sync(name)
+
+    # -- pods of any source --------------------------------------------------------------------------
+
+    def add(self, pod: Pod) -> None:
+        """Take on a pod; it is refused when the node has no room for it."""
+        uid = uid_of(pod)
+        if uid in self.workers:
+            self.workers[uid].update(pod)
+            return
+        if is_static(pod) and self.static_worker(full_name(pod)) is not None:
+            self._waiting_static[full_name(pod)] = pod
+            return
+        verdict = None
+        if pod.status.start_time is None and not is_terminal(pod) and pod.metadata.deletion_timestamp is None:
+            verdict = admit(
+                pod,
+                self.active(),
+                self._services.node.allocatable,
+                self.node_labels,
+                self._services.flags.node_name,
+            )
+        if verdict is not None:
+            self._services.event(pod, "Warning", verdict.reason, verdict.message.removeprefix("Pod was rejected: "))
+        worker = PodWorker(self._services, pod, rejected=verdict)
+        self.workers[uid] = worker
+        self._spawn(lambda: self._work(worker), name=f"pod {full_name(pod)}")
+        if is_static(pod) and self.mirror_keeper is not None:
+            self.mirror_keeper.sync(full_name(pod))
+
+    def remove(self, uid: PodUID) -> None:
+        worker = self.workers.get(uid)
+        if worker is not None:
+            worker.remove()
+
+    def static_worker(self, name: str) -> PodWorker | None:
+        return next((w for w in self.workers.values() if is_static(w.pod) and full_name(w.pod) == name), None)
+
+    def active(self) -> list[Pod]:
+        """Pods that use the node, or will: all but those that have ended."""
+        status = self._services.status
+        return [worker.pod for worker in self.workers.values() if not is_terminal(status.with_status(worker.pod))]
+
+    def pods(self) -> list[Pod]:
+        """Every pod with its newest status."""
+        return [self._services.status.with_status(worker.pod) for worker in self.workers.values()]
+
+    def find(self, namespace: str, name: str) -> PodWorker | None:
+        """The worker of the pod by this name; a newer pod of the name comes before one that is ending."""
+        found = [
+            worker
+            for worker in self.workers.values()
+            if worker.pod.metadata.name == name and worker.pod.metadata.namespace == namespace
+        ]
+        return min(found, key=lambda worker: worker.pod.metadata.deletion_timestamp is not None, default=None)
+
+    def wake(self, uid: PodUID) -> None:
+        """Something of the pod has changed on the node."""
+        worker = self.workers.get(uid)
+        if worker is not None:
+            worker.wake()
+
+    def objects_changed(self, uid: PodUID) -> None:
+        worker = self.workers.get(uid)
+        if worker is not None:
+            worker.objects_changed()
+
+    async def _work(self, worker: PodWorker) -> None:
+        while True:
+            try:
+                await worker.run()
+                break
+            except Exception:
+                # One pod's bug must not take the node's other pods with it.
+                log.exception("the worker of pod %s failed", describe(worker.pod))
+                await self._services.clock.sleep(CRITICAL_RETRY)
+        del self.workers[worker.uid]
+        following = self._waiting_static.pop(full_name(worker.pod), None) if is_static(worker.pod) else None
+        if following is not None:
+            self.add(following)
+
+    def forget_waiting(self, name: str) -> None:
+        """A static pod's file is gone before its turn came."""
+        self._waiting_static.pop(name, None)
+
+    # -- what nobody owns ----------------------------------------------------------------------------
+
+    async def clean_orphans(self, in_runtime: set[PodUID]) -> None:
+        """Stop and remove what the node holds of pods that no source knows. Only once the sources are known."""
+        known = set(self.workers)
+        paths, cgroups = self._services.paths, self._services.cgroups
+        on_disk = await asyncio.to_thread(stale_directories, paths.pods, known)
+        with_cgroup = await asyncio.to_thread(cgroups.pods)
+        for uid in (in_runtime | set(on_disk) | with_cgroup) - known - self._orphans:
+            self._orphans.add(uid)
+            self._spawn(partial(self._remove_orphan, uid), name=f"orphan {uid}")
+
+    async def _remove_orphan(self, uid: PodUID) -> None:
+        services = self._services
+        try:
+            runtime = await services.runtime.pod(uid)
+            log.info("removing the remains of pod %s_%s(%s)", runtime.name, runtime.namespace, uid)
+            await kill_pod(services, None, runtime)
+            await services.volumes.tear_down(uid)
+            for container in runtime.containers:
+                await services.runtime.remove_container(container.id)
+            for sandbox in runtime.sandboxes:
+                await services.runtime.remove_sandbox(sandbox.id)
+            await asyncio.to_thread(services.cgroups.remove_pod, uid)
+            logs = services.paths.logs / log_directory(runtime.namespace, runtime.name, uid)
+            await asyncio.to_thread(remove_directories, services.paths.pod(uid), logs)
+        except (CRIError, OSError) as error:
+            log.warning("removing the remains of pod %s failed, trying again: %s", uid, error)
+        finally:
+            self._orphans.discard(uid)

@@ -1,0 +1,65 @@
+"""Makes a pod's sandbox: its cgroup, its directories, and the call to the runtime."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tiphys.api.core.v1 import Pod
+from tiphys.api.cri import api_pb2 as cri
+from tiphys.kubelet.containers.dns import missing_cluster_dns, pod_resolver
+from tiphys.kubelet.containers.hosts import kernel_hostname
+from tiphys.kubelet.containers.sandbox import sandbox_config
+from tiphys.kubelet.cri.client import CRIError
+from tiphys.kubelet.pod import describe, uid_of
+from tiphys.kubelet.pods.services import PodServices
+
+
+class SandboxError(Exception):
+    """The sandbox could not be made; it is tried again."""
+
+
+def sandbox_config_of(services: PodServices, pod: Pod, attempt: int) -> cri.PodSandboxConfig:
+    """What the runtime is told of the pod's sandbox. Raises SandboxError when the spec cannot be met."""
+    config = services.config
+    resolver = pod_resolver(pod, services.node.resolver, tuple(config.cluster_dns), config.cluster_domain)
+    for problem in resolver.problems:
+        services.event(pod, "Warning", "DNSConfigForming", problem)
+    if missing_cluster_dns(pod, tuple(config.cluster_dns)):
+        services.event(
+            pod,
+            "Warning",
+            "MissingClusterDNS",
+            f'pod: "{describe(pod)}". kubelet does not have ClusterDNS IP configured and cannot create Pod using '
+            '"ClusterFirst" policy. Falling back to "Default" policy.',
+        )
+    try:
+        hostname = kernel_hostname(pod, config.cluster_domain)
+    except ValueError as error:
+        services.event(pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
+        raise SandboxError(str(error)) from error
+    return sandbox_config(
+        pod,
+        attempt=attempt,
+        hostname=hostname,
+        resolver=resolver,
+        log_directory=str(services.paths.pod_logs(pod)),
+        cgroup_parent=services.cgroups.path_of(pod),
+    )
+
+
+async def make_sandbox(services: PodServices, pod: Pod, attempt: int) -> cri.PodSandboxConfig:
+    """Make the `attempt`-th sandbox; returns its description. Raises SandboxError, OSError."""
+    config = sandbox_config_of(services, pod, attempt)
+    await asyncio.to_thread(_prepare, services, pod)
+    try:
+        await services.runtime.run_sandbox(config, pod.spec.runtime_class_name or "")
+    except CRIError as error:
+        services.event(pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
+        raise SandboxError(f"failed to create its sandbox: {error}") from error
+    return config
+
+
+def _prepare(services: PodServices, pod: Pod) -> None:
+    services.cgroups.create_pod(pod)
+    services.paths.pod(uid_of(pod)).mkdir(mode=0o750, parents=True, exist_ok=True)
+    services.paths.pod_logs(pod).mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -1,0 +1,432 @@
+"""One pod, from first sight to last trace.
+
+```
+ SYNC ───────────► TERMINATING ──────────► TERMINATED ──────────► (gone)
+  start, restart    stop containers,        volumes, cgroup and     sandbox, logs and files
+  and watch         then the sandbox        terminal status done    removed; API object deleted
+     │ deleted, evicted, finished, past its deadline ▲
+     └────────────────────────────────────────────────┘
+```
+The worker is level-driven: a wake-up only says that something may have changed. What to do is
+computed from the spec and a fresh reading of the runtime (`actions`), done, and looked at again.
+Nothing polls: the worker sleeps until it is woken or until a time that it knows of (a back-off, a
+deadline, a token's renewal).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from enum import Enum
+from typing import Final
+
+from tiphys.api.core.v1 import Pod
+from tiphys.api.cri import api_pb2 as cri
+from tiphys.base.log import get_logger
+from tiphys.kubelet.containers.errors import CRASH_LOOP_BACK_OFF, StartError
+from tiphys.kubelet.containers.starter import Place, start_container
+from tiphys.kubelet.containers.termination import termination_message
+from tiphys.kubelet.cri.client import CRIError
+from tiphys.kubelet.cri.state import RuntimePod
+from tiphys.kubelet.pod import (
+    AnyContainer,
+    container_hash,
+    describe,
+    grace_period,
+    is_static,
+    is_terminal,
+    uid_of,
+)
+from tiphys.kubelet.pods.actions import PodActions, compute_pod_actions
+from tiphys.kubelet.pods.cleanup import collect_dead, remove_traces
+from tiphys.kubelet.pods.kill import kill_for_action, kill_pod
+from tiphys.kubelet.pods.sandbox import SandboxError, make_sandbox, sandbox_config_of
+from tiphys.kubelet.pods.services import PodServices
+from tiphys.kubelet.status.containers import CREATING, INITIALIZING, ContainerFacts, Waiting
+from tiphys.kubelet.status.pod_status import StatusInputs, Verdict, make_pod_status, rejected_status
+from tiphys.kubelet.volumes.manager import MountError, PodVolumes
+from tiphys.kubelet.waiting import unless, wait_event
+from tiphys.machinery.errors import StatusError
+from tiphys.machinery.time import format_duration
+
+log = get_logger(__name__)
+
+FIRST_RETRY: Final = 0.5  # seconds, after a failure; doubles
+LONGEST_RETRY: Final = 122.0  # what upstream lets failing mounts wait at most
+DEADLINE_MESSAGE: Final = "Pod was active on the node longer than the specified deadline"
+START_RETRY: Final = 10.0  # for a start that failed without saying when to try again
+
+
+class Phase(Enum):
+    SYNC = "sync"
+    TERMINATING = "terminating"
+    TERMINATED = "terminated"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold:
+    """A container whose start waits: why, and until when (monotonic seconds)."""
+
+    waiting: Waiting
+    until: float
+
+
+class PodWorker:
+    """Drives one pod. `update`, `remove`, `evict` and `wake` may be called at any time, from the loop."""
+
+    def __init__(self, services: PodServices, pod: Pod, *, rejected: Verdict | None = None) -> None:
+        self.s = services
+        self.uid = uid_of(pod)
+        self.pod = pod
+        self.phase = Phase.TERMINATING if rejected or is_terminal(pod) else Phase.SYNC
+        self.runtime = RuntimePod(uid=self.uid)
+        self._rejected = rejected
+        self._verdict: Verdict | None = rejected
+        self._removed = False  # the source has it no more
+        self._grace: float | None = None
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()  # set once the pod must end: interrupts a start that takes long
+        self._hurry = asyncio.Event()  # set when the grace period has become shorter
+        self._dirty = True
+        self._holds: dict[str, _Hold] = {}
+        self._volumes: PodVolumes | None = None
+        self._volumes_due: float | None = None
+        self._sandbox_config: cri.PodSandboxConfig | None = None
+        self._retry = FIRST_RETRY
+        self._delete_sent = False
+        if pod.metadata.deletion_timestamp is not None:
+            self._begin_stop()
+
+    # -- told from outside ---------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Something of the pod may have changed on the node."""
+        self._dirty = True
+        self._wake.set()
+
+    def objects_changed(self) -> None:
+        """A ConfigMap or Secret of the pod has changed: bring the volumes up to date, try held starts again."""
+        self._volumes_due = 0.0
+        self._holds = {name: hold for name, hold in self._holds.items() if _is_back_off(hold)}
+        self._wake.set()
+
+    def update(self, pod: Pod) -> None:
+        """The source has a newer version of the pod."""
+        before, self.pod = self.pod, pod
+        self.s.status.observe(self.uid, self.s.api_pod(pod) or pod)
+        if pod.metadata.deletion_timestamp is not None:
+            grace = grace_period(pod).total_seconds()
+            if self._stop.is_set() and (self._grace is None or grace < self._grace):
+                self._hurry.set()
+            self._grace = grace
+            self._begin_stop()
+        if before.metadata.annotations != pod.metadata.annotations or before.metadata.labels != pod.metadata.labels:
+            self._volumes_due = 0.0  # the downward API shows them
+        self._wake.set()
+
+    def remove(self) -> None:
+        """The source does not have the pod any more."""
+        self._removed = True
+        self._begin_stop()
+        self._wake.set()
+
+    def evict(self, verdict: Verdict, grace: float | None = None) -> None:
+        """End the pod as failed, by a decision of the node."""
+        if self._verdict is None:
+            self._verdict = verdict
+        self._grace = grace
+        self._begin_stop()
+        self._wake.set()
+
+    def waiting_reason(self, name: str) -> str:
+        """Why a container has not started: the reason of its Waiting state, with what is known."""
+        hold = self._holds.get(name)
+        if hold is not None:
+            return f"{hold.waiting.reason}: {hold.waiting.message}" if hold.waiting.message else hold.waiting.reason
+        return INITIALIZING if self.pod.spec.init_containers else CREATING
+
+    # -- the loop ------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until nothing of the pod is left."""
+        while not self._is_gone():
+            self._wake.clear()
+            try:
+                pause = await self._step()
+                self._retry = FIRST_RETRY
+            except InterruptedError:
+                continue  # the pod is to end: begin with that at once
+            except (CRIError, StatusError, OSError, SandboxError, MountError) as error:
+                log.warning("pod %s: %s", describe(self.pod), error)
+                pause = self._retry
+                self._retry = min(self._retry * 2, LONGEST_RETRY)
+                self._dirty = True
+            if not self._is_gone():
+                await wait_event(self._wake, self.s.clock, pause)
+
+    def _is_gone(self) -> bool:
+        return self.phase is Phase.GONE
+
+    async def _step(self) -> float | None:
+        """Do what is due; returns in how many seconds to look again (None: when woken)."""
+        if self._dirty:
+            await self._refresh()
+        if self.phase is Phase.SYNC and self._stop.is_set():
+            self.phase = Phase.TERMINATING
+        if self.phase is Phase.SYNC:
+            return await self._sync()
+        if self.phase is Phase.TERMINATING:
+            return await self._terminate()
+        return await self._finish()
+
+    async def _refresh(self) -> None:
+        """Read the runtime's state of the pod."""
+        self._dirty = False
+        runtime = await self.s.runtime.pod(self.uid)
+        fresh = {c.id for c in runtime.containers if c.exited} - {c.id for c in self.runtime.containers if c.exited}
+        if fresh:
+            runtime = await asyncio.to_thread(_with_messages, runtime)
+        else:
+            known = {c.id: c for c in self.runtime.containers if c.exited}
+            runtime = replace(runtime, containers=tuple(known.get(c.id, c) for c in runtime.containers))
+        self.runtime = runtime
+        if self.phase is not Phase.TERMINATED:
+            self.s.probes.observe(self.s.status.with_status(self.pod), runtime, self._host_ip())
+
+    # -- running -------------------------------------------------------------------------------------
+
+    async def _sync(self) -> float | None:
+        pod = self.s.status.with_status(self.pod)
+        self.s.objects.register(self.pod)
+        overdue = self._overdue(pod)
+        if overdue is not None and overdue <= 0:
+            self.evict(
+                Verdict(
+                    reason="DeadlineExceeded", message="Pod was active on the node longer than the specified deadline"
+                )
+            )
+            return 0.0
+        self._report(pod)
+        if self._finished(pod):
+            self._begin_stop()
+            return 0.0
+        acted = await self._act(self.s.status.with_status(self.pod))
+        if acted:
+            self._dirty = True
+            return 0.0
+        waits = [hold.until - self.s.clock.monotonic() for hold in self._holds.values()]
+        waits += [overdue] if overdue is not None else []
+        waits += [self._volumes_due - self.s.clock.monotonic()] if self._volumes_due is not None else []
+        waits.append(self.s.config.sync_frequency.total_seconds())
+        return max(0.0, min(waits))
+
+    async def _act(self, pod: Pod) -> bool:
+        """One round of actions; True when anything was done, so that the state must be read again."""
+        actions = compute_pod_actions(pod, self.runtime, self.s.probes.view(pod))
+        if actions.create_sandbox and self.runtime.sandboxes:
+            self.s.event(pod, "Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+        if actions.kill_pod and not self.runtime.empty and (actions.create_sandbox or self.runtime.running):
+            await kill_pod(self.s, pod, self.runtime)
+            if not actions.create_sandbox:
+                return True
+        for kill in actions.kill:
+            await kill_for_action(self.s, pod, kill)
+        volumes = asyncio.ensure_future(self._current_volumes(pod))
+        try:
+            made = await self._sandbox(pod, actions)
+            ready = await unless(self._stop, volumes)
+        finally:
+            if not volumes.done():
+                volumes.cancel()
+        if made:
+            # Its addresses are only known from a fresh reading; the containers follow in the next round.
+            return True
+        started = False
+        for container in actions.starts:
+            started = await self._start(pod, container, actions, ready) or started
+        await collect_dead(self.s, pod, self.runtime)
+        return started or bool(actions.kill)
+
+    async def _current_volumes(self, pod: Pod) -> PodVolumes:
+        """The pod's volumes, set up or brought up to date where that is due."""
+        due = self._volumes_due is not None and self._volumes_due <= self.s.clock.monotonic()
+        if self._volumes is not None and not due:
+            return self._volumes
+        self._volumes_due = None
+        try:
+            volumes = await self.s.volumes.set_up(
+                pod, host_ips=self.s.node.host_ips, allocatable=self.s.node.allocatable, pod_ips=self._pod_ips(pod)
+            )
+        except MountError as error:
+            for message in error.failures.values():
+                self.s.event(pod, "Warning", "FailedMount", message)
+            if self._volumes is None:
+                raise
+            # What is mounted stays as it is; only its renewal failed.
+            self._volumes_due = self.s.clock.monotonic() + self._retry
+            return self._volumes
+        self._volumes = volumes
+        if volumes.refresh_after is not None:
+            self._volumes_due = self.s.clock.monotonic() + volumes.refresh_after
+        return volumes
+
+    async def _sandbox(self, pod: Pod, actions: PodActions) -> bool:
+        """Make the sandbox when one is wanted; True when one was made."""
+        if actions.create_sandbox:
+            self._sandbox_config = await make_sandbox(self.s, pod, actions.attempt)
+            self._holds.clear()
+            return True
+        return False
+
+    async def _start(self, pod: Pod, container: AnyContainer, actions: PodActions, volumes: PodVolumes) -> bool:
+        """Start one container unless its time has not come; True when it was tried."""
+        if self._held(pod, container):
+            return False
+        if self._sandbox_config is None:
+            self._sandbox_config = sandbox_config_of(self.s, pod, actions.attempt)
+        place = Place(
+            sandbox_id=actions.sandbox_id,
+            sandbox_config=self._sandbox_config,
+            pod_ips=self._pod_ips(pod),
+            volumes=volumes,
+        )
+        self._holds.pop(container.name, None)
+        try:
+            await unless(self._stop, start_container(self.s, pod, container, self.runtime, place))
+        except StartError as error:
+            self._hold(container, Waiting(error.reason, error.message), error.retry_after or START_RETRY)
+            self._report(self.s.status.with_status(self.pod))
+        return True
+
+    def _held(self, pod: Pod, container: AnyContainer) -> bool:
+        """Whether the start must wait: for an earlier failure, or because the container keeps ending."""
+        hold = self._holds.get(container.name)
+        if hold is not None and hold.until > self.s.clock.monotonic():
+            return True
+        last = self.runtime.container(container.name)
+        if last is None or not last.exited or last.finished_at is None:
+            return False
+        key = f"{self.uid}/{container.name}/{container_hash(container)}"
+        left = self.s.crash_backoff.remaining(key, last.finished_at)
+        if left <= timedelta(0):
+            self.s.crash_backoff.next(key, last.finished_at)
+            return False
+        period = format_duration(self.s.crash_backoff.period(key))
+        where = describe(pod)
+        self.s.event(
+            pod,
+            "Warning",
+            "BackOff",
+            f"Back-off restarting failed container {container.name} in pod {where}",
+            container,
+        )
+        message = f"back-off {period} restarting failed container={container.name} pod={where}"
+        self._hold(container, Waiting(CRASH_LOOP_BACK_OFF, message), left.total_seconds())
+        self._report(self.s.status.with_status(self.pod))
+        return True
+
+    def _hold(self, container: AnyContainer, waiting: Waiting, seconds: float) -> None:
+        self._holds[container.name] = _Hold(waiting, self.s.clock.monotonic() + seconds)
+
+    # -- ending --------------------------------------------------------------------------------------
+
+    def _begin_stop(self) -> None:
+        self._stop.set()
+
+    async def _terminate(self) -> float | None:
+        pod = self.s.status.with_status(self.pod)
+        if self._rejected is None:
+            if not self._removed:
+                self._report(pod)
+            self.s.probes.stop_liveness(self.uid)
+            self._hurry.clear()
+            try:
+                await unless(self._hurry, kill_pod(self.s, pod, self.runtime, grace=self._grace))
+            except InterruptedError:
+                self._dirty = True
+                return 0.0
+            self.s.probes.remove(self.uid)
+            await self._refresh()
+            if self.runtime.running or self.runtime.ready_sandbox is not None:
+                self._dirty = True
+                return FIRST_RETRY
+        await self.s.volumes.tear_down(self.uid)
+        await asyncio.to_thread(self.s.cgroups.remove_pod, self.uid)
+        self.phase = Phase.TERMINATED
+        if not self._removed:
+            self._report(self.s.status.with_status(self.pod), stopped=True)
+        self.s.objects.unregister(self.uid)
+        return 0.0
+
+    async def _finish(self) -> float | None:
+        """The pod has ended: keep its remains for logs until it is deleted, then remove every trace."""
+        if self._removed:
+            await remove_traces(self.s, self.pod, self.runtime)
+            self.s.forget(self.uid)
+            self.phase = Phase.GONE
+            return None
+        deleting = self.pod.metadata.deletion_timestamp is not None
+        if deleting and not is_static(self.pod) and not self._delete_sent:
+            await remove_traces(self.s, self.pod, self.runtime)
+            self.runtime = RuntimePod(uid=self.uid)
+            await self.s.status.flushed(self.uid)
+            await self.s.delete_api_pod(self.pod)
+            self._delete_sent = True
+        return None
+
+    # -- looking -------------------------------------------------------------------------------------
+
+    def _report(self, pod: Pod, *, stopped: bool = False) -> None:
+        """Tell the status manager how the pod is now."""
+        now = self.s.clock.now()
+        if self._rejected is not None:
+            status = rejected_status(pod, self._rejected, now)
+        else:
+            facts = ContainerFacts(
+                runtime_name=self.s.node.runtime_name,
+                waiting={name: hold.waiting for name, hold in self._holds.items()},
+                ready=lambda container: self.s.probes.ready(pod, container),
+                started=lambda container: self.s.probes.started(pod, container),
+            )
+            verdict = self._verdict if stopped or self._verdict is None else None
+            status = make_pod_status(
+                pod,
+                self.runtime,
+                StatusInputs(
+                    now=now, host_ips=self.s.node.host_ips, containers=facts, verdict=verdict, stopped=stopped
+                ),
+            )
+        self.s.status.set(self.uid, self.s.api_pod(self.pod), status)
+
+    def _finished(self, pod: Pod) -> bool:
+        """Whether the pod has run to its end by itself."""
+        return is_terminal(self.s.status.with_status(pod))
+
+    def _overdue(self, pod: Pod) -> float | None:
+        """Seconds until the pod's active deadline; None without one."""
+        limit, began = pod.spec.active_deadline_seconds, pod.status.start_time
+        if limit is None or began is None:
+            return None
+        return (began + timedelta(seconds=limit) - self.s.clock.now()).total_seconds()
+
+    def _host_ip(self) -> str:
+        return self.s.node.host_ips[0] if self.s.node.host_ips else ""
+
+    def _pod_ips(self, pod: Pod) -> tuple[str, ...]:
+        if pod.spec.host_network:
+            return self.s.node.host_ips
+        return self.runtime.sandbox.ips if self.runtime.sandbox else ()
+
+
+def _is_back_off(hold: _Hold) -> bool:
+    return hold.waiting.reason.endswith("BackOff")
+
+
+def _with_messages(runtime: RuntimePod) -> RuntimePod:
+    """The state with the last words of what has ended. Reads files."""
+    return replace(
+        runtime,
+        containers=tuple(replace(c, message=termination_message(c)) if c.exited else c for c in runtime.containers),
+    )

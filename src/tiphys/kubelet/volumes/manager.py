@@ -1,0 +1,124 @@
+"""The volumes of every pod on the node: set up before its containers, kept current, removed after it.
+
+What is mounted is also found from the directories on disk, so that a kubelet started anew removes
+what its predecessor made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tiphys.api.core.v1 import Pod, Volume
+from tiphys.base.log import get_logger
+from tiphys.kubelet.mounts import unmount_below
+from tiphys.kubelet.paths import Paths
+from tiphys.kubelet.pod import PodUID, uid_of
+from tiphys.kubelet.volumes.plugin import Mounted, VolumeContext, VolumeError, VolumePlugin
+
+log = get_logger(__name__)
+
+
+class MountError(Exception):
+    """One or more volumes are not ready; `failures` has a message a volume, worded for the FailedMount event."""
+
+    def __init__(self, failures: Mapping[str, str]) -> None:
+        super().__init__("; ".join(failures.values()))
+        self.failures = failures
+
+
+@dataclass(frozen=True, slots=True)
+class PodVolumes:
+    """The ready volumes of a pod by name, and when the next of them needs renewal (seconds; None: never)."""
+
+    mounted: Mapping[str, Mounted] = field(default_factory=dict)
+    refresh_after: float | None = None
+
+    def path(self, name: str) -> Path | None:
+        found = self.mounted.get(name)
+        return found.path if found else None
+
+
+class VolumeManager:
+    """Finds the plugin of each volume and drives it."""
+
+    def __init__(self, plugins: Sequence[VolumePlugin], paths: Paths) -> None:
+        self._plugins = plugins
+        self._paths = paths
+
+    async def set_up(
+        self, pod: Pod, *, host_ips: Sequence[str], allocatable: Mapping[str, str], pod_ips: Sequence[str] = ()
+    ) -> PodVolumes:
+        """Make every volume of `pod` ready and current, all at once. Raises MountError."""
+        volumes = [volume for volume in pod.spec.volumes if volume.image is None]
+        results = await asyncio.gather(
+            *(self._set_up_one(pod, volume, host_ips, allocatable, pod_ips) for volume in volumes),
+            return_exceptions=True,
+        )
+        mounted: dict[str, Mounted] = {}
+        failures: dict[str, str] = {}
+        for volume, result in zip(volumes, results, strict=True):
+            if isinstance(result, Mounted):
+                mounted[volume.name] = result
+            elif isinstance(result, Exception):
+                failures[volume.name] = f'MountVolume.SetUp failed for volume "{volume.name}" : {result}'
+            else:
+                raise result
+        if failures:
+            raise MountError(failures)
+        due = [item.refresh_after for item in mounted.values() if item.refresh_after is not None]
+        return PodVolumes(mounted, min(due) if due else None)
+
+    async def tear_down(self, uid: PodUID) -> None:
+        """Remove everything of the pod's volumes from the node. Raises OSError when something resists."""
+        root = self._paths.volumes(uid)
+        subpaths = self._paths.subpaths(uid)
+        await asyncio.to_thread(_clear_mounts, subpaths)
+        for plugin in self._plugins:
+            for directory in await asyncio.to_thread(_children, root / plugin.name.replace("/", "~")):
+                await plugin.tear_down(directory)
+        await asyncio.to_thread(_remove, root, subpaths)
+
+    async def _set_up_one(
+        self,
+        pod: Pod,
+        volume: Volume,
+        host_ips: Sequence[str],
+        allocatable: Mapping[str, str],
+        pod_ips: Sequence[str],
+    ) -> Mounted:
+        plugin = next((plugin for plugin in self._plugins if plugin.handles(volume)), None)
+        if plugin is None:
+            raise VolumeError("no volume plugin matched")
+        uid = uid_of(pod)
+        return await plugin.set_up(
+            VolumeContext(
+                pod=pod,
+                volume=volume,
+                directory=self._paths.volume(uid, plugin.name, volume.name),
+                pod_ips=pod_ips,
+                host_ips=host_ips,
+                allocatable=allocatable,
+                place=lambda name, which: self._paths.volume(uid, name, which),
+            )
+        )
+
+
+def _children(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir()) if directory.is_dir() else []
+
+
+def _clear_mounts(directory: Path) -> None:
+    if directory.is_dir():
+        unmount_below(directory)
+
+
+def _remove(*directories: Path) -> None:
+    for directory in directories:
+        if directory.is_dir():
+            # A mount that stayed would lose somebody's data to rmtree: take it away or fail first.
+            unmount_below(directory)
+            shutil.rmtree(directory)
