@@ -287,8 +287,9 @@ class Kubelet:
         status: cri.StatusResponse | None = None
         images: list[cri.Image] = []
         try:
-            status, images = await asyncio.gather(runtime.status(), runtime.list_images())
-            problems += _runtime_problems(status.status)
+            answer, images = await asyncio.gather(runtime.status(), runtime.list_images())
+            problems += _runtime_problems(answer.status)
+            status = answer
         except CRIError as error:
             problems.append(f"container runtime status check may not have completed yet: {error}")
         if not events.healthy:

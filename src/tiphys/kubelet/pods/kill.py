@@ -43,9 +43,8 @@ async def kill_pod(services: PodServices, pod: Pod | None, runtime: RuntimePod, 
 
     sidecars = [c.name for c in pod.spec.init_containers if is_sidecar(c)] if pod else []
     first = [container for container in runtime.running if container.name not in sidecars]
-    await asyncio.gather(
-        *(stop_container(services, pod, container, whole, forced=grace is not None) for container in first)
-    )
+    forced = grace is not None
+    await asyncio.gather(*(stop_container(services, pod, container, whole, forced=forced) for container in first))
     for name in reversed(sidecars):
         container = runtime.container(name)
         if container is not None and container in runtime.running:
