@@ -80,7 +80,7 @@ class OCIRuntime:
             os.close(receive)
             if send >= 0:
                 os.close(send)
-        pid = int(answer.get("pid", -1)) if answer else -1
+        pid = int(str(answer.get("pid", -1))) if answer else -1
         if pid <= 0:
             raise OCIError(self._reason(bundle, answer))
         return pid

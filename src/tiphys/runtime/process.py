@@ -152,9 +152,9 @@ class ExitWatch:
 
 async def wait_for_exit(handle: Handle) -> None:
     """Return when the process has ended; the handle is closed."""
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    watch = ExitWatch(handle, lambda: done.done() or done.set_result(None))
+    done = asyncio.Event()
+    watch = ExitWatch(handle, done.set)
     try:
-        await done
+        await done.wait()
     finally:
         watch.close()

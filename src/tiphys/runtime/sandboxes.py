@@ -16,6 +16,7 @@ import msgspec
 
 from tiphys.api.cri import api_pb2
 from tiphys.base.log import get_logger
+from tiphys.machinery.quantity import Quantity
 from tiphys.runtime import filesystems, linux, namespaces
 from tiphys.runtime.containers import Containers
 from tiphys.runtime.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, RuntimeFault
@@ -23,7 +24,6 @@ from tiphys.runtime.images.assemble import ensure_pause
 from tiphys.runtime.network import PodNetwork, PortMapping
 from tiphys.runtime.node import Node, now
 from tiphys.runtime.prepare import Joined
-from tiphys.runtime.quantities import bits_per_second
 from tiphys.runtime.spec.mounts import SandboxFiles
 from tiphys.runtime.state import Records, SandboxRecord, new_id
 
@@ -355,6 +355,15 @@ class Sandboxes:
 def _name(config: api_pb2.PodSandboxConfig) -> tuple[str, str, str, int]:
     metadata = config.metadata
     return metadata.name, metadata.namespace, metadata.uid, metadata.attempt
+
+
+def bits_per_second(text: str) -> int:
+    """The value of a bandwidth annotation; 0 (unlimited) for an empty or unreadable one."""
+    try:
+        return Quantity.parse(text).value() if text else 0
+    except ValueError:
+        log.warning("%r is no bandwidth; it is not limited", text)
+        return 0
 
 
 def resolv_conf(dns: api_pb2.DNSConfig) -> str:

@@ -297,8 +297,9 @@ class RuntimeService:
     async def StreamPodSandboxMetrics(
         self, request: Any, context: Any
     ) -> AsyncIterator[api_pb2.StreamPodSandboxMetricsResponse]:
-        for metrics in ():
-            yield metrics
+        metrics: list[api_pb2.PodSandboxMetrics] = []
+        for part in _parts(metrics):
+            yield api_pb2.StreamPodSandboxMetricsResponse(pod_sandbox_metrics=part)
 
     # ---- events
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from typing import cast
 
 from tiphys.api.cri import api_pb2
 
@@ -23,7 +24,7 @@ def signal_number(name: str) -> int:
         raise ValueError(f"invalid signal: {name}") from None
 
 
-def from_cri(value: int) -> str:
+def from_cri(value: api_pb2.Signal) -> str:
     """The name of CRI's enumeration value, "" for the runtime's default."""
     name = api_pb2.Signal.Name(value)
     if name == "RUNTIME_DEFAULT":
@@ -31,7 +32,7 @@ def from_cri(value: int) -> str:
     return name.replace("PLUS", "+").replace("MINUS", "-")
 
 
-def to_cri(name: str) -> int:
+def to_cri(name: str) -> api_pb2.Signal:
     """CRI's enumeration value for a name; the runtime's default where it has none."""
     text = name.strip().upper()
     if text.isdigit():
@@ -42,5 +43,7 @@ def to_cri(name: str) -> int:
     if not text.startswith("SIG"):
         text = "SIG" + text
     text = text.replace("+", "PLUS").replace("-", "MINUS")
-    values = dict(api_pb2.Signal.items())
-    return values.get(text, api_pb2.RUNTIME_DEFAULT)
+    try:
+        return cast("api_pb2.Signal", api_pb2.Signal.Value(text))
+    except ValueError:
+        return api_pb2.RUNTIME_DEFAULT

@@ -94,7 +94,7 @@ class Records(Generic[R]):
     def __init__(self, directory: Path, kind: type[R]) -> None:
         self._directory = directory
         self._encoder = msgspec.json.Encoder()
-        self._decoder = msgspec.json.Decoder(kind)
+        self._decoder: msgspec.json.Decoder[R] = msgspec.json.Decoder(kind)
 
     def save(self, record: R) -> None:
         """Write the record; its directory is made where needed."""

@@ -19,10 +19,11 @@ import stat
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final, cast
 
 import zstandard
-from isal import igzip, isal_zlib
+from isal import igzip
+from isal.igzip_lib import IsalError
 
 from tiphys.runtime import linux
 
@@ -37,6 +38,10 @@ _KEPT_XATTRS: Final = ("security.capability", "user.", "security.ima")
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+
+
+# isal's types declare its exception as a value.
+_GzipError = cast("type[Exception]", IsalError)
 
 
 class LayerError(Exception):
@@ -75,8 +80,8 @@ def decompressed(path: Path) -> Iterator[IO[bytes]]:
         magic = raw.read(4)
         raw.seek(0)
         if magic.startswith(GZIP_MAGIC):
-            with igzip.open(raw, "rb") as unzipped:
-                yield unzipped
+            # The library's types say nothing of it being a file.
+            yield cast("IO[bytes]", cast(Any, igzip).IGzipFile(fileobj=raw, mode="rb"))
         elif magic == ZSTD_MAGIC:
             with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as unpacked:
                 yield unpacked
@@ -95,7 +100,7 @@ def unpack(archive: Path, directory: Path, *, lower: Sequence[Path] = (), diff_i
             reader = HashingReader(stream)
             extract(reader, directory, lower=lower)
             reader.drain()
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zstandard.ZstdError, isal_zlib.error) as error:
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, _GzipError, zstandard.ZstdError) as error:
         raise LayerError(f"failed to extract layer: {error}") from error
     if diff_id and reader.digest != diff_id:
         raise LayerError(f"wrong diff id calculated on extraction: got {reader.digest}, expected {diff_id}")

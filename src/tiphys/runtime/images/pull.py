@@ -14,10 +14,10 @@ import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 import msgspec
 
@@ -40,6 +40,9 @@ from tiphys.runtime.options import RegistryOptions
 
 log = get_logger(__name__)
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 ATTEMPTS: Final = 4  # a blob's download is taken up this often
 MAX_CONFIG: Final = 8 << 20
 FIRST_WAIT: Final = 0.5  # seconds before a second attempt
@@ -50,7 +53,7 @@ __all__ = ["Credentials", "Puller"]
 class Blocking(Protocol):
     """Runs work in a worker thread."""
 
-    async def __call__(self, work: Any, /, *args: Any, **kwargs: Any) -> Any: ...
+    async def __call__(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,35 +219,24 @@ class Puller:
                     log.info("the download of %s is taken up again: %s", blob.digest, error)
                     await asyncio.sleep(wait)
                     wait *= 2
-            found = await self._blocking(_file_digest, partial)
-            if found != blob.digest:
-                partial.unlink(missing_ok=True)
-                raise RuntimeFault(
-                    f'failed commit on ref "layer-{blob.digest}": unexpected commit digest {found}, '
-                    f"expected {blob.digest}: failed precondition"
-                )
-            partial.rename(path)
+            await self._blocking(_commit, partial, path, blob.digest)
             return path
 
     async def _receive(self, registry: Registry, blob: Descriptor, partial: Path) -> None:
-        offset = partial.stat().st_size if partial.exists() else 0
-        if blob.size and offset >= blob.size:
-            return
-        try:
+        """Download what is missing of the blob. Unavailable when it broke off and may be continued."""
+        with partial.open("ab", buffering=0) as file:
+            offset = file.tell()
+            if blob.size and offset >= blob.size:
+                return
             async with registry.blob(blob.digest, offset=offset) as (pieces, continued):
-                with partial.open("ab" if continued else "wb") as file:
-                    async for piece in pieces:
-                        file.write(piece)
-                        if blob.size and file.tell() > blob.size:
-                            raise RuntimeFault(f"blob {blob.digest} is larger than the {blob.size} bytes announced")
-        except (OSError, asyncio.IncompleteReadError) as error:
-            raise Unavailable(f"failed to copy: {error}") from error
-        except Exception as error:
-            if type(error).__module__.startswith("aiohttp"):
-                raise Unavailable(f"failed to copy: {error or type(error).__name__}") from error
-            raise
-        if blob.size and partial.stat().st_size < blob.size:
-            raise Unavailable("failed to copy: unexpected EOF")
+                if not continued:
+                    file.truncate(0)
+                async for piece in pieces:
+                    file.write(piece)
+                    if blob.size and file.tell() > blob.size:
+                        raise RuntimeFault(f"blob {blob.digest} is larger than the {blob.size} bytes announced")
+            if blob.size and file.tell() < blob.size:
+                raise Unavailable("failed to copy: unexpected EOF")
 
     @contextlib.asynccontextmanager
     async def _exclusive(self, path: Path) -> AsyncIterator[None]:
@@ -311,6 +303,14 @@ def _variant_rank(architecture: str, variant: str) -> int:
     return 100 - number if architecture.startswith("arm") else number
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, hashlib.sha256).hexdigest()}"
+def _commit(partial: Path, path: Path, digest: str) -> None:
+    """Give a verified download its name; a wrong one is deleted."""
+    with partial.open("rb") as file:
+        found = f"sha256:{hashlib.file_digest(file, hashlib.sha256).hexdigest()}"
+    if found != digest:
+        partial.unlink(missing_ok=True)
+        raise RuntimeFault(
+            f'failed commit on ref "layer-{digest}": unexpected commit digest {found}, '
+            f"expected {digest}: failed precondition"
+        )
+    partial.rename(path)

@@ -136,7 +136,10 @@ class Registry:
             raise Unavailable(f'failed to do request: Get "{url}": {_words(error)}') from error
         async with response:
             self._check(response, url)
-            yield response
+            try:
+                yield response
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise Unavailable(f"failed to copy: {_words(error)}") from error
 
     def _with_authorization(self, headers: Mapping[str, str]) -> dict[str, str]:
         return {**headers, **({"Authorization": self._authorization} if self._authorization else {})}

@@ -110,7 +110,8 @@ def environment(config: api_pb2.ContainerConfig, image: ImageConfig, *, hostname
         name, _, value = entry.partition("=")
         values[name] = value
     for variable in config.envs:
-        values[variable.key] = variable.value
+        # CRI carries bytes; the OCI specification is JSON and has text only.
+        values[variable.key] = variable.value.decode("utf-8", "replace")
     values.setdefault("HOME", home)
     return [f"{name}={value}" for name, value in values.items()]
 

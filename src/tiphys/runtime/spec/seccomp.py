@@ -38,7 +38,7 @@ def default_profile(capabilities: Iterable[str]) -> dict[str, Any]:
     for capability, more in table["capabilities"].items():
         if capability in held:
             names |= set(more)
-    rules = [{"names": sorted(names), "action": "SCMP_ACT_ALLOW"}]
+    rules: list[dict[str, Any]] = [{"names": sorted(names), "action": "SCMP_ACT_ALLOW"}]
     for name, arguments in table["arguments"]:
         rules.append({"names": [name], "action": "SCMP_ACT_ALLOW", "args": arguments})
     if "CAP_SYS_ADMIN" not in held:
