@@ -3,7 +3,7 @@
     row   name    allocatable[cpu]  requested[cpu]  taint set        labels["zone"]
     0     n1      4000              1500            0  ()            1  "a"
     1     n2      8000              200             1  (dedicated)   2  "b"
-    2     (free)  0                 0               0                0
+    2     (free)  1                 0               0                0
     3     n3      4000              0               0                1  "a"
 
 Values that repeat (label values, lists of taints) are numbered, so a test is made once a value and looked
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from tiphys.scheduler.podindex import NamespaceLabels, PodIndex
 from tiphys.scheduler.podinfo import CPU, MEMORY, PODS, HostPort, PodInfo, amounts
 
 K = TypeVar("K")
+T = TypeVar("T", bound=np.generic)
 Mask = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.intp]
@@ -34,6 +35,8 @@ TaintKey = tuple[str, str, str]  # key, value, effect
 
 FIRST_ROWS: Final = 16
 MAX_REMEMBERED: Final = 4096  # masks of one state of the nodes
+MAX_FOLLOWED: Final = 256  # arrays kept up to date row by row
+MAX_CHANGES: Final = 4096  # changed rows remembered for them
 EPHEMERAL_STORAGE: Final = "ephemeral-storage"
 
 
@@ -64,19 +67,29 @@ class NodeRow:
         self.ports: dict[HostPort, int] = {}
 
 
+class Followed:
+    """An array that is brought up to date where rows have changed; `seen` counts changes it knows."""
+
+    __slots__ = ("array", "seen")
+
+    def __init__(self, array: npt.NDArray[Any], seen: int) -> None:
+        self.array = array
+        self.seen = seen
+
+
 class NodeTable:
     """All nodes and what is placed on them. Owned by the cache; plugins only read it."""
 
     def __init__(self, namespace_labels: NamespaceLabels = lambda _: {}) -> None:
         self._size = FIRST_ROWS
         self._end = 0  # rows used so far
-        self._window: slice = slice(0, 0)
+        self._window: slice | Ids = slice(0, 0)
         self._focused = False
         self.row_of: dict[str, int] = {}
         self.rows: list[NodeRow | None] = []
         self._free_rows: list[int] = []
         self.resources: dict[str, int] = {CPU: 0, MEMORY: 1, EPHEMERAL_STORAGE: 2, PODS: 3}
-        self._allocatable: Numbers = np.zeros((8, self._size))
+        self._allocatable: Numbers = np.ones((8, self._size))  # ones in free rows: nothing divides by zero
         self._requested: Numbers = np.zeros((8, self._size))
         self._nonzero: Numbers = np.zeros((2, self._size))
         self._alive: Mask = np.zeros(self._size, dtype=np.bool_)
@@ -85,6 +98,9 @@ class NodeTable:
         self.taint_sets: dict[tuple[TaintKey, ...], int] = {(): 0}
         self._columns: dict[str, LabelColumn] = {}
         self._remembered: dict[object, Mask] = {}
+        self._followed: dict[object, Followed] = {}
+        self._changes: list[int] = []  # rows, in the order they changed
+        self._changes_before = 0  # changes no longer in the list
         self._image_rows: dict[str, dict[int, int]] = {}  # image name -> row -> bytes
         self._image_sizes: dict[str, Numbers] = {}  # made when asked for
         self._everywhere: dict[int, bool] = {}
@@ -103,7 +119,7 @@ class NodeTable:
     unschedulable: Mask
     taint_set: Ids  # index into `taint_sets`
 
-    def _bind(self, window: slice) -> None:
+    def _bind(self, window: slice | Ids) -> None:
         self._window = window
         self.allocatable = self._allocatable[:, window]
         self.requested = self._requested[:, window]
@@ -126,19 +142,15 @@ class NodeTable:
         return slice(0, self._end)
 
     @contextmanager
-    def focus(self, row: int) -> Iterator[None]:
-        """Narrow every array to `row`."""
+    def focus(self, rows: int | Ids) -> Iterator[None]:
+        """Narrow every array to one row, or to some."""
         before, self._focused = self._window, True
-        self._bind(slice(row, row + 1))
+        self._bind(slice(rows, rows + 1) if isinstance(rows, int) else rows)
         try:
             yield
         finally:
             self._focused = False
             self._bind(before)
-
-    def window(self, full: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-        """The rows in view of an array over all rows."""
-        return full[self._window]
 
     def name_of(self, row: int) -> str:
         info = self.rows[row]
@@ -163,12 +175,10 @@ class NodeTable:
 
     def mask_of(self, rows: Mapping[int, object] | set[int]) -> Mask:
         """A mask over the rows in view that is True for `rows`."""
-        mask = np.zeros(self.width, dtype=np.bool_)
-        start = self._window.start
+        mask = np.zeros(self._end, dtype=np.bool_)
         for row in rows:
-            if start <= row < self._window.stop:
-                mask[row - start] = True
-        return mask
+            mask[row] = True
+        return mask[self._window]
 
     def remember(self, key: object, compute: Callable[[], Mask]) -> Mask:
         """`compute()`, kept until a node changes. The result must follow from `key` and the nodes alone."""
@@ -181,6 +191,28 @@ class NodeTable:
                 self._remembered.clear()
             self._remembered[key] = mask
         return mask
+
+    def follow(self, key: object, compute: Callable[[], npt.NDArray[T]]) -> npt.NDArray[T]:
+        """`compute()`, done again only for rows that changed: equal pods decided one after another cost one row each.
+
+        Each row of the result must follow from `key` and that row alone. The array is shared, and good until the
+        table changes: the caller neither changes nor keeps it.
+        """
+        if self._focused:
+            return compute()
+        known = self._followed.get(key)
+        now = self._changes_before + len(self._changes)
+        if known is None or known.seen < self._changes_before:
+            if len(self._followed) >= MAX_FOLLOWED:
+                del self._followed[next(iter(self._followed))]
+            known = self._followed[key] = Followed(compute(), now)
+        elif known.seen < now:
+            changed = self._changes[known.seen - self._changes_before :]
+            rows = changed[0] if len(changed) == 1 else np.array(list(set(changed)), dtype=np.intp)
+            with self.focus(rows):
+                known.array[self._window] = compute()
+            known.seen = now
+        return known.array
 
     def everywhere(self, number: int) -> bool:
         """Whether every node has some of a resource."""
@@ -220,6 +252,7 @@ class NodeTable:
             old, info.node = info.node, node
         if old is None or old.status.allocatable != node.status.allocatable:
             self._set_allocatable(row, node)
+            self._row_changed(row)
         if old is None or _differs(old, node):
             self._unschedulable[row] = bool(node.spec.unschedulable)
             taints = tuple((taint.key, taint.value, taint.effect) for taint in node.spec.taints)
@@ -244,12 +277,13 @@ class NodeTable:
         self.rows[row] = None
         self._alive[row] = False
         self._unschedulable[row] = False
-        self._allocatable[:, row] = 0
+        self._allocatable[:, row] = 1
         self._everywhere.clear()
         self._taint_set[row] = 0
         for column in self._columns.values():
             column.set(row, None)
         self._free_rows.append(row)
+        self._row_changed(row)
         self._changed()
         return pods
 
@@ -286,7 +320,7 @@ class NodeTable:
             number = self.resources[name] = len(self.resources)
             if number == len(self._allocatable):
                 more = np.zeros((number, self._size))
-                self._allocatable = np.concatenate((self._allocatable, more))
+                self._allocatable = np.concatenate((self._allocatable, more + ~self._alive))
                 self._requested = np.concatenate((self._requested, more))
                 self._bind(self._window)
         return number
@@ -299,6 +333,7 @@ class NodeTable:
                 number = self.resource_id(name)
                 requested = self._requested
             requested[number, row] += sign * amount
+        self._row_changed(row)
         requested[3, row] += sign
         self._nonzero[0, row] += sign * pod.nonzero[0]
         self._nonzero[1, row] += sign * pod.nonzero[1]
@@ -323,6 +358,13 @@ class NodeTable:
                 self._image_sizes.pop(name, None)
                 self._image_rows.setdefault(name, {})[row] = image.size_bytes or 0
 
+    def _row_changed(self, row: int) -> None:
+        if len(self._changes) >= MAX_CHANGES:
+            # Who has not looked for so long begins anew.
+            self._changes_before += len(self._changes)
+            self._changes.clear()
+        self._changes.append(row)
+
     def _changed(self) -> None:
         self.version += 1
         self._remembered.clear()
@@ -334,12 +376,13 @@ class NodeTable:
             self._grow()
         self.rows.append(None)
         self._end += 1
+        self._followed.clear()
         self._bind(slice(0, self._end))
         return self._end - 1
 
     def _grow(self) -> None:
         extra = self._size
-        self._allocatable = np.pad(self._allocatable, ((0, 0), (0, extra)))
+        self._allocatable = np.pad(self._allocatable, ((0, 0), (0, extra)), constant_values=1)
         self._requested = np.pad(self._requested, ((0, 0), (0, extra)))
         self._nonzero = np.pad(self._nonzero, ((0, 0), (0, extra)))
         self._alive = np.pad(self._alive, (0, extra))

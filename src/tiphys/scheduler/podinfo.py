@@ -70,6 +70,7 @@ class PodInfo:
         "preferred_affinity",
         "preferred_anti_affinity",
         "priority",
+        "request_key",
         "requests",
         "scored_requests",
         "tolerations_key",
@@ -88,6 +89,7 @@ class PodInfo:
         self.nonzero = nonzero_requests(pod, self.requests)
         # With these instead of the real ones where a resource is only scored.
         self.scored_requests = {**self.requests, CPU: self.nonzero[0], MEMORY: self.nonzero[1]}
+        self.request_key = (*self.requests.items(), self.nonzero)  # equal for pods that ask for the same
         self.ports = host_ports(pod)
         self.class_key = (
             metadata.namespace,

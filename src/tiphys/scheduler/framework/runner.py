@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -157,17 +158,15 @@ class Framework:
             if isinstance(pre_scorer.pre_score(state, pod, nodes, feasible), Skip):
                 state.skip_score.add(name)
         total: Numbers | None = None
-        # Free rows and nodes without a resource divide by zero; they are not feasible or looked at apart.
-        with np.errstate(divide="ignore", invalid="ignore"):
-            for name, plugin, weight in self._score:
-                if name in state.skip_score:
-                    continue
-                scores = plugin.score(state, pod, nodes, feasible)
-                if scores is None:
-                    continue
-                if weight != 1:
-                    scores = scores * weight
-                total = scores if total is None else total + scores
+        for name, plugin, weight in self._score:
+            if name in state.skip_score:
+                continue
+            scores = plugin.score(state, pod, nodes, feasible)
+            if scores is None:
+                continue
+            if weight != 1:
+                scores = scores * weight
+            total = scores if total is None else total + scores
         return total
 
     def reserve(self, state: CycleState, pod: PodInfo, node: str) -> Refusal | None:
@@ -214,10 +213,10 @@ class Framework:
             plugin.post_bind(state, pod, node)
 
 
-def best_row(scores: Numbers | None, feasible: Mask, random: Any) -> int:
-    """The feasible row of the highest score; a tie is decided by `random.randrange`."""
+def best_row(scores: Numbers | None, feasible: Mask, random: Random) -> int:
+    """The feasible row of the highest score; a tie is decided at random."""
     if scores is not None:
-        masked = np.where(feasible, scores, -1.0)
-        feasible = masked == masked.max()
+        masked = scores if feasible.all() else np.where(feasible, scores, -1.0)
+        feasible = masked == masked[masked.argmax()]
     rows = np.flatnonzero(feasible)
     return int(rows[0] if len(rows) == 1 else rows[random.randrange(len(rows))])

@@ -29,36 +29,33 @@ class NodeResourcesBalancedAllocation:
         return None if any(name in pod.requests for name, _ in self.resources) else SKIP
 
     def score(self, state: CycleState, pod: PodInfo, nodes: NodeTable, feasible: Mask) -> Numbers | None:
-        numbers = [nodes.resource_id(name) for name, _ in self.resources]
-        names = [name for name, _ in self.resources]
-        if len(numbers) == 2 and all(nodes.everywhere(number) for number in numbers):
-            first, second = (
-                self._fraction(pod, nodes, name, number) for name, number in zip(names, numbers, strict=True)
-            )
+        return nodes.follow(("balance", id(self), pod.request_key), lambda: self._score(pod, nodes))
+
+    def _score(self, pod: PodInfo, nodes: NodeTable) -> Numbers:
+        counted = [(name, nodes.resource_id(name)) for name, _ in self.resources]
+        counted = [(name, number) for name, number in counted if number < 2 or name in pod.requests]
+        if len(counted) == 2 and all(nodes.everywhere(number) for _, number in counted):
+            first, second = (self._fraction(pod, nodes, name, number) for name, number in counted)
             deviation: Numbers = np.abs(first - second) * 0.5
         else:
-            deviation = self._deviation(pod, nodes, names, numbers)
+            deviation = self._deviation(pod, nodes, counted)
         scores: Numbers = np.floor((1.0 - deviation) * MAX_SCORE)
         return scores
 
     @staticmethod
     def _fraction(pod: PodInfo, nodes: NodeTable, name: str, number: int) -> Numbers:
+        """Of the node that would be used; of a resource it does not have, none."""
         used = nodes.requested[number] + pod.requests.get(name, 0.0)
-        fraction: Numbers = used / nodes.allocatable[number]
+        allocatable = nodes.allocatable[number]
+        fraction: Numbers = used / (allocatable if nodes.everywhere(number) else np.maximum(allocatable, 1.0))
         return np.minimum(fraction, 1.0, out=fraction)
 
-    def _deviation(self, pod: PodInfo, nodes: NodeTable, names: list[str], numbers: list[int]) -> Numbers:
+    def _deviation(self, pod: PodInfo, nodes: NodeTable, counted: list[tuple[str, int]]) -> Numbers:
         """The general form: each node over the resources it has."""
-        counted = [
-            (self._fraction(pod, nodes, name, number), nodes.allocatable[number] > 0)
-            for name, number in zip(names, numbers, strict=True)
-            if number < 2 or name in pod.requests
-        ]
-        fractions = np.array([np.where(there, fraction, 0.0) for fraction, there in counted])
-        present = np.array([there for _, there in counted])
+        present = np.array([nodes.allocatable[number] > 0 for _, number in counted])
+        fractions = np.array([self._fraction(pod, nodes, name, number) for name, number in counted]) * present
         count = np.maximum(present.sum(axis=0), 1)
         mean = fractions.sum(axis=0) / count
         variance = np.where(present, (fractions - mean) ** 2, 0.0).sum(axis=0) / count
-        # Two fractions: half their difference, which is their deviation.
         deviation: Numbers = np.sqrt(variance)
         return deviation

@@ -109,46 +109,50 @@ class NodeResourcesFit:
     ignored_groups: frozenset[str] = frozenset()  # prefixes of extended resources, without the slash
 
     def filter(self, state: CycleState, pod: PodInfo, nodes: NodeTable) -> Verdict | None:
-        allocatable, requested = nodes.allocatable, nodes.requested
-        passed: Mask = requested[PODS_ROW] < allocatable[PODS_ROW]
-        counted = [name for name in pod.requests if self._counts(name)]
-        wanted = [(name, nodes.resource_id(name), pod.requests[name]) for name in counted]
-        if wanted and nodes.allocatable is not allocatable:  # a resource seen for the first time added a row
-            allocatable, requested = nodes.allocatable, nodes.requested
-        for _, number, amount in wanted:
-            passed &= allocatable[number] - requested[number] >= amount
+        passed = nodes.follow(("fits", id(self), pod.request_key), lambda: self._fits(pod, nodes))
 
         def explain(rejected: Mask) -> list[Reason]:
-            full = rejected & (requested[PODS_ROW] >= allocatable[PODS_ROW])
+            full = rejected & (nodes.requested[PODS_ROW] >= nodes.allocatable[PODS_ROW])
             reasons = [Reason(TOO_MANY_PODS, full)]
-            for name, number, amount in wanted:
-                short = rejected & (allocatable[number] - requested[number] < amount)
+            for name in filter(self._counts, pod.requests):
+                number, amount = nodes.resource_id(name), pod.requests[name]
+                short = rejected & (nodes.allocatable[number] - nodes.requested[number] < amount)
                 # Where even an empty node is too small evicting does not help.
-                reasons.append(Reason(f"Insufficient {name}", short, allocatable[number] >= amount))
+                reasons.append(Reason(f"Insufficient {name}", short, nodes.allocatable[number] >= amount))
             return [reason for reason in reasons if reason.rows.any()]
 
         return Verdict(passed, explain)
 
+    def _fits(self, pod: PodInfo, nodes: NodeTable) -> Mask:
+        passed: Mask = nodes.requested[PODS_ROW] < nodes.allocatable[PODS_ROW]
+        for name in filter(self._counts, pod.requests):
+            number = nodes.resource_id(name)
+            passed &= nodes.allocatable[number] - nodes.requested[number] >= pod.requests[name]
+        return passed
+
     def score(self, state: CycleState, pod: PodInfo, nodes: NodeTable, feasible: Mask) -> Numbers | None:
-        total: Numbers | None = None
+        """How full the node would be, by the strategy: the weighted mean over the resources."""
+        scored = [one for one in self.resources if one.resource in (CPU, MEMORY) or one.resource in pod.requests]
+        if not scored:
+            return None
+        return nodes.follow(("fit score", id(self), pod.request_key), lambda: self._score(pod, nodes, scored))
+
+    def _score(self, pod: PodInfo, nodes: NodeTable, scored: Sequence[ResourceWeight]) -> Numbers:
+        total: Numbers | float = 0.0
         weights: Numbers | float = 0.0
-        for name, weight in self.resources:
-            if name not in (CPU, MEMORY) and name not in pod.requests:
-                continue
+        for name, weight in scored:
             number = nodes.resource_id(name)
             used = nodes.nonzero[number] if number < 2 else nodes.requested[number]
+            used = used + pod.scored_requests.get(name, 0.0)
             allocatable = nodes.allocatable[number]
-            scores = self.scorer(used + pod.scored_requests.get(name, 0.0), allocatable)
-            there: Numbers | float = float(weight)
-            if not nodes.everywhere(number):
+            if nodes.everywhere(number):
+                total = total + self.scorer(used, allocatable) * weight
+                weights = weights + float(weight)
+            else:
                 # A node without the resource is scored by the others alone.
                 has = allocatable > 0
-                scores = np.where(has, scores, 0.0)
-                there = has * float(weight)
-            total = scores * weight if total is None else total + scores * weight
-            weights = weights + there
-        if total is None:
-            return None
+                total = total + np.where(has, self.scorer(used, np.where(has, allocatable, 1.0)) * weight, 0.0)
+                weights = weights + has * float(weight)
         result: Numbers = np.floor(total / np.maximum(weights, 1.0))
         return result
 
