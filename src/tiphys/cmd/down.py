@@ -133,8 +133,9 @@ def _purge(layout: Layout) -> None:
         pass
     except OSError as error:
         raise CommandError(f"cannot remove {error.filename}: {error.strerror}") from error
-    with suppress(OSError):
-        layout.state.parent.rmdir()
+    if layout.state == Layout.of(layout.name).state:  # a directory the user named has a parent that is not ours
+        with suppress(OSError):
+            layout.state.parent.rmdir()
 
 
 def _remove_kubeconfig(path: Path, layout: Layout) -> None:

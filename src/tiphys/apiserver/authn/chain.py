@@ -19,8 +19,11 @@ from tiphys.apiserver.authn.interface import (
     Credentials,
     UserInfo,
 )
-from tiphys.apiserver.authn.tokens import TokenAuthenticator, bearer_token
-from tiphys.machinery.errors import StatusError, unauthorized
+from tiphys.apiserver.authn.tokens import InvalidToken, TokenAuthenticator, bearer_token
+from tiphys.base.log import get_logger
+from tiphys.machinery.errors import unauthorized
+
+log = get_logger(__name__)
 
 _ANONYMOUS_USER = UserInfo(ANONYMOUS, groups=(GROUP_ALL_UNAUTHENTICATED,))
 
@@ -41,12 +44,12 @@ class TokenChain:
     async def authenticate_token(
         self, token: str, audiences: tuple[str, ...] = ()
     ) -> tuple[UserInfo, tuple[str, ...]] | None:
-        """The token's user and audiences; None when nobody knows it. Raises the last 401 when all refused."""
-        refused: StatusError | None = None
+        """The token's user and audiences; None when nobody knows it. Raises the last InvalidToken when all refused."""
+        refused: InvalidToken | None = None
         for authenticator in self._authenticators:
             try:
                 found = await authenticator.authenticate_token(token, audiences)
-            except StatusError as error:
+            except InvalidToken as error:
                 refused = error
                 continue
             if found is not None:
@@ -72,7 +75,11 @@ class AuthenticatorChain:
                 return with_authenticated_group(user)
         token = bearer_token(request)
         if token:
-            found = await self._tokens.authenticate_token(token)
+            try:
+                found = await self._tokens.authenticate_token(token)
+            except InvalidToken as error:
+                log.info("a bearer token was refused: %s", error)
+                found = None
             if found is None:
                 raise unauthorized()
             return found[0]

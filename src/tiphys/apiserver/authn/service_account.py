@@ -22,9 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 
 from tiphys.apiserver.authn.interface import UserInfo
-from tiphys.apiserver.authn.tokens import Lookup
+from tiphys.apiserver.authn.tokens import InvalidToken, Lookup
 from tiphys.base.clock import Clock
-from tiphys.machinery.errors import unauthorized
 from tiphys.machinery.time import parse_rfc3339
 
 USER_PREFIX: Final = "system:serviceaccount:"
@@ -37,6 +36,7 @@ NODE_NAME: Final = "authentication.kubernetes.io/node-name"
 NODE_UID: Final = "authentication.kubernetes.io/node-uid"
 # A bound token outlives its pod's or secret's deletion by this much (seconds), for graceful termination.
 DELETION_GRACE: Final = 60
+CLOCK_SKEW: Final = 10  # seconds the issuer's clock may be ahead
 _COORDINATE_BYTES: Final = 32  # P-256
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -62,7 +62,8 @@ class BoundObject:
     node_uid: str = ""
 
 
-def _encode(data: bytes) -> str:
+def base64url(data: bytes) -> str:
+    """RFC 4648 section 5, without padding."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
@@ -70,10 +71,14 @@ def _decode(text: str) -> bytes:
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
+def _quoted(audiences: Sequence[str]) -> str:
+    return "[" + " ".join(f'"{audience}"' for audience in audiences) + "]"
+
+
 def key_id(key: PublicKey) -> str:
     """The `kid` upstream gives a key: SHA-256 of its DER form, base64url without padding."""
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return _encode(hashlib.sha256(der).digest())
+    return base64url(hashlib.sha256(der).digest())
 
 
 def load_private_key(path: Path) -> PrivateKey:
@@ -146,13 +151,13 @@ class TokenIssuer:
         """The compact form (RFC 7515) of `claims`, signed ES256 or RS256 as the key is."""
         algorithm = "ES256" if isinstance(self._key, ec.EllipticCurvePrivateKey) else "RS256"
         header = {"alg": algorithm, "kid": self._kid}
-        signed = ".".join(_encode(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims))
+        signed = ".".join(base64url(json.dumps(part, separators=(",", ":")).encode()) for part in (header, claims))
         if isinstance(self._key, ec.EllipticCurvePrivateKey):
             r, s = decode_dss_signature(self._key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
             signature = r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big")
         else:
             signature = self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
-        return f"{signed}.{_encode(signature)}"
+        return f"{signed}.{base64url(signature)}"
 
 
 def _verify(key: PublicKey, algorithm: str, signed: bytes, signature: bytes) -> bool:
@@ -174,7 +179,7 @@ def _verify(key: PublicKey, algorithm: str, signed: bytes, signature: bytes) -> 
 
 
 class ServiceAccountTokens:
-    """Checks tokens: signature, issuer, times and audience, and that account and bound object still are who they were."""
+    """Checks tokens: signature, issuer, times, audience, and that account and bound object are who they were."""
 
     def __init__(
         self,
@@ -201,13 +206,17 @@ class ServiceAccountTokens:
         if claims.get("iss") == LEGACY_ISSUER:
             return self._legacy_user(claims, token), audiences
         now = self._clock.now().timestamp()
-        if now >= claims.get("exp", 0) or now + 10 < claims.get("nbf", 0):
-            raise unauthorized()
+        if now >= claims.get("exp", 0):
+            raise InvalidToken("service account token has expired")
+        if now + CLOCK_SKEW < claims.get("nbf", 0):
+            raise InvalidToken("service account token is not valid yet")
         offered = claims.get("aud") or []
         wanted = audiences or self._api_audiences
         matching = tuple(audience for audience in wanted if audience in offered)
         if not matching:
-            raise unauthorized()
+            raise InvalidToken(
+                f"token audiences {_quoted(offered)} is invalid for the target audiences {_quoted(wanted)}"
+            )
         return self._bound_user(claims), matching
 
     def _claims(self, token: str) -> dict[str, Any] | None:
@@ -232,7 +241,7 @@ class ServiceAccountTokens:
         keys = [candidate] if candidate is not None else list(self._keys.values())
         signed = f"{parts[0]}.{parts[1]}".encode()
         if not any(_verify(key, str(header.get("alg")), signed, signature) for key in keys):
-            raise unauthorized()
+            raise InvalidToken("invalid signature")
         if len(self._checked) >= 10_000:
             self._checked.clear()
         self._checked[token] = claims
@@ -240,8 +249,10 @@ class ServiceAccountTokens:
 
     def _account(self, namespace: str, name: str, uid: str) -> None:
         account = self._lookup("", "serviceaccounts", namespace, name)
-        if account is None or self._gone(account) or account["metadata"].get("uid") != uid:
-            raise unauthorized()
+        if account is None or self._gone(account):
+            raise InvalidToken(f"service account {namespace}/{name} has been deleted")
+        if account["metadata"].get("uid") != uid:
+            raise InvalidToken(f"service account UID ({account['metadata'].get('uid')}) does not match claim ({uid})")
 
     def _legacy_user(self, claims: Mapping[str, Any], token: str) -> UserInfo:
         prefix = "kubernetes.io/serviceaccount/"
@@ -252,9 +263,9 @@ class ServiceAccountTokens:
         self._account(namespace, name, uid)
         secret = self._lookup("", "secrets", namespace, secret_name)
         if secret is None or self._gone(secret):
-            raise unauthorized()
+            raise InvalidToken("service account token has been invalidated")
         if base64.b64decode((secret.get("data") or {}).get("token", "")).decode(errors="replace") != token:
-            raise unauthorized()
+            raise InvalidToken("service account token does not match server's copy")
         return service_account_user(namespace, name, uid)
 
     def _bound_user(self, claims: Mapping[str, Any]) -> UserInfo:
@@ -279,7 +290,7 @@ class ServiceAccountTokens:
     def _bound_to(self, resource: str, namespace: str, reference: Mapping[str, Any]) -> None:
         found = self._lookup("", resource, namespace, str(reference.get("name", "")))
         if found is None or found["metadata"].get("uid") != reference.get("uid") or self._gone(found):
-            raise unauthorized()
+            raise InvalidToken(f"service account token has been invalidated: its {resource} is gone")
 
     def _gone(self, found: Mapping[str, Any]) -> bool:
         deleted = found["metadata"].get("deletionTimestamp")

@@ -25,6 +25,10 @@ class Lookup(Protocol):
     def __call__(self, group: str, resource: str, namespace: str, name: str) -> Mapping[str, Any] | None: ...
 
 
+class InvalidToken(Exception):
+    """The token is of a kind we know, but not valid; the text says why, for TokenReviews and the log only."""
+
+
 class TokenAuthenticator(Protocol):
     """Finds out whose token this is; the same for requests and for TokenReviews."""
 
@@ -33,8 +37,8 @@ class TokenAuthenticator(Protocol):
     ) -> tuple[UserInfo, tuple[str, ...]] | None:
         """The user and those of `audiences` the token is for; None when the token is not of this kind.
 
-        An empty `audiences` asks for the API server's own. Raises StatusError (401) for a token of
-        this kind that is not valid.
+        An empty `audiences` asks for the API server's own. Raises InvalidToken for a token of this
+        kind that is not valid.
         """
 
 

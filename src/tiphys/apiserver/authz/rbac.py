@@ -115,19 +115,21 @@ class _Index:
 Lister = Callable[[str], Iterable[Mapping[str, Any]]]
 
 
+KINDS: Final = ("clusterroles", "clusterrolebindings", "roles", "rolebindings")
+
+
 class RBACAuthorizer:
-    """Decides by the roles in the cluster. Tell it with `changed` when one of the four kinds changes."""
+    """Decides by the roles in the cluster."""
 
-    RESOURCES: Final = ("clusterroles", "clusterrolebindings", "roles", "rolebindings")
+    def __init__(self, lister: Lister, version: Callable[[], object]) -> None:
+        """`lister(plural)` yields the current objects of one of the four kinds.
 
-    def __init__(self, lister: Lister) -> None:
-        """`lister(plural)` yields the current objects of one of the four kinds."""
+        `version()` is compared at every request: when it differs, the index is built anew.
+        """
         self._lister = lister
-        self._index: _Index | None = None
-
-    def changed(self) -> None:
-        """Forget the index; the next request builds it again."""
-        self._index = None
+        self._version = version
+        self._index = _Index()
+        self._built_at: object = None
 
     def authorize(self, attributes: Attributes) -> Decision:
         for rules, binding, subject in self._applicable(attributes.user, attributes.namespace):
@@ -161,8 +163,10 @@ class RBACAuthorizer:
                         yield rules, binding, subject
 
     def _current(self) -> _Index:
-        if self._index is None:
+        version = self._version()
+        if self._built_at is None or version != self._built_at:
             self._index = self._build()
+            self._built_at = version
         return self._index
 
     def _build(self) -> _Index:

@@ -71,7 +71,7 @@ def control_plane(spec: ClusterSpec, layout: Layout) -> list[Component]:
 def _apiserver(spec: ClusterSpec, layout: Layout) -> Component:
     pki = layout.pki
     addresses = ["127.0.0.1"]
-    advertise = "127.0.0.1"
+    advertise = ""
     if spec.subnet:
         advertise = spec.bridge_address()
         addresses.append(advertise)

@@ -1,0 +1,372 @@
+"""The reviews: questions to the server that are answered and not stored.
+
+    TokenReview                          whose token is this?
+    SelfSubjectReview                    who am I?
+    SubjectAccessReview and its kin      may they? may I? what may I do here?
+    serviceaccounts/NAME/token           a new token, please
+
+https://kubernetes.io/docs/reference/kubernetes-api/authorization-resources/ and authentication-resources/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from tiphys.api.schemas import schema_of
+from tiphys.api.table import Resource
+from tiphys.apiserver.admission.interface import Operation
+from tiphys.apiserver.authn.chain import TokenChain
+from tiphys.apiserver.authn.interface import UserInfo
+from tiphys.apiserver.authn.service_account import BoundObject, TokenIssuer
+from tiphys.apiserver.authn.tokens import InvalidToken
+from tiphys.apiserver.authz.interface import Attributes, Authorizer, Verdict
+from tiphys.apiserver.authz.rbac import PolicyRule, RBACAuthorizer
+from tiphys.apiserver.endpoints.body import BodyDecoder, check_write_options, media_type_of
+from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
+from tiphys.apiserver.endpoints.encoding import value_response
+from tiphys.apiserver.http.response import Response
+from tiphys.apiserver.registry.resources import ServedResource
+from tiphys.machinery import field
+from tiphys.machinery.errors import bad_request, conflict, invalid, not_found
+from tiphys.machinery.field import FieldError, Path
+from tiphys.machinery.meta import GroupKind, GroupResource, GroupVersionKind, ObjectName
+from tiphys.machinery.patch.apply import update_managed_fields
+from tiphys.machinery.time import format_time
+
+Object = dict[str, Any]
+Handler = Callable[[ApiRequest, Any], Awaitable[Response]]
+AUTHENTICATION: Final = "authentication.k8s.io"
+AUTHORIZATION: Final = "authorization.k8s.io"
+TOKEN_REQUEST: Final = GroupVersionKind(AUTHENTICATION, "v1", "TokenRequest")
+MIN_LIFETIME: Final = 600
+MAX_LIFETIME: Final = 1 << 32
+# What the admission plug-in asks for gets a year, so that old clients that never re-read it go on working; they are
+# warned after the time they asked for. https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/
+EXTENDED_FROM: Final = 3607
+EXTENDED_LIFETIME: Final = 365 * 24 * 3600
+BINDABLE: Final = {"Pod": "pods", "Secret": "secrets", "Node": "nodes"}
+
+
+class Reviews:
+    """Answers reviews. `rbac` is None where RBAC is not used; then rules reviews are incomplete."""
+
+    def __init__(
+        self,
+        tokens: TokenChain,
+        authorizer: Authorizer,
+        rbac: RBACAuthorizer | None,
+        issuer: TokenIssuer | None,
+        audiences: Sequence[str],
+    ) -> None:
+        self._tokens = tokens
+        self._authorizer = authorizer
+        self._rbac = rbac
+        self._issuer = issuer
+        self._audiences = tuple(audiences)
+
+    def handlers(self) -> dict[tuple[str, str, str], Handler]:
+        """By (group, resource, subresource), for the endpoints' table."""
+        return {
+            (AUTHENTICATION, "tokenreviews", ""): self._token_review,
+            (AUTHENTICATION, "selfsubjectreviews", ""): self._self_subject_review,
+            (AUTHORIZATION, "subjectaccessreviews", ""): self._subject_access_review,
+            (AUTHORIZATION, "localsubjectaccessreviews", ""): self._local_subject_access_review,
+            (AUTHORIZATION, "selfsubjectaccessreviews", ""): self._self_subject_access_review,
+            (AUTHORIZATION, "selfsubjectrulesreviews", ""): self._self_subject_rules_review,
+            ("", "serviceaccounts", "token"): self._token_request,
+        }
+
+    # -- who --------------------------------------------------------------------------------------
+
+    async def _token_review(self, api: ApiRequest, resource: Resource) -> Response:
+        review = _decode(api, resource.gvk)
+        spec = review.get("spec") or {}
+        token, audiences = spec.get("token", ""), tuple(spec.get("audiences") or ())
+        if not token:
+            raise bad_request("token is required for TokenReview in authentication")
+        status: Object = {"user": {}}
+        try:
+            found = await self._tokens.authenticate_token(token, audiences)
+            if found is None:
+                status["error"] = "invalid bearer token"
+            else:
+                user, matching = found
+                status = {"authenticated": True, "user": user_json(user)}
+                shown = matching or audiences or self._audiences
+                if shown:
+                    status["audiences"] = list(shown)
+        except InvalidToken as error:
+            status["error"] = f"[invalid bearer token, {error}]"
+        return _answer(api, resource, review, status)
+
+    async def _self_subject_review(self, api: ApiRequest, resource: Resource) -> Response:
+        _decode(api, resource.gvk)
+        value = {
+            "kind": resource.kind,
+            "apiVersion": resource.api_version,
+            "metadata": {"creationTimestamp": format_time(api.services.now())},
+            "status": {"userInfo": user_json(api.request.user)},
+        }
+        return value_response(201, value, api.wanted)
+
+    # -- may they ---------------------------------------------------------------------------------
+
+    async def _subject_access_review(self, api: ApiRequest, resource: Resource) -> Response:
+        review = _decode(api, resource.gvk)
+        return self._decide(api, resource, review, _subject(review.get("spec") or {}))
+
+    async def _local_subject_access_review(self, api: ApiRequest, resource: Resource) -> Response:
+        review = _decode(api, resource.gvk)
+        spec = review.get("spec") or {}
+        namespace = (spec.get("resourceAttributes") or {}).get("namespace", "")
+        if namespace != api.info.namespace:
+            path = Path("spec").child("resourceAttributes").child("namespace")
+            error = field.invalid(path, namespace, "must match metadata.namespace")
+            raise invalid(resource.group_kind, "", [error])
+        return self._decide(api, resource, review, _subject(spec))
+
+    async def _self_subject_access_review(self, api: ApiRequest, resource: Resource) -> Response:
+        review = _decode(api, resource.gvk)
+        return self._decide(api, resource, review, api.request.user)
+
+    def _decide(self, api: ApiRequest, resource: Resource, review: Object, user: UserInfo) -> Response:
+        spec = review.get("spec") or {}
+        errors = _access_errors(spec, asks_for_subject=resource.plural in _FOR_OTHERS)
+        if errors:
+            raise invalid(resource.group_kind, "", errors)
+        decision = self._authorizer.authorize(attributes_of(spec, user))
+        status: Object = {"allowed": decision.allowed}
+        if decision.verdict is Verdict.DENY:
+            status["denied"] = True
+        if decision.reason:
+            status["reason"] = decision.reason
+        return _answer(api, resource, review, status)
+
+    async def _self_subject_rules_review(self, api: ApiRequest, resource: Resource) -> Response:
+        review = _decode(api, resource.gvk)
+        namespace = (review.get("spec") or {}).get("namespace", "")
+        if not namespace:
+            raise bad_request("no namespace on request")
+        rules = self._rbac.rules_for(api.request.user, namespace) if self._rbac is not None else []
+        status: Object = {
+            "resourceRules": [_resource_rule(rule) for rule in rules if rule.resources],
+            "nonResourceRules": [
+                {"verbs": list(rule.verbs), "nonResourceURLs": list(rule.non_resource_urls)}
+                for rule in rules
+                if rule.non_resource_urls
+            ],
+            "incomplete": self._rbac is None,
+        }
+        value = {
+            "kind": resource.kind,
+            "apiVersion": resource.api_version,
+            "metadata": {},
+            "spec": {},
+            "status": status,
+        }
+        return value_response(201, value, api.wanted)
+
+    # -- tokens -----------------------------------------------------------------------------------
+
+    async def _token_request(self, api: ApiRequest, served: ServedResource) -> Response:
+        request = _decode(api, TOKEN_REQUEST)
+        key = ObjectName(api.info.namespace, api.info.name)
+        account = api.services.reader.get("", "serviceaccounts", key)
+        if account is None:
+            raise not_found(GroupResource("", "serviceaccounts"), api.info.name)
+        if self._issuer is None:
+            raise bad_request("this server has no key to sign tokens with")
+        spec = request.setdefault("spec", {})
+        given = {"spec": {name: value for name, value in spec.items() if value is not None}}
+        if spec.get("expirationSeconds") is None:
+            spec["expirationSeconds"] = given["spec"]["expirationSeconds"] = 3600
+        _check_lifetime(spec["expirationSeconds"])
+        admission = RequestAdmission(api, served, Operation.CREATE, subresource="token", kind=TOKEN_REQUEST)
+        await admission.mutate(request, None)
+        await admission.validate(request, None)
+        if not spec.get("audiences"):
+            spec["audiences"] = list(self._audiences)
+        bound = self._bound_object(api, spec.get("boundObjectRef"), account)
+        token, expires = self._sign(account, spec, bound)
+        metadata: Object = {
+            "name": api.info.name,
+            "namespace": api.info.namespace,
+            "uid": account["metadata"]["uid"],
+            "creationTimestamp": format_time(api.services.now()),
+        }
+        metadata["managedFields"] = _managed(api, TOKEN_REQUEST, given, "token")
+        value = {
+            "kind": "TokenRequest",
+            "apiVersion": f"{AUTHENTICATION}/v1",
+            "metadata": metadata,
+            "spec": {
+                "audiences": spec["audiences"],
+                "expirationSeconds": spec["expirationSeconds"],
+                "boundObjectRef": spec.get("boundObjectRef"),
+            },
+            "status": {"token": token, "expirationTimestamp": format_time(datetime.fromtimestamp(expires, UTC))},
+        }
+        return value_response(201, value, api.wanted)
+
+    def _sign(self, account: Mapping[str, Any], spec: Object, bound: BoundObject | None) -> tuple[str, int]:
+        assert self._issuer is not None
+        metadata, lifetime, warn_after = account["metadata"], spec["expirationSeconds"], 0
+        of_pod = bound is not None and bound.kind == "Pod"
+        if of_pod and lifetime == EXTENDED_FROM and tuple(spec["audiences"]) == self._audiences:
+            warn_after, lifetime = lifetime, EXTENDED_LIFETIME
+        token, expires = self._issuer.bound(
+            metadata["namespace"], metadata["name"], metadata["uid"], spec["audiences"], lifetime, bound, warn_after
+        )
+        # The client is told the time it asked for, and renews by it.
+        return token, expires - lifetime + warn_after if warn_after else expires
+
+    @staticmethod
+    def _bound_object(api: ApiRequest, reference: Object | None, account: Mapping[str, Any]) -> BoundObject | None:
+        if not reference:
+            return None
+        kind = reference.get("kind", "")
+        resource = BINDABLE.get(kind)
+        if resource is None or reference.get("apiVersion") != "v1":
+            raise bad_request(f"cannot bind token to object of type {_group_version_kind(reference)}")
+        name = reference.get("name", "")
+        namespace = "" if kind == "Node" else api.info.namespace
+        reader = api.services.reader
+        found = reader.get("", resource, ObjectName(namespace, name))
+        if found is None:
+            raise not_found(GroupResource("", resource), name)
+        uid = found["metadata"]["uid"]
+        if reference.get("uid") and reference["uid"] != uid:
+            message = (
+                f"the UID in the bound object reference ({reference['uid']}) does not match the UID in record. "
+                f"The object might have been deleted and then recreated"
+            )
+            raise conflict(GroupResource("", resource), name, message)
+        if kind != "Pod":
+            return BoundObject(kind, name, uid)
+        spec = found.get("spec", {})
+        if (spec.get("serviceAccountName") or "default") != account["metadata"]["name"]:
+            message = "cannot bind token for serviceaccount {!r} to pod running with different serviceaccount name."
+            raise bad_request(message.format(account["metadata"]["name"]).replace("'", '"'))
+        node_name = spec.get("nodeName", "")
+        node = reader.get("", "nodes", ObjectName("", node_name)) if node_name else None
+        return BoundObject(kind, name, uid, node_name, node["metadata"]["uid"] if node else "")
+
+
+_FOR_OTHERS: Final = frozenset({"subjectaccessreviews", "localsubjectaccessreviews"})
+
+
+def user_json(user: UserInfo) -> Object:
+    """A user as the API shows it, without empty parts."""
+    shown: Object = {"username": user.name}
+    if user.uid:
+        shown["uid"] = user.uid
+    if user.groups:
+        shown["groups"] = list(user.groups)
+    if user.extra:
+        shown["extra"] = {key: list(values) for key, values in user.extra.items()}
+    return shown
+
+
+def attributes_of(spec: Mapping[str, Any], user: UserInfo) -> Attributes:
+    """The question of an access review's spec, asked about `user`."""
+    resource = spec.get("resourceAttributes")
+    if resource is None:
+        other = spec.get("nonResourceAttributes") or {}
+        return Attributes(user=user, verb=other.get("verb", ""), resource_request=False, path=other.get("path", ""))
+    return Attributes(
+        user=user,
+        verb=resource.get("verb", ""),
+        resource_request=True,
+        api_group=resource.get("group", ""),
+        api_version=resource.get("version", ""),
+        namespace=resource.get("namespace", ""),
+        resource=resource.get("resource", ""),
+        subresource=resource.get("subresource", ""),
+        name=resource.get("name", ""),
+    )
+
+
+def _subject(spec: Mapping[str, Any]) -> UserInfo:
+    extra = {key: tuple(values or ()) for key, values in (spec.get("extra") or {}).items()}
+    return UserInfo(spec.get("user", ""), spec.get("uid", ""), tuple(spec.get("groups") or ()), extra)
+
+
+def _access_errors(spec: Mapping[str, Any], *, asks_for_subject: bool) -> list[FieldError]:
+    path = Path("spec")
+    errors = []
+    resource, other = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
+    if resource is not None and other is not None:
+        message = "cannot be specified in combination with resourceAttributes"
+        errors.append(field.invalid(path.child("nonResourceAttributes"), other, message))
+    if resource is None and other is None:
+        message = "exactly one of nonResourceAttributes or resourceAttributes must be specified"
+        errors.append(field.invalid(path.child("resourceAttributes"), None, message))
+    if asks_for_subject and not spec.get("user") and not spec.get("groups"):
+        errors.append(field.invalid(path.child("user"), "", "at least one of user or group must be specified"))
+    return errors
+
+
+def _check_lifetime(seconds: int) -> None:
+    path = Path("spec").child("expirationSeconds")
+    if seconds < MIN_LIFETIME:
+        error = field.invalid(path, seconds, "may not specify a duration less than 10 minutes")
+    elif seconds > MAX_LIFETIME:
+        error = field.invalid(path, seconds, "may not specify a duration larger than 2^32 seconds")
+    else:
+        return
+    raise invalid(GroupKind(AUTHENTICATION, "TokenRequest"), "", [error])
+
+
+def _resource_rule(rule: PolicyRule) -> Object:
+    parts = {
+        "verbs": rule.verbs,
+        "apiGroups": rule.api_groups,
+        "resources": rule.resources,
+        "resourceNames": rule.resource_names,
+    }
+    return {key: list(values) for key, values in parts.items() if values}
+
+
+def _group_version_kind(reference: Mapping[str, Any]) -> str:
+    group, _, version = str(reference.get("apiVersion", "")).rpartition("/")
+    return f"{group}/{version}, Kind={reference.get('kind', '')}"
+
+
+def _decode(api: ApiRequest, kind: GroupVersionKind) -> Object:
+    check_write_options(api.query, "CreateOptions")
+    schema = schema_of(kind.group, kind.version, kind.kind)
+    decoder = BodyDecoder(kind, schema, api.parameter("fieldValidation"), api.warnings)
+    return decoder.decode(api.request.body, media_type_of(api.request.headers.get("content-type", "")))
+
+
+def _managed(api: ApiRequest, kind: GroupVersionKind, obj: Object, subresource: str = "") -> list[Object]:
+    """Even an object that is not stored says who wrote its fields."""
+    shown = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {}, **obj}
+    schema = schema_of(kind.group, kind.version, kind.kind)
+    return update_managed_fields(
+        None,
+        shown,
+        manager=api.field_manager,
+        schema=schema,
+        now=api.services.now(),
+        api_version=kind.api_version,
+        subresource=subresource,
+    )
+
+
+def _answer(api: ApiRequest, resource: Resource, review: Object, status: Object) -> Response:
+    spec = review.get("spec") or {}
+    metadata = review.get("metadata") or {}
+    managed = _managed(api, resource.gvk, {"spec": spec})
+    if managed:
+        metadata = {**metadata, "managedFields": managed}
+    value = {
+        "kind": resource.kind,
+        "apiVersion": resource.api_version,
+        "metadata": metadata,
+        "spec": spec,
+        "status": status,
+    }
+    return value_response(201, value, api.wanted)

@@ -1,0 +1,157 @@
+"""Who is asking, may they, and what must a write pass: put together from the options and the watch caches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tiphys.apiserver.admission.plugins import admission_chain
+from tiphys.apiserver.authn.chain import AuthenticatorChain, TokenChain
+from tiphys.apiserver.authn.service_account import (
+    PublicKey,
+    ServiceAccountTokens,
+    TokenIssuer,
+    base64url,
+    key_id,
+    load_private_key,
+)
+from tiphys.apiserver.authn.tokens import BootstrapTokens, StaticTokens, TokenAuthenticator
+from tiphys.apiserver.authn.x509 import ClientCertificateAuthenticator
+from tiphys.apiserver.authz.interface import Authorizer
+from tiphys.apiserver.authz.node import NodeAuthorizer
+from tiphys.apiserver.authz.rbac import KINDS, PolicyRule, RBACAuthorizer
+from tiphys.apiserver.authz.union import AlwaysAllow, AlwaysDeny, PrivilegedGroups, UnionAuthorizer
+from tiphys.apiserver.bootstrap.policy import RBAC as RBAC_GROUP
+from tiphys.apiserver.bootstrap.policy import bootstrap_objects
+from tiphys.apiserver.endpoints.paths import PathHandler
+from tiphys.apiserver.http.request import Request
+from tiphys.apiserver.http.response import Response
+from tiphys.apiserver.options import ServerOptions
+from tiphys.apiserver.registry.resources import CacheReader, ResourceMap
+from tiphys.apiserver.reviews import Reviews
+from tiphys.apiserver.server import ApiServer, Security
+from tiphys.base.clock import Clock, SystemClock
+from tiphys.store import Store
+
+KEY_SET: Final = "/openid/v1/jwks"
+DISCOVERY: Final = "/.well-known/openid-configuration"
+
+
+def secured_server(options: ServerOptions, *, store: Store | None = None, clock: Clock | None = None) -> ApiServer:
+    """An API server with everything its options ask for. Raises ValueError for options that cannot be."""
+    moment = clock or SystemClock()
+    resources = ResourceMap()
+    reader = CacheReader(resources)
+
+    def lookup(group: str, resource: str, namespace: str, name: str) -> Mapping[str, Any] | None:
+        return reader.get(group, resource, (namespace, name))
+
+    issuer = None
+    if options.service_account_key is not None:
+        issuer = TokenIssuer(load_private_key(options.service_account_key), options.service_account_issuer, moment)
+    audiences = (options.service_account_issuer,)
+    tokens: list[TokenAuthenticator] = []
+    if options.token_file is not None:
+        tokens.append(StaticTokens.from_file(options.token_file))
+    if issuer is not None:
+        accounts = ServiceAccountTokens([issuer.public_key], [issuer.issuer], audiences, lookup, moment)
+        tokens.append(accounts)
+    if options.bootstrap_tokens:
+        tokens.append(BootstrapTokens(lookup, moment))
+    chain = TokenChain(tokens)
+    authenticator = AuthenticatorChain([ClientCertificateAuthenticator(moment)], chain, anonymous=options.anonymous)
+    rbac = _rbac(resources, reader) if "RBAC" in options.authorization_modes else None
+    authorizer = _authorizer(options.authorization_modes, rbac, resources, reader)
+    admission = admission_chain(reader, authorizer, options.enable_admission, options.disable_admission)
+    security = Security(authenticator=authenticator, authorizer=authorizer, admission=admission)
+    server = ApiServer(options, security, store=store, clock=moment, resources=resources)
+    server.extra_resources.update(Reviews(chain, authorizer, rbac, issuer, audiences).handlers())
+    if issuer is not None:
+        server.extra_paths.update(_issuer_discovery(issuer))
+    return server
+
+
+def _rbac(resources: ResourceMap, reader: CacheReader) -> RBACAuthorizer:
+    def version() -> tuple[int, ...]:
+        stores = [resources.store(RBAC_GROUP, plural) for plural in KINDS]
+        return tuple(store.kind.cache.last_change for store in stores if store is not None)
+
+    return RBACAuthorizer(lambda plural: reader.list(RBAC_GROUP, plural), version)
+
+
+def _authorizer(
+    modes: Sequence[str], rbac: RBACAuthorizer | None, resources: ResourceMap, reader: CacheReader
+) -> Authorizer:
+    found: list[Authorizer] = [PrivilegedGroups()]
+    for mode in modes:
+        match mode:
+            case "RBAC":
+                if rbac is not None:
+                    found.append(rbac)
+            case "Node":
+                found.append(_node_authorizer(resources, reader))
+            case "AlwaysAllow":
+                found.append(AlwaysAllow())
+            case "AlwaysDeny":
+                found.append(AlwaysDeny())
+            case other:
+                raise ValueError(f'authorization-mode "{other}" is not one of Node, RBAC, AlwaysAllow, AlwaysDeny')
+    return UnionAuthorizer(found)
+
+
+def _node_authorizer(resources: ResourceMap, reader: CacheReader) -> NodeAuthorizer:
+    def pods_of_node(node: str) -> Iterator[Mapping[str, Any]]:
+        store = resources.store("", "pods")
+        if store is None:
+            return
+        cache = store.kind.cache
+        for entry in list(cache.entries.values()):
+            if cache.fields_of(entry).get("spec.nodeName") == node:
+                yield store.decode(entry)
+
+    role = next(item for item in bootstrap_objects() if item["metadata"]["name"] == "system:node" and "rules" in item)
+    rules = [PolicyRule.from_json(rule) for rule in role["rules"]]
+
+    def get(group: str, resource: str, namespace: str, name: str) -> Mapping[str, Any] | None:
+        return reader.get(group, resource, (namespace, name))
+
+    return NodeAuthorizer(pods_of_node, get, rules)
+
+
+def _issuer_discovery(issuer: TokenIssuer) -> dict[str, PathHandler]:
+    """The two documents by which others can check our tokens. OpenID Connect Discovery 1.0."""
+    configuration = {
+        "issuer": issuer.issuer,
+        "jwks_uri": f"{issuer.issuer}{KEY_SET}",
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": [_algorithm(issuer.public_key)],
+    }
+    keys = {"keys": [json_web_key(issuer.public_key)]}
+
+    async def discovery(request: Request) -> Response:
+        return Response(200, orjson.dumps(configuration), content_type="application/json")
+
+    async def key_set(request: Request) -> Response:
+        return Response(200, orjson.dumps(keys), content_type="application/jwk-set+json")
+
+    return {DISCOVERY: discovery, KEY_SET: key_set}
+
+
+def _algorithm(key: PublicKey) -> str:
+    return "ES256" if isinstance(key, ec.EllipticCurvePublicKey) else "RS256"
+
+
+def json_web_key(key: PublicKey) -> dict[str, str]:
+    """A public key as RFC 7517 writes it."""
+    found = {"use": "sig", "kid": key_id(key), "alg": _algorithm(key)}
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        numbers = key.public_numbers()
+        x, y = (number.to_bytes(32, "big") for number in (numbers.x, numbers.y))
+        return {**found, "kty": "EC", "crv": "P-256", "x": base64url(x), "y": base64url(y)}
+    public = key.public_numbers()
+    modulus = public.n.to_bytes((public.n.bit_length() + 7) // 8, "big")
+    return {**found, "kty": "RSA", "n": base64url(modulus), "e": base64url(public.e.to_bytes(3, "big").lstrip(b"\0"))}

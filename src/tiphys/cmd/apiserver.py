@@ -1,0 +1,199 @@
+"""`tiphys apiserver`: the API server, with kube-apiserver's flag names."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import ipaddress
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tiphys.apiserver.bootstrap.reconcile import ClusterFacts, reconcile
+from tiphys.apiserver.bootstrap.writer import Writer
+from tiphys.apiserver.options import ServerOptions
+from tiphys.apiserver.security import secured_server
+from tiphys.apiserver.server import ApiServer
+from tiphys.base.log import get_logger
+from tiphys.base.notify import notify_ready
+from tiphys.cmd.component import add_common_flags, begin_logging, run
+from tiphys.cmd.errors import CommandError, UsageError
+from tiphys.cmd.flags import FlagParser, key_values
+from tiphys.store import StoreError
+
+log = get_logger(__name__)
+
+
+def _port_range(text: str) -> tuple[int, int]:
+    low, dash, high = text.partition("-")
+    try:
+        found = int(low), int(high if dash else low)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a port range') from None
+    if not 0 < found[0] <= found[1] < 65536:
+        raise argparse.ArgumentTypeError(f'"{text}" is not a port range')
+    return found
+
+
+def _network(text: str) -> str:
+    for part in text.split(","):
+        try:
+            ipaddress.ip_network(part)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def parser() -> FlagParser:
+    """kube-apiserver's flags, as far as they have a meaning here."""
+    flags = FlagParser("apiserver", "The API server.")
+    add_common_flags(flags, kubeconfig=False)
+    flags.listing("bind-address", ["127.0.0.1"], "addresses to listen on")
+    flags.add_argument("--secure-port", type=int, default=6443, help="port to listen on")
+    flags.add_argument("--advertise-address", default="", help="address members of the cluster reach the server at")
+    flags.add_argument("--datastore", default="memory", help="sqlite:DIRECTORY or memory")
+    flags.add_argument("--service-cluster-ip-range", type=_network, default="10.96.0.0/16", help="service addresses")
+    flags.add_argument("--service-node-port-range", type=_port_range, default=(30000, 32767), help="node ports")
+    for name, help_text in (
+        ("client-ca-file", "authority of client certificates"),
+        ("tls-cert-file", "serving certificate"),
+        ("tls-private-key-file", "its key"),
+        ("kubelet-client-certificate", "certificate shown to kubelets"),
+        ("kubelet-client-key", "its key"),
+        ("kubelet-certificate-authority", "authority of kubelets' serving certificates"),
+        ("service-account-key-file", "public key that service-account tokens are checked with"),
+        ("service-account-signing-key-file", "private key that signs them"),
+        ("requestheader-client-ca-file", "authority of the front proxy"),
+        ("proxy-client-cert-file", "certificate the aggregator shows"),
+        ("proxy-client-key-file", "its key"),
+        ("token-auth-file", "CSV of static tokens"),
+        ("cache-directory", "where documents are kept between starts"),
+    ):
+        flags.add_argument(f"--{name}", type=Path, help=help_text)
+    issuer = "https://kubernetes.default.svc.cluster.local"
+    flags.add_argument("--service-account-issuer", default=issuer, help="issuer of tokens")
+    flags.listing("requestheader-allowed-names", ["front-proxy-client"], "common names of the front proxy")
+    flags.boolean("anonymous-auth", True, "serve requests without credentials as system:anonymous")
+    flags.boolean("enable-bootstrap-token-auth", False, "let bootstrap tokens authenticate")
+    flags.boolean("allow-privileged", True, "let pods be privileged")
+    flags.listing("authorization-mode", ["Node", "RBAC"], "authorizers, in order")
+    flags.listing("enable-admission-plugins", [], "admission plug-ins besides the default ones")
+    flags.listing("disable-admission-plugins", [], "admission plug-ins to leave out")
+    flags.add_argument("--runtime-config", type=key_values, default={}, help="API versions to turn on or off")
+    flags.add_argument("--event-ttl", default="1h0m0s", help="how long events are kept")
+    return flags
+
+
+def options_of(found: Any) -> ServerOptions:
+    """The flags as the server's options."""
+    return ServerOptions(
+        store=found.datastore,
+        bind_addresses=tuple(found.bind_address),
+        port=found.secure_port,
+        advertise_address=found.advertise_address,
+        tls_certificate=found.tls_cert_file,
+        tls_key=found.tls_private_key_file,
+        client_ca=found.client_ca_file,
+        kubelet_client_certificate=found.kubelet_client_certificate,
+        kubelet_client_key=found.kubelet_client_key,
+        kubelet_ca=found.kubelet_certificate_authority,
+        service_account_issuer=found.service_account_issuer,
+        service_account_key=found.service_account_signing_key_file,
+        token_file=found.token_auth_file,
+        anonymous=found.anonymous_auth,
+        bootstrap_tokens=found.enable_bootstrap_token_auth,
+        authorization_modes=tuple(found.authorization_mode),
+        requestheader_ca=found.requestheader_client_ca_file,
+        requestheader_names=tuple(found.requestheader_allowed_names),
+        service_cidr=found.service_cluster_ip_range,
+        node_port_range=found.service_node_port_range,
+        runtime_config={key: value.lower() != "false" for key, value in found.runtime_config.items()},
+        enable_admission=tuple(found.enable_admission_plugins),
+        disable_admission=tuple(found.disable_admission_plugins),
+        cache_directory=found.cache_directory,
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command until it is ended."""
+    found = parser().parse(arguments)
+    begin_logging(found.verbosity)
+    options = options_of(found)
+    try:
+        server = secured_server(options)
+    except (ValueError, OSError) as error:
+        raise UsageError(str(error)) from error
+
+    async def work() -> None:
+        try:
+            await start(server)
+            host, port = server.addresses[0]
+            notify_ready(address=host, port=port)
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await server.stop()
+
+    return run(work)
+
+
+async def start(server: ApiServer) -> None:
+    """Load, make the objects every cluster has, listen. Raises CommandError with one line when it cannot."""
+    options = server.options
+    try:
+        await server.load()
+        writer = Writer(server.resources, server.reader, server.clock.now)
+        await reconcile(writer, cluster_facts(options), server.clock.now)
+        await server.listen()
+    except StoreError as error:
+        raise CommandError(f"the store cannot be used: {error}") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            where = f"{', '.join(options.bind_addresses)} port {options.port}"
+            raise CommandError(f"{where} is in use by another process") from error
+        raise CommandError(f"cannot serve: {error}") from error
+
+
+def cluster_facts(options: ServerOptions) -> ClusterFacts:
+    """What of the options goes into the objects every cluster has."""
+    first = ipaddress.ip_network(options.service_cidr.split(",")[0])[1]
+    data = {}
+    if options.client_ca is not None:
+        data["client-ca-file"] = options.client_ca.read_text()
+    if options.requestheader_ca is not None:
+        names = ",".join(f'"{name}"' for name in options.requestheader_names)
+        data |= {
+            "requestheader-allowed-names": f"[{names}]",
+            "requestheader-client-ca-file": options.requestheader_ca.read_text(),
+            "requestheader-extra-headers-prefix": '["X-Remote-Extra-"]',
+            "requestheader-group-headers": '["X-Remote-Group"]',
+            "requestheader-username-headers": '["X-Remote-User"]',
+        }
+    return ClusterFacts(
+        service_cidr=options.service_cidr,
+        service_address=str(first),
+        advertise_address=options.advertise_address or advertised(options.bind_addresses),
+        port=options.port,
+        authentication=data,
+    )
+
+
+def advertised(bind_addresses: Sequence[str]) -> str:
+    """The address the kubernetes Service leads to: the first that others could reach, as upstream chooses it.
+
+    A server that listens on the loopback only names the machine's own address: endpoints may not be in the
+    loopback range, and there are no nodes that could use it.
+    """
+    for address in bind_addresses:
+        found = ipaddress.ip_address(address)
+        if not found.is_loopback and not found.is_unspecified:
+            return address
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent; the kernel only chooses the source address
+            chosen = str(probe.getsockname()[0])
+        except OSError:
+            chosen = ""
+    # Without any network there is still a cluster: an address reserved for documentation stands in.
+    return chosen if chosen and not ipaddress.ip_address(chosen).is_loopback else "192.0.2.1"
