@@ -89,6 +89,11 @@ class Kubelet:
         self.ready = asyncio.Event()  # the node is registered and takes pods
         self._jitter = jitter
         self._runtime_version = cri.VersionResponse()
+        # The node's parts while it runs, for those who embed a kubelet.
+        self.services: PodServices | None = None
+        self.manager: PodManager | None = None
+        self._pod_cidr: asyncio.Queue[str] = asyncio.Queue()
+        self._cidr_known = False
 
     async def run(self) -> None:
         """Be the kubelet of this node."""
@@ -109,6 +114,7 @@ class Kubelet:
         recorder = EventRecorder(self.client, self.clock, "kubelet", self.flags.node_name)
         services = self._services(tasks, runtime, node, cgroups, informers, recorder)
         manager = PodManager(services, tasks.spawn)
+        self.services, self.manager = services, manager
         self._late.bind(manager)
         events = LifecycleEvents(runtime, self.clock, manager.wake)
         await events.relist()
@@ -162,6 +168,7 @@ class Kubelet:
             self.config.node_lease_duration_seconds,
         )
         start(registration.run, "node status")
+        start(partial(self._hand_on_pod_cidr, runtime, registration), "pod CIDR")
         start(lease.run, "node lease")
         await informers.of(Service).synced()
         pods.add_handler(manager.api_added, manager.api_updated, manager.api_removed)
@@ -276,8 +283,27 @@ class Kubelet:
     # -- what goes on --------------------------------------------------------------------------------
 
     def _node_seen(self, node: Node, manager: PodManager, registration: NodeRegistration) -> None:
+        before = registration.node.spec if registration.node is not None else None
         registration.observe(node)
         manager.node_labels = node.metadata.labels
+        if node.spec.pod_cidrs and (before is None or before.pod_cidrs != node.spec.pod_cidrs or not self._cidr_known):
+            self._cidr_known = True
+            self._pod_cidr.put_nowait(",".join(node.spec.pod_cidrs))
+
+    async def _hand_on_pod_cidr(self, runtime: CRIClient, registration: NodeRegistration) -> None:
+        """Tell the runtime which addresses the node's pods get, until cancelled."""
+        if self.config.pod_cidr:
+            self._pod_cidr.put_nowait(self.config.pod_cidr)
+        while True:
+            cidr = await self._pod_cidr.get()
+            try:
+                await runtime.set_pod_cidr(cidr)
+            except CRIError as error:
+                log.warning("telling the runtime the pod CIDR %s failed: %s", cidr, error)
+                await self.clock.sleep(RUNTIME_RETRY)
+                self._pod_cidr.put_nowait(cidr)
+            else:
+                registration.report_soon()  # the network may be ready now
 
     async def _status_facts(
         self, machine: Machine, node: NodeFacts, runtime: CRIClient, events: LifecycleEvents, eviction: EvictionManager

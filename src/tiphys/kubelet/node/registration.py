@@ -31,6 +31,7 @@ log = get_logger(__name__)
 ATTACH_DETACH: Final = "volumes.kubernetes.io/controller-managed-attach-detach"
 FIRST_RETRY: Final = 0.1  # seconds
 LONGEST_RETRY: Final = 7.0
+NOT_READY_INTERVAL: Final = 0.5
 
 _CONDITION_EVENTS: Final = {
     ("MemoryPressure", "True"): "NodeHasInsufficientMemory",
@@ -83,6 +84,12 @@ class NodeRegistration:
         """What events about the node refer to."""
         return ObjectReference(kind="Node", name=self._flags.node_name, uid=self._flags.node_name)
 
+    @property
+    def ready(self) -> bool:
+        """Whether the last status said Ready."""
+        conditions = self.node.status.conditions if self.node is not None else ()
+        return any(condition.type == "Ready" and condition.status == "True" for condition in conditions)
+
     def report_soon(self) -> None:
         """The node's health has changed: do not wait for the next turn."""
         self._now.set()
@@ -109,7 +116,9 @@ class NodeRegistration:
                 log.warning("reporting the node's status failed: %s", error)
                 await self._clock.sleep(1.0)
                 continue
-            await wait_event(self._now, self._clock, self._config.node_status_update_frequency.total_seconds())
+            # A node that is coming up is looked at often, so that it is Ready as soon as it can be.
+            pause = self._config.node_status_update_frequency.total_seconds() if self.ready else NOT_READY_INTERVAL
+            await wait_event(self._now, self._clock, pause)
 
     async def report(self) -> None:
         """Make a status and write it if that is worth it. Raises StatusError, OSError."""

@@ -1,0 +1,314 @@
+"""A whole node in one process: the real API server, the real runtime and the kubelet under test.
+
+Pods get an address on their own loopback, so that nothing of the machine's network is touched; what
+a pod needs beyond that belongs to the tests of a whole cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tiphys.api.core.v1 import ConfigMap, Event, Namespace, Node, Pod, ServiceAccount
+from tiphys.api.meta.v1 import ObjectMeta
+from tiphys.apiserver.options import ServerOptions
+from tiphys.apiserver.security import secured_server
+from tiphys.base.tasks import Supervised
+from tiphys.client import Client, RestConfig
+from tiphys.kubelet.cgroups.detect import detect_driver
+from tiphys.kubelet.cgroups.tree import CgroupTree
+from tiphys.kubelet.config import KubeletConfiguration, KubeletFlags
+from tiphys.kubelet.kubelet import Kubelet
+from tiphys.kubelet.mounts import unmount_below
+from tiphys.machinery.errors import NotFoundError
+from tiphys.machinery.meta import ObjectName
+from tiphys.runtime.images.assemble import ensure_busybox, ensure_pause
+from tiphys.runtime.images.store import ImageStore
+from tiphys.runtime.network import NetworkResult, NetworkStatus, PodNetwork
+from tiphys.runtime.options import RuntimeOptions
+from tiphys.runtime.server import RuntimeServer
+
+BUSYBOX = "docker.io/library/busybox:latest"
+TIMEOUT = 30.0
+
+
+class AddressOnly:
+    """Gives every pod an address on its own loopback interface."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(2)
+
+    async def add(self, pod: PodNetwork) -> NetworkResult:
+        address = f"10.244.77.{next(self._numbers) % 250 + 2}"
+        for command in (["ip", "link", "set", "lo", "up"], ["ip", "addr", "add", f"{address}/32", "dev", "lo"]):
+            process = await asyncio.create_subprocess_exec("nsenter", f"--net={pod.netns_path}", *command)
+            if await process.wait() != 0:
+                raise RuntimeError(f"{' '.join(command)} failed")
+        return NetworkResult((address,), ("lo",))
+
+    async def delete(self, pod: PodNetwork) -> None:
+        return None
+
+    async def check(self, pod: PodNetwork) -> None:
+        return None
+
+    def status(self) -> NetworkStatus:
+        return NetworkStatus()
+
+    async def update_config(self, pod_cidr: str) -> None:
+        return None
+
+
+@dataclass
+class TestNode:
+    """What a test works with."""
+
+    __test__ = False
+
+    client: Client
+    root: Path
+    name: str
+    cgroup_root: str
+    config: KubeletConfiguration
+    flags: KubeletFlags
+    tasks: Supervised
+    runtime_options: RuntimeOptions
+    kubelet: Kubelet | None = None
+    kubelet_task: asyncio.Task[None] | None = None
+    namespaces: list[str] = field(default_factory=list)
+
+    async def start_kubelet(self) -> None:
+        self.kubelet = Kubelet(self.config, self.flags, self.client)
+        self.kubelet_task = self.tasks.spawn(self.kubelet.run, name="kubelet")
+        await asyncio.wait_for(self.kubelet.ready.wait(), TIMEOUT)
+
+    async def stop_kubelet(self) -> None:
+        """The kubelet goes; what it started stays."""
+        assert self.kubelet_task is not None
+        self.kubelet_task.cancel()
+        await asyncio.wait({self.kubelet_task})
+
+    async def create(self, name: str, spec: dict[str, Any], **metadata: Any) -> Pod:
+        """Create a pod bound to the node."""
+        spec = {"nodeName": self.name, "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": False, **spec}
+        document = {"metadata": {"name": name, "namespace": "default", **metadata}, "spec": spec}
+        return await self.client.create(msgspec.convert(document, Pod))
+
+    async def pod(self, name: str) -> Pod | None:
+        try:
+            return await self.client.get(Pod, ObjectName("default", name))
+        except NotFoundError:
+            return None
+
+    async def wait(self, name: str, holds: Callable[[Pod], bool], what: str = "the condition") -> Pod:
+        """Wait until the pod is as wanted, by watching it."""
+        last: Pod | None = None
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                listed = await self.client.list(Pod, namespace="default", field_selector=f"metadata.name={name}")
+                for last in listed.items:
+                    if holds(last):
+                        return last
+                async for event in self.client.watch(
+                    Pod,
+                    namespace="default",
+                    field_selector=f"metadata.name={name}",
+                    resource_version=listed.resource_version,
+                ):
+                    if event.object.metadata.name != name:
+                        continue
+                    last = event.object
+                    if holds(last):
+                        return last
+        except TimeoutError:
+            pass
+        status = msgspec.json.format(msgspec.json.encode(last.status), indent=1).decode() if last else "no pod"
+        raise AssertionError(f"pod {name}: {what} did not come; {status}\n{await self.events(name)}")
+
+    async def running(self, name: str) -> Pod:
+        return await self.wait(name, lambda pod: pod.status.phase == "Running" and is_ready(pod), "Running and Ready")
+
+    async def phase(self, name: str, phase: str) -> Pod:
+        return await self.wait(name, lambda pod: pod.status.phase == phase, phase)
+
+    async def gone(self, name: str) -> None:
+        async with asyncio.timeout(TIMEOUT):
+            while await self.pod(name) is not None:
+                await asyncio.sleep(0.02)
+
+    async def delete(self, name: str, grace: int | None = None) -> None:
+        await self.client.delete(Pod, ObjectName("default", name), grace_period_seconds=grace)
+
+    async def events(self, name: str) -> list[tuple[str, str]]:
+        listed = await self.client.list(Event, namespace="default")
+        return [(event.reason, event.message) for event in listed.items if event.involved_object.name == name]
+
+    async def event(self, name: str, reason: str) -> str:
+        """Wait for an event of this reason about the pod; returns its message."""
+        async with asyncio.timeout(TIMEOUT):
+            while True:
+                for found, message in await self.events(name):
+                    if found == reason:
+                        return message
+                await asyncio.sleep(0.05)
+
+    async def exec(self, name: str, *command: str, container: str | None = None) -> str:
+        """Run a command in a container of the pod, through the runtime."""
+        assert self.kubelet is not None and self.kubelet.services is not None and self.kubelet.manager is not None
+        worker = self.kubelet.manager.find("default", name)
+        assert worker is not None
+        found = worker.runtime.container(container or worker.pod.spec.containers[0].name)
+        assert found is not None
+        answer = await self.kubelet.services.runtime.exec_sync(found.id, list(command), 10)
+        return (answer.stdout + answer.stderr).decode()
+
+    def log(self, pod: Pod, container: str, restart: int = 0) -> Path:
+        directory = Path(self.config.pod_logs_dir) / f"default_{pod.metadata.name}_{pod.metadata.uid}"
+        return directory / container / f"{restart}.log"
+
+
+def is_ready(pod: Pod) -> bool:
+    return any(condition.type == "Ready" and condition.status == "True" for condition in pod.status.conditions)
+
+
+@asynccontextmanager
+async def running_node(root: Path, **config: Any) -> AsyncIterator[TestNode]:
+    """Everything up; everything gone afterwards, whatever happened."""
+    mark = secrets.token_hex(3)
+    cgroup_root = f"/tph-test-{mark}"
+    key = root / "sa.key"
+    key.write_bytes(_private_key())
+    options = ServerOptions(store="memory", port=0, service_account_key=key, authorization_modes=("AlwaysAllow",))
+    api = secured_server(options)
+    images = ImageStore(root / "images")
+    await asyncio.to_thread(ensure_pause, images)
+    await asyncio.to_thread(ensure_busybox, images)
+    runtime_options = RuntimeOptions(
+        root=root / "runtime",
+        run=root / "run",
+        images=root / "images",
+        listen=f"unix://{root}/cri.sock",
+        node="node-1",
+        default_cgroup_parent=cgroup_root,
+    )
+    settings: dict[str, Any] = {
+        "cgroup_root": cgroup_root,
+        "port": 0,
+        "healthz_port": 0,
+        "address": "127.0.0.1",
+        "anonymous_auth": True,
+        "cluster_dns": ("10.96.0.10",),
+        "pod_logs_dir": str(root / "logs"),
+        "static_pod_path": str(root / "manifests"),
+        "authorization_mode": "AlwaysAllow",
+        "eviction_hard": {},
+        "sync_frequency": timedelta(seconds=60),
+        **config,
+    }
+    flags = KubeletFlags(
+        node_name="node-1",
+        root_dir=root / "kubelet",
+        node_ips=("127.0.0.1",),
+        container_runtime_endpoint=f"unix://{root}/cri.sock",
+    )
+    addresses = await api.start()
+    client = Client(RestConfig(server=f"http://127.0.0.1:{addresses[0][1]}"), user_agent="kubelet/v1.36.2")
+    (root / "manifests").mkdir()
+    node: TestNode | None = None
+    try:
+        async with Supervised() as tasks:
+            runtime = RuntimeServer(runtime_options, AddressOnly())
+            tasks.spawn(runtime.run, name="runtime")
+            await asyncio.wait_for(runtime.ready.wait(), TIMEOUT)
+            node = TestNode(
+                client=client,
+                root=root,
+                name="node-1",
+                cgroup_root=cgroup_root,
+                config=KubeletConfiguration(**settings),
+                flags=flags,
+                tasks=tasks,
+                runtime_options=runtime_options,
+            )
+            await _prepare(client)
+            await node.start_kubelet()
+            try:
+                yield node
+            finally:
+                await _delete_everything(node)
+    finally:
+        await client.close()
+        await api.stop()
+        await asyncio.to_thread(_clean_up, root, cgroup_root)
+
+
+async def _prepare(client: Client) -> None:
+    """What the controllers of a cluster would have made."""
+    for name in ("default", "kube-node-lease"):
+        await _quietly(client.create(Namespace(metadata=ObjectMeta(name=name))))
+    account = ServiceAccount(metadata=ObjectMeta(name="default", namespace="default"))
+    await _quietly(client.create(account))
+    ca = ConfigMap(metadata=ObjectMeta(name="kube-root-ca.crt", namespace="default"), data={"ca.crt": "a certificate"})
+    await _quietly(client.create(ca))
+
+
+async def _quietly(work: Awaitable[Any]) -> None:
+    from tiphys.machinery.errors import AlreadyExistsError
+
+    try:
+        await work
+    except AlreadyExistsError:
+        pass
+
+
+async def _delete_everything(node: TestNode) -> None:
+    """Let the kubelet end every pod."""
+    if node.kubelet_task is None or node.kubelet_task.done():
+        await node.start_kubelet()
+    for path in (node.root / "manifests").iterdir():
+        path.unlink()
+    for pod in (await node.client.list(Pod, namespace="default")).items:
+        try:
+            await node.client.delete(Pod, ObjectName("default", pod.metadata.name), grace_period_seconds=1)
+        except NotFoundError:
+            continue
+    assert node.kubelet is not None and node.kubelet.manager is not None
+    async with asyncio.timeout(TIMEOUT):
+        while node.kubelet.manager.workers:
+            await asyncio.sleep(0.02)
+
+
+def _clean_up(root: Path, cgroup_root: str) -> None:
+    unmount_below(root)
+    CgroupTree(detect_driver(), cgroup_root).remove()
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def leftovers(node: TestNode) -> dict[str, list[str]]:
+    """What the node still holds of pods: mounts, cgroups, processes."""
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(node.root) in line]
+    tree = CgroupTree(detect_driver(), node.cgroup_root)
+    listed = subprocess.run(["pgrep", "-f", str(node.root)], capture_output=True, text=True, check=False).stdout.split()
+    return {"mounts": mounts, "cgroups": sorted(tree.pods()), "processes": listed}
+
+
+def _private_key() -> bytes:
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+__all__ = ["BUSYBOX", "Node", "TestNode", "is_ready", "leftovers", "running_node"]
