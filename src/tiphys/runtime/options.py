@@ -28,6 +28,9 @@ class RegistryOptions:
     certs_dir: Path = Path("/etc/containers/certs.d")
     insecure: frozenset[str] = frozenset()  # hosts whose certificate is not verified, or that speak plain HTTP
     parallel_layers: int = 3
+    # Registries are reached from this network namespace; None: the runtime's own. The nodes of one machine have
+    # theirs, and a registry on the machine's loopback would be out of reach.
+    netns: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -203,15 +203,16 @@ def listing(paths: Iterable[Path]) -> str:
     return "\n".join(lines)
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """Put the file `source` at `target` without copying its content where the file system allows.
+def link_or_copy(source: Path, target: Path, *, copy: bool = False) -> None:
+    """Put the file `source` at `target` without copying its content where the file system allows (unless `copy`).
 
     Only root's files that nobody else may write are linked: a layer must not change under its containers.
     """
+    source = Path(os.path.realpath(source))  # link(2) would link a symbolic link itself
     found = source.stat()
-    if found.st_uid == 0 and not found.st_mode & 0o022:
+    if not copy and found.st_uid == 0 and not found.st_mode & 0o022:
         try:
-            os.link(source, target, follow_symlinks=True)
+            os.link(source, target)
             return
         except OSError:
             pass  # another file system, or too many links
