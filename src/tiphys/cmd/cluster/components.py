@@ -10,6 +10,8 @@ from tiphys.cmd.cluster.layout import Layout
 from tiphys.cmd.cluster.spec import ClusterSpec, NodeSpec
 
 KUBELET_PORT: Final = 10250
+# On every node `up` makes: the cluster as it is called on this machine.
+NODE_LABEL: Final = "tiphys.dev/cluster"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,7 @@ def control_plane(spec: ClusterSpec, layout: Layout) -> list[Component]:
                 service_account_private_key_file=pki / "sa.key",
                 cluster_signing_cert_file=pki / "ca.crt",
                 cluster_signing_key_file=pki / "ca.key",
-                controllers="*,bootstrapsigner,tokencleaner",
+                controllers="*",
                 node_monitor_grace_period=f"{spec.node_monitor_grace_period:g}s",
                 secure_port=0,
             ),
@@ -122,9 +124,8 @@ def node_components(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> list[C
                     state=run / "runtime",
                     images=layout.images,
                     node_name=node.name,
-                    network_run_dir=run / "network",
-                    network_state_dir=state / "network",
-                    cluster_cidr=spec.pod_cidr,
+                    subnet_file=run / "subnet.json",
+                    network_state=state / "network",
                     registry_netns=layout.run / "ns" / "host.net",
                     cgroup_parent=cgroup,
                 ),
@@ -146,10 +147,12 @@ def node_components(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> list[C
                 cluster_dns=spec.dns_address,
                 cluster_domain=spec.cluster_domain,
                 pod_manifest_path=state / "manifests",
+                pod_logs_dir=state / "pod-logs",
                 client_ca_file=layout.pki / "ca.crt",
                 tls_cert_file=layout.pki / f"kubelet-{node.name}-server.crt",
                 tls_private_key_file=layout.pki / f"kubelet-{node.name}-server.key",
                 port=KUBELET_PORT,
+                node_labels=f"{NODE_LABEL}={spec.name}",
             ),
         )
     )

@@ -1,0 +1,72 @@
+"""`tiphys scheduler`: the scheduler, with kube-scheduler's flag names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from tiphys.base.clock import SystemClock
+from tiphys.base.notify import notify_ready
+from tiphys.base.tasks import Supervised
+from tiphys.client import EventRecorder, Informers, LeaderElector, LeadershipLost
+from tiphys.cmd.component import add_common_flags, begin_logging, connect, identity, run
+from tiphys.cmd.errors import CommandError, UsageError
+from tiphys.cmd.flags import FlagParser
+from tiphys.machinery.meta import ObjectName
+from tiphys.scheduler.config import SchedulerConfig, load
+from tiphys.scheduler.scheduler import Scheduler
+
+LEASE = ObjectName("kube-system", "kube-scheduler")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command until it is ended."""
+    flags = FlagParser("scheduler", "The scheduler.")
+    add_common_flags(flags)
+    flags.add_argument("--config", type=Path, help="a KubeSchedulerConfiguration document")
+    flags.boolean("leader-elect", True, "work only while holding the lease")
+    flags.add_argument("--secure-port", type=int, default=0, help="port for metrics and health; 0 for none")
+    options = flags.parse(arguments)
+    begin_logging(options.verbosity)
+    config = _configuration(options.config)
+    clock = SystemClock()
+
+    async def work() -> None:
+        async with connect(options.kubeconfig, "kube-scheduler") as client, Supervised() as tasks:
+
+            async def schedule() -> None:
+                informers = Informers(client, clock)
+                try:
+                    scheduler = Scheduler(client, informers, config, clock)
+                except ValueError as error:
+                    raise UsageError(str(error)) from error
+                async with Supervised(clock) as parts:
+                    parts.spawn(informers.run, name="informers")
+                    parts.spawn(scheduler.run, name="scheduler")
+                    await parts.wait()
+
+            notify_ready()
+            if not options.leader_elect:
+                await schedule()
+                return
+            recorder = EventRecorder(client, clock, "default-scheduler")
+            tasks.spawn(recorder.run, name="leader election events", restart=True)
+            name = identity("scheduler")
+            elector = LeaderElector(client, clock, lease=LEASE, identity=name, recorder=recorder)
+            try:
+                await elector.run(schedule)
+            except LeadershipLost as error:
+                raise CommandError(f"leader election lost: {error}") from error
+
+    return run(work)
+
+
+def _configuration(path: Path | None) -> SchedulerConfig:
+    if path is None:
+        return SchedulerConfig()
+    try:
+        return load(yaml.safe_load(path.read_text()) or {})
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise UsageError(f"cannot use {path}: {' '.join(str(error).split())}") from error

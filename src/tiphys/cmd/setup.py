@@ -1,0 +1,125 @@
+"""`tiphys setup` (a job of `up`): what is done once the API answers.
+
+Add-ons are applied, the nodes are awaited, their pods' addresses are routed on this machine, and
+Node objects of nodes that were removed are deleted. Safe to run again at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tiphys.api.apps.v1 import Deployment
+from tiphys.api.core.v1 import Node
+from tiphys.api.table import resource_by_kind
+from tiphys.base.log import get_logger
+from tiphys.base.notify import notify, notify_ready
+from tiphys.base.tasks import Supervised
+from tiphys.client import Client, Informers, PatchType
+from tiphys.cmd.cluster import hostnet
+from tiphys.cmd.cluster import spec as specs
+from tiphys.cmd.cluster.addons import addons
+from tiphys.cmd.cluster.components import NODE_LABEL
+from tiphys.cmd.cluster.layout import Layout
+from tiphys.cmd.cluster.spec import ClusterSpec
+from tiphys.cmd.component import add_common_flags, begin_logging, connect, run
+from tiphys.cmd.errors import CommandError
+from tiphys.cmd.flags import FlagParser
+from tiphys.machinery.errors import NotFoundError
+from tiphys.machinery.meta import ObjectName
+
+log = get_logger(__name__)
+
+MANAGER: Final = "tiphys"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the job."""
+    flags = FlagParser("setup", "Complete a cluster whose API server answers.")
+    add_common_flags(flags, kubeconfig=False)
+    flags.add_argument("--name", required=True, help="name of the cluster")
+    flags.add_argument("--state-dir", type=Path, required=True, help="its state")
+    options = flags.parse(arguments)
+    begin_logging(options.verbosity)
+    layout = Layout.of(options.name, options.state_dir)
+    spec = specs.load(layout.spec)
+    if spec is None:
+        raise CommandError(f"{layout.spec} is gone")
+
+    async def work() -> None:
+        async with connect(layout.kubeconfig("admin"), "tiphys-setup") as client:
+            await complete(client, spec, layout)
+            notify_ready()
+
+    return run(work)
+
+
+async def complete(client: Client, spec: ClusterSpec, layout: Layout) -> None:
+    """Add-ons, nodes, routes; returns when the cluster is ready."""
+    for document in addons(spec):
+        await _apply(client, document)
+    notify("progress", what="add-ons applied")
+    if spec.mode != "cluster":
+        return
+    await _forget_removed_nodes(client, spec)
+    async with Supervised() as tasks:
+        informers = Informers(client)
+        nodes = informers.of(Node)
+        changed = asyncio.Event()
+        nodes.add_handler(lambda _: changed.set(), lambda *_: changed.set(), None)
+        deployments = informers.of(Deployment, namespace="kube-system")
+        deployments.add_handler(lambda _: changed.set(), lambda *_: changed.set(), None)
+        tasks.spawn(informers.run, name="informers")
+        waiting = {node.name: spec.node_address(node) for node in spec.nodes}
+        while waiting:
+            notify("waiting", **{"for": f"waiting for {', '.join(waiting)}"})
+            await changed.wait()
+            changed.clear()
+            for name, address in list(waiting.items()):
+                node = nodes.lister.get(ObjectName("", name))
+                if node is not None and _is_ready(node):
+                    hostnet.ensure_pod_route(spec, node.spec.pod_cidr, address)
+                    del waiting[name]
+                    notify("progress", what=f"node {name} Ready")
+        while not _available(deployments.lister.get(ObjectName("kube-system", "coredns"))):
+            notify("waiting", **{"for": "waiting for cluster DNS"})
+            await changed.wait()
+            changed.clear()
+        notify("progress", what="cluster DNS")
+
+
+async def _apply(client: Client, document: dict[str, Any]) -> None:
+    """Server-side apply: what an administrator has changed since is put back only where it is ours."""
+    version, metadata = document["apiVersion"], document["metadata"]
+    group, _, number = version.rpartition("/")
+    resource = resource_by_kind(group, number, document["kind"])
+    place = f"/namespaces/{metadata['namespace']}" if resource.namespaced else ""
+    root = f"/apis/{version}" if group else f"/api/{version}"
+    path = f"{root}{place}/{resource.plural}/{metadata['name']}"
+    query = {"fieldManager": MANAGER, "force": "true"}
+    await client.request_json("PATCH", path, document, query=query, content_type=PatchType.APPLY)
+
+
+async def _forget_removed_nodes(client: Client, spec: ClusterSpec) -> None:
+    """Delete Node objects of this machine that are no longer in the spec."""
+    known = {node.name for node in spec.nodes}
+    for node in (await client.list(Node)).items:
+        labels = node.metadata.labels
+        if labels.get(NODE_LABEL) == spec.name and node.metadata.name not in known:
+            try:
+                await client.delete(Node, ObjectName("", node.metadata.name))
+            except NotFoundError:
+                continue
+
+
+def _is_ready(node: Node) -> bool:
+    ready = any(condition.type == "Ready" and condition.status == "True" for condition in node.status.conditions)
+    return ready and bool(node.spec.pod_cidr)
+
+
+def _available(deployment: Deployment | None) -> bool:
+    if deployment is None:
+        return False
+    return (deployment.status.available_replicas or 0) >= 1
