@@ -21,6 +21,7 @@ from typing import Final
 
 from tiphys.api.core.v1 import Node, Service
 from tiphys.api.discovery.v1 import EndpointSlice
+from tiphys.base import answers
 from tiphys.base.clock import Clock, SystemClock
 from tiphys.base.log import get_logger
 from tiphys.base.metrics import REGISTRY
@@ -291,7 +292,7 @@ class Proxy:
             ):
                 if address:
                     host, _, port = address.rpartition(":")
-                    servers.append(await healthcheck.serve(host.strip("[]"), int(port), answer))
+                    servers.append(await answers.serve(host.strip("[]"), int(port), answer))
             await asyncio.Event().wait()
         finally:
             for server in servers:
@@ -304,13 +305,13 @@ class Proxy:
         now = format_time(self._clock.now())
         body = {"lastUpdated": now, "currentTime": now, "nodeEligible": eligible}
         healthy = self._is_healthy() and (eligible or path == "/livez")
-        return 200 if healthy else 503, healthcheck.JSON, json.dumps(body).encode()
+        return 200 if healthy else 503, answers.JSON, json.dumps(body).encode()
 
     def _answer_metrics(self, path: str) -> tuple[int, str, bytes] | None:
         if path == "/proxyMode":
-            return 200, "text/plain; charset=utf-8", self._mode.encode()
+            return 200, answers.TEXT, self._mode.encode()
         if path == "/metrics":
-            return 200, "text/plain; version=0.0.4; charset=utf-8", REGISTRY.expose()
+            return 200, answers.METRICS, REGISTRY.expose()
         if path == "/healthz":
-            return 200, "text/plain; charset=utf-8", b"ok"
+            return 200, answers.TEXT, b"ok"
         return None
