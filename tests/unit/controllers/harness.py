@@ -85,13 +85,35 @@ class World:
             for pod in self.api.list(PODS):
                 meta = pod["metadata"]
                 key = (meta.get("namespace", ""), meta["name"])
+                phase = pod.get("status", {}).get("phase")
                 if "deletionTimestamp" in meta:
                     if not meta.get("finalizers"):
                         self.api.remove(PODS, *key)
-                elif self.runs(pod) and pod.get("status", {}).get("phase") not in ("Running", "Succeeded", "Failed"):
+                    elif phase not in ("Succeeded", "Failed"):
+                        self.api.change(PODS, *key, self._ended("Failed"))
+                elif phase == "Running" and (end := self.ends(pod)):
+                    self.api.change(PODS, *key, self._ended(end))
+                elif phase not in ("Running", "Succeeded", "Failed") and self.runs(pod):
                     self.api.change(PODS, *key, self._running(pod))
 
-    runs: Callable[[Json], bool] = staticmethod(lambda pod: True)
+    def runs(self, pod: Json) -> bool:
+        """Whether a node takes the pod and brings it to Running; replace it to say otherwise."""
+        return True
+
+    def ends(self, pod: Json) -> str:
+        """The phase in which a running pod ends, "" while it does not."""
+        return ""
+
+    def _ended(self, phase: str) -> Json:
+        now = self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        code = {"exitCode": 0 if phase == "Succeeded" else 1, "finishedAt": now}
+        return {
+            "status": {
+                "phase": phase,
+                "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now}],
+                "containerStatuses": [{"name": "c", "state": {"terminated": code}}],
+            }
+        }
 
     def _running(self, pod: Json) -> Json:
         now = self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
