@@ -46,21 +46,10 @@ class FakeHandle:
 
 
 def make_node(number: int) -> Node:
-    name, disk = f"node-{number}", "ssd" if number % 2 else "hdd"
-    return msgspec.convert(
-        {
-            "metadata": {
-                "name": f"node-{number}",
-                "labels": {
-                    ZONE: f"zone-{number % 3}",
-                    HOSTNAME: f"node-{number}",
-                    "disk": "ssd" if number % 2 else "hdd",
-                },
-            },
-            "status": {"allocatable": {"cpu": "32", "memory": "256Gi", "pods": "110"}},
-        },
-        Node,
-    )
+    name = f"node-{number}"
+    labels = {ZONE: f"zone-{number % 3}", HOSTNAME: name, "disk": "ssd" if number % 2 else "hdd"}
+    allocatable = {"cpu": "32", "memory": "256Gi", "pods": "110"}
+    return msgspec.convert({"metadata": {"name": name, "labels": labels}, "status": {"allocatable": allocatable}}, Node)
 
 
 def pods(spec: dict[str, Any], prefix: str) -> Iterator[PodInfo]:
@@ -137,9 +126,8 @@ def measure(kind: str, spec: dict[str, Any], nodes: int, count: int) -> None:
     times.sort()
     p50, p99 = times[len(times) // 2] * 1e6, times[len(times) * 99 // 100] * 1e6
     rate = len(times) / sum(times)
-    print(
-        f"{kind:<34} p50 {p50:7.0f} µs   p99 {p99:7.0f} µs   {rate:8,.0f}/s   scheduled {scheduled}/{count}", flush=True
-    )
+    line = f"{kind:<34} p50 {p50:7.0f} µs   p99 {p99:7.0f} µs   {rate:8,.0f}/s   scheduled {scheduled}/{count}"
+    print(line, flush=True)
 
 
 def main() -> None:

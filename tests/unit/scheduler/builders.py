@@ -34,13 +34,13 @@ def make_node(
     taints: Sequence[Mapping[str, str]] = (),
     unschedulable: bool = False,
     images: Sequence[Mapping[str, Any]] = (),
-    **allocatable: str,
+    more: Mapping[str, str] | None = None,
 ) -> Node:
     raw = {
         "metadata": {"name": name, "labels": {HOSTNAME: name, **(labels or {})}},
         "spec": {"taints": list(taints), "unschedulable": unschedulable},
         "status": {
-            "allocatable": {"cpu": cpu, "memory": memory, "pods": pods, **allocatable},
+            "allocatable": {"cpu": cpu, "memory": memory, "pods": pods, **(more or {})},
             "images": list(images),
         },
     }

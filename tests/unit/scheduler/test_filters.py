@@ -48,7 +48,7 @@ def test_what_is_placed_is_subtracted() -> None:
 
 
 def test_extended_resources() -> None:
-    cache = make_cache(make_node("plain"), make_node("gpu", **{"nvidia.com/gpu": "2"}))
+    cache = make_cache(make_node("plain"), make_node("gpu", more={"nvidia.com/gpu": "2"}))
     framework = make_framework()
     assert feasible_nodes(framework, cache, make_pod(requests={"nvidia.com/gpu": "1"})) == {"gpu"}
     cache.assume(make_pod(requests={"nvidia.com/gpu": "2"}), "gpu")

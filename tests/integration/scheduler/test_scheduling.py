@@ -1,0 +1,200 @@
+"""The scheduler against the real API server: pods get nodes, or the reason why not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from tests.integration.client.server import api_server
+from tiphys.api.core.v1 import Event, Namespace, Node, Pod
+from tiphys.api.meta.v1 import ObjectMeta
+from tiphys.api.policy.v1 import PodDisruptionBudget
+from tiphys.base.clock import SystemClock
+from tiphys.base.tasks import Supervised
+from tiphys.client import Client, Informers, PatchType
+from tiphys.machinery.errors import NotFoundError
+from tiphys.machinery.meta import ObjectName
+from tiphys.scheduler import Scheduler
+
+
+@asynccontextmanager
+async def scheduling() -> AsyncIterator[Client]:
+    clock = SystemClock()
+    async with api_server() as config, Client(config, "test/1.0") as client:
+        await client.create(Namespace(metadata=ObjectMeta(name="default")))
+        async with Client(config, "kube-scheduler/v1.36.2") as own, Supervised(clock) as tasks:
+            informers = Informers(own, clock)
+            scheduler = Scheduler(own, informers, clock=clock)
+            tasks.spawn(informers.run, name="informers")
+            tasks.spawn(scheduler.run, name="scheduler")
+            yield client
+
+
+async def eventually(check: Callable[[], Awaitable[bool]]) -> None:
+    for _ in range(1000):
+        if await check():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("did not happen within twenty seconds")
+
+
+async def create_node(client: Client, name: str, cpu: str = "4", taints: list[dict[str, str]] | None = None) -> None:
+    raw = {
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "spec": {"taints": taints or []},
+    }
+    node = await client.create(msgspec.convert(raw, Node))
+    allocatable = {"cpu": cpu, "memory": "8Gi", "pods": "110"}
+    status = {"status": {"capacity": allocatable, "allocatable": allocatable}}
+    await client.patch(Node, ObjectName("", node.metadata.name), status, subresource="status")
+
+
+async def create_pod(client: Client, name: str, requests: Mapping[str, str] | None = None, **spec: Any) -> None:
+    container = {"name": "c", "image": "app", "resources": {"requests": dict(requests or {})}}
+    labels = spec.pop("labels", {})
+    raw = {
+        "metadata": {"name": name, "namespace": "default", "labels": labels},
+        "spec": {"containers": [container], **spec},
+    }
+    await client.create(msgspec.convert(raw, Pod))
+
+
+async def get_pod(client: Client, name: str) -> Pod:
+    return await client.get(Pod, ObjectName("default", name))
+
+
+async def messages(client: Client, name: str, reason: str) -> list[str]:
+    events = await client.list(Event, namespace="default")
+    return [one.message for one in events.items if one.involved_object.name == name and one.reason == reason]
+
+
+async def test_pods_are_spread_and_said_so() -> None:
+    async with scheduling() as client:
+        for node in ("n1", "n2"):
+            await create_node(client, node)
+        for number in range(6):
+            await create_pod(client, f"p{number}", {"cpu": "500m"})
+
+        async def bound() -> bool:
+            return all([(await get_pod(client, f"p{number}")).spec.node_name for number in range(6)])
+
+        await eventually(bound)
+        nodes = [(await get_pod(client, f"p{number}")).spec.node_name for number in range(6)]
+        assert sorted(nodes) == ["n1"] * 3 + ["n2"] * 3
+        conditions = (await get_pod(client, "p0")).status.conditions
+        assert [(one.type, one.status) for one in conditions if one.type == "PodScheduled"] == [
+            ("PodScheduled", "True")
+        ]
+
+        async def told() -> bool:
+            return await messages(client, "p0", "Scheduled") == [f"Successfully assigned default/p0 to {nodes[0]}"]
+
+        await eventually(told)
+
+
+async def test_why_a_pod_is_pending_and_what_wakes_it() -> None:
+    async with scheduling() as client:
+        await create_node(client, "small", cpu="1")
+        await create_node(client, "tainted", taints=[{"key": "gpu", "value": "true", "effect": "NoSchedule"}])
+        await create_pod(client, "big", {"cpu": "2"})
+        expected = (
+            "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {gpu: true}. "
+            "preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."
+        )
+
+        async def explained() -> bool:
+            return expected in await messages(client, "big", "FailedScheduling")
+
+        await eventually(explained)
+
+        async def condition() -> bool:
+            found = [one for one in (await get_pod(client, "big")).status.conditions if one.type == "PodScheduled"]
+            return [(one.status, one.reason, one.message) for one in found] == [("False", "Unschedulable", expected)]
+
+        await eventually(condition)
+        await create_node(client, "large", cpu="8")
+
+        async def bound() -> bool:
+            return (await get_pod(client, "big")).spec.node_name == "large"
+
+        await eventually(bound)
+
+
+async def test_gates_hold_a_pod() -> None:
+    async with scheduling() as client:
+        await create_node(client, "n1")
+        await create_pod(client, "gated", schedulingGates=[{"name": "example.com/wait"}])
+        await create_pod(client, "free")
+
+        async def free_bound() -> bool:
+            return bool((await get_pod(client, "free")).spec.node_name)
+
+        await eventually(free_bound)
+        assert not (await get_pod(client, "gated")).spec.node_name
+        gates = [{"$patch": "delete", "name": "example.com/wait"}]
+        patch = {"spec": {"schedulingGates": gates}}
+        await client.patch(Pod, ObjectName("default", "gated"), patch, patch_type=PatchType.STRATEGIC)
+
+        async def gated_bound() -> bool:
+            return bool((await get_pod(client, "gated")).spec.node_name)
+
+        await eventually(gated_bound)
+
+
+async def test_preemption_spares_what_a_budget_protects() -> None:
+    async with scheduling() as client:
+        for node in ("n1", "n2"):
+            await create_node(client, node, cpu="1")
+        budget = {
+            "metadata": {"name": "b", "namespace": "default"},
+            "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "protected"}}},
+        }
+        await client.create(msgspec.convert(budget, PodDisruptionBudget))
+        await create_pod(client, "protected", {"cpu": "900m"}, priority=0, labels={"app": "protected"})
+        await create_pod(client, "other", {"cpu": "900m"}, priority=0)
+
+        async def both_bound() -> bool:
+            return all([(await get_pod(client, name)).spec.node_name for name in ("protected", "other")])
+
+        await eventually(both_bound)
+        freed = (await get_pod(client, "other")).spec.node_name
+        await create_pod(client, "important", {"cpu": "500m"}, priority=1000)
+
+        async def evicted() -> bool:
+            try:
+                other = await get_pod(client, "other")
+            except NotFoundError:
+                return True
+            if other.metadata.deletion_timestamp is not None:
+                # No kubelet here: end the pod as one would.
+                await client.delete(Pod, ObjectName("default", "other"), grace_period_seconds=0)
+            return False
+
+        await eventually(evicted)
+
+        async def bound() -> bool:
+            return (await get_pod(client, "important")).spec.node_name == freed
+
+        await eventually(bound)
+        assert (await get_pod(client, "protected")).metadata.deletion_timestamp is None
+        told = await messages(client, "other", "Preempted")
+        assert [
+            message.startswith("Preempted by pod ") and message.endswith(f" on node {freed}") for message in told
+        ] == [True]
+
+
+async def test_another_schedulers_pods_are_left_alone() -> None:
+    async with scheduling() as client:
+        await create_node(client, "n1")
+        await create_pod(client, "theirs", schedulerName="other")
+        await create_pod(client, "ours")
+
+        async def bound() -> bool:
+            return bool((await get_pod(client, "ours")).spec.node_name)
+
+        await eventually(bound)
+        assert not (await get_pod(client, "theirs")).spec.node_name
