@@ -23,21 +23,22 @@ T = TypeVar("T", bound=Struct)
 _Fixer = Callable[[Any], None]
 
 
-def to_dict(obj: Struct) -> dict[str, Any]:
-    """The object as plain JSON values, apiVersion and kind first when it is a kind."""
+def encode_object(obj: Struct) -> bytes:
+    """The object as JSON, apiVersion and kind first when it is a kind."""
     value: dict[str, Any] = msgspec.to_builtins(obj, builtin_types=(datetime,))
     fix = _fixer(type(obj))
     if fix is not None:
         fix(value)
     kind = getattr(obj, "KIND", None)
-    if kind is None:
-        return value
-    return {"apiVersion": getattr(obj, "API_VERSION", ""), "kind": kind, **value}
+    if kind is not None:
+        value = {"apiVersion": getattr(obj, "API_VERSION", ""), "kind": kind, **value}
+    return orjson.dumps(value)
 
 
-def encode_object(obj: Struct) -> bytes:
-    """The object as JSON."""
-    return orjson.dumps(to_dict(obj))
+def to_dict(obj: Struct) -> dict[str, Any]:
+    """The object as plain JSON values, as `encode_object` writes it."""
+    value: dict[str, Any] = orjson.loads(encode_object(obj))
+    return value
 
 
 @cache

@@ -289,6 +289,11 @@ def timeout(message: str, retry_after: int = 0) -> StatusError:
     return _error(504, "Timeout", text, {"retryAfterSeconds": retry_after})
 
 
+def unprocessable() -> StatusError:
+    """422 without a reason given: a JSON patch whose operation fails."""
+    return _error(422, "Invalid", "the server rejected our request due to an error in our request", {})
+
+
 def generic(code: int, verb: str, resource: GroupResource, name: str, server_message: str) -> StatusError:
     """What a client makes of an answer that is not a Status."""
     reason = _REASON_OF_CODE.get(code, "")

@@ -24,13 +24,7 @@ _WORDS = {
 }
 
 # These say nothing of the value.
-_WITHOUT_VALUE = {
-    "FieldValueRequired",
-    "FieldValueForbidden",
-    "FieldValueTooLong",
-    "FieldValueTooMany",
-    "InternalError",
-}
+_WITHOUT_VALUE = {"FieldValueRequired", "FieldValueForbidden", "FieldValueTooLong", "InternalError"}
 
 IMMUTABLE = "field is immutable"
 

@@ -108,13 +108,9 @@ class Quantity:
         amount = self.amount
         if not amount:
             return "0"
-        # Below 1024 a binary quantity is written in decimal, as is one with a fraction.
-        binary = self.format is Format.BINARY_SI and not -1024 < amount < 1024
-        if binary and amount == amount.to_integral_value():
+        # A binary quantity below 1024, or with a fraction, is written in decimal.
+        if self.format is Format.BINARY_SI and abs(amount) >= 1024 and amount == amount.to_integral_value():
             return _binary(int(amount))
-        if binary:
-            rounded = int(amount.to_integral_value(ROUND_UP))
-            return _binary(rounded)
         return _decimal(amount, self.format is Format.DECIMAL_EXPONENT)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Any, Final, NamedTuple
 
+import orjson
 import yaml
 
 from tiphys.machinery.field import quote
@@ -43,6 +45,11 @@ _Loader.yaml_implicit_resolvers = {"<": [(_MERGE, re.compile("^<<$"))], None: [(
 
 def decode_yaml(data: bytes | str) -> Document:
     """The first document of YAML text (JSON is YAML too). Raises ValueError."""
+    text = data.encode() if isinstance(data, str) else data
+    if text.lstrip().startswith(b"{"):
+        value = _unique_json(text)
+        if value is not None:
+            return Document(value, [])
     try:
         loader = _Loader(data)
         try:
@@ -55,11 +62,41 @@ def decode_yaml(data: bytes | str) -> Document:
     return Document(builder.build(node) if node is not None else None, builder.duplicates)
 
 
+def _unique_json(data: bytes) -> Any:
+    """A JSON object, the common case of kubectl; None when it is none, or may have a key twice."""
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    if orjson.dumps(value) != data.strip() and not _keys_are_unique(data):
+        return None
+    return orjson.loads(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
+
+
+def _keys_are_unique(data: bytes) -> bool:
+    unique = True
+
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal unique
+        unique = unique and len(dict(pairs)) == len(pairs)
+
+    json.loads(data, object_pairs_hook=check)
+    return unique
+
+
 def _words(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
+    """The server's words: it counts lines from 0 for parser errors, from 1 for scanner errors, and shows no line 0."""
     problem = getattr(error, "problem", None) or str(error)
-    line = f"line {mark.line + 1}: " if mark is not None else ""
-    return f"error converting YAML to JSON: yaml: {line}{problem}"
+    line = _line(getattr(error, "problem_mark", None))
+    if line:
+        line += isinstance(error, yaml.scanner.ScannerError)
+    else:
+        line = _line(getattr(error, "context_mark", None))
+    return f"error converting YAML to JSON: yaml: {f'line {line}: ' if line else ''}{problem}"
+
+
+def _line(mark: Any) -> int:
+    return 0 if mark is None else int(mark.line)
 
 
 class _Builder:
