@@ -1,8 +1,8 @@
 """ApiServer: the assembly. Reads top-down as a start-up does.
 
-    store ─ watch cache ─ a ResourceStore per resource ─ resource map ─┐
-    authentication, authorization, admission ──────────────────────────┼─ handler ─ HTTP server
-    discovery, OpenAPI, health, metrics ───────────────────────────────┘
+store ─ watch cache ─ a ResourceStore per resource ─ resource map ─┐
+authentication, authorization, admission ──────────────────────────┼─ handler ─ HTTP server
+discovery, OpenAPI, health, metrics ───────────────────────────────┘
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from tiphys.api.schemas import has_schema, schema_of
 from tiphys.api.table import ALL_RESOURCES, Resource
@@ -26,7 +26,7 @@ from tiphys.apiserver.http.server import HttpServer, tls_context
 from tiphys.apiserver.metrics import RequestMetrics
 from tiphys.apiserver.openapi.service import OpenApiService
 from tiphys.apiserver.options import ServerOptions
-from tiphys.apiserver.registry.conversion import CONVERSIONS, STORAGE_VERSIONS, conversion_for
+from tiphys.apiserver.registry.conversion import STORAGE_VERSIONS, conversion_for
 from tiphys.apiserver.registry.resources import CacheReader, ResourceMap, ServedResource
 from tiphys.apiserver.registry.store import ResourceStore
 from tiphys.apiserver.registry.strategies import strategy_for
@@ -50,13 +50,24 @@ class Security:
 class ApiServer:
     """One API server. `start`, use, `stop`; everything it opened is closed then."""
 
-    def __init__(self, options: ServerOptions, security: Security, *, store: Store | None = None, clock: Clock | None = None) -> None:
-        """`store`: an open store to use (and leave open) instead of the one `options` name."""
+    def __init__(
+        self,
+        options: ServerOptions,
+        security: Security,
+        *,
+        store: Store | None = None,
+        clock: Clock | None = None,
+        resources: ResourceMap | None = None,
+    ) -> None:
+        """`store`: an open store to use (and leave open) instead of the one `options` name.
+
+        `resources`: an empty map that `security` was given to read from.
+        """
         self.options = options
         self.security = security
         self.clock = clock or SystemClock()
         self._given_store = store
-        self.resources = ResourceMap()
+        self.resources = resources or ResourceMap()
         self.reader = CacheReader(self.resources)
         self.addresses: list[tuple[str, int]] = []
         self.started = False
@@ -80,7 +91,7 @@ class ApiServer:
         assert self._store is not None, "the server is not started"
         return self._store
 
-    # --- life ---------------------------------------------------------------------------------------------------------------
+    # --- life -------------------------------------------------------------------------------------
     async def start(self) -> list[tuple[str, int]]:
         """Load the state and listen; the addresses bound. Raises StoreOpenError, OSError (address in use), ssl.SSLError."""
         try:
@@ -140,7 +151,7 @@ class ApiServer:
             await self._store.close()
         self._store = None
 
-    # --- resources ----------------------------------------------------------------------------------------------------------
+    # --- resources --------------------------------------------------------------------------------
     def _serve(self, resource: Resource) -> None:
         """Put a resource of the table into the map: over its store, or as one that is not stored."""
         if not {"get", "list"} <= set(resource.verbs) or resource.plural == "componentstatuses":
@@ -163,6 +174,8 @@ class ApiServer:
         if has_schema(group, resource.version, resource.kind):
             served_schema = schema_of(group, resource.version, resource.kind)
         conversion = conversion_for(resource, storage)
+        if resource.group_resource != store.group_resource:
+            store = store.named_as(resource.group_resource)
         self.resources.add(ServedResource(resource, store, served_schema, conversion))
 
     def _storage_hash(self, resource: Resource) -> str:
@@ -170,9 +183,10 @@ class ApiServer:
         if served is None:
             return ""
         storage = served.store.resource
-        return storage_version_hash(storage.group, storage.version, storage.kind)
+        version = HASHED_VERSIONS.get((storage.group, storage.plural), storage.version)
+        return storage_version_hash(storage.group, version, storage.kind)
 
-    # --- what the parts ask -----------------------------------------------------------------------------------------------------
+    # --- what the parts ask -----------------------------------------------------------------------
     async def _check_store(self) -> str | None:
         try:
             await asyncio.wait_for(self.store.current_revision(), 2.0)
@@ -201,4 +215,9 @@ def served_resources(runtime_config: Mapping[str, bool]) -> list[Resource]:
     return served
 
 
-__all__ = ["CONVERSIONS", "ApiServer", "Security", "served_resources"]
+# Upstream still stores these in an older version, which clients can only tell by the hash in discovery.
+HASHED_VERSIONS: Final = {
+    ("admissionregistration.k8s.io", "mutatingadmissionpolicies"): "v1beta1",
+    ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings"): "v1beta1",
+    ("apiextensions.k8s.io", "customresourcedefinitions"): "v1beta1",
+}

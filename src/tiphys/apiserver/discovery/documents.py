@@ -44,7 +44,7 @@ class Discovery:
         """Forget everything: it is made again when asked for."""
         self._cached.clear()
 
-    # --- what there is ------------------------------------------------------------------------------------------------
+    # --- what there is ----------------------------------------------------------------------------
     def _by_version(self) -> dict[tuple[str, str], list[Resource]]:
         found: dict[tuple[str, str], list[Resource]] | None = self._cached.get("by-version")
         if found is None:
@@ -75,7 +75,7 @@ class Discovery:
         """Whether the group has any version."""
         return group in self.extra or any(name == group for name, _ in self.groups())
 
-    # --- legacy ---------------------------------------------------------------------------------------------------------
+    # --- legacy -----------------------------------------------------------------------------------
     def api_versions(self, server_address: str) -> Object:
         """/api."""
         return {
@@ -114,16 +114,20 @@ class Discovery:
             listed.append(self._entry(resource))
             for name in sorted(resource.subresources):
                 listed.append(_subresource_entry(resource, name, resource.subresources[name]))
-        return {
-            "kind": "APIResourceList",
-            "apiVersion": "v1",
-            "groupVersion": join_api_version(group, version),
-            "resources": listed,
-        } if group else {
-            "kind": "APIResourceList",
-            "groupVersion": join_api_version(group, version),
-            "resources": listed,
-        }
+        return (
+            {
+                "kind": "APIResourceList",
+                "apiVersion": "v1",
+                "groupVersion": join_api_version(group, version),
+                "resources": listed,
+            }
+            if group
+            else {
+                "kind": "APIResourceList",
+                "groupVersion": join_api_version(group, version),
+                "resources": listed,
+            }
+        )
 
     def _entry(self, resource: Resource) -> Object:
         entry: Object = {
@@ -142,14 +146,14 @@ class Discovery:
             entry["storageVersionHash"] = stored
         return entry
 
-    # --- aggregated --------------------------------------------------------------------------------------------------------
+    # --- aggregated -------------------------------------------------------------------------------
     def aggregated(self, *, core: bool) -> tuple[bytes, str]:
         """(document, ETag) of the core group, or of all others."""
         key = f"aggregated-{core}"
         known: tuple[bytes, str] | None = self._cached.get(key)
         if known is None:
             if core:
-                versions = [self._aggregated_version("", "v1", freshness=False)]
+                versions = [self._aggregated_version("", "v1")]
                 items: list[Object] = [{"metadata": {}, "versions": versions}]
             else:
                 items = [
@@ -170,14 +174,12 @@ class Discovery:
             known = self._cached[key] = (data, f'"{hashlib.sha512(data).hexdigest().upper()}"')
         return known
 
-    def _aggregated_version(self, group: str, version: str, *, freshness: bool = True) -> Object:
-        entry: Object = {
+    def _aggregated_version(self, group: str, version: str) -> Object:
+        return {
             "version": version,
             "resources": [_aggregated_resource(resource) for resource in self._by_version().get((group, version), ())],
+            "freshness": "Current",
         }
-        if freshness:
-            entry["freshness"] = "Current"
-        return entry
 
 
 def _position(order: Sequence[str], version: str) -> int:

@@ -10,7 +10,6 @@ from tiphys.apiserver.admission.interface import Operation
 from tiphys.apiserver.endpoints.body import BodyDecoder, check_write_options, media_type_of
 from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
 from tiphys.apiserver.endpoints.encoding import value_response
-from tiphys.apiserver.endpoints.managed import own_fields
 from tiphys.apiserver.http.response import Response
 from tiphys.apiserver.registry.options import DeleteOptions, Preconditions
 from tiphys.apiserver.registry.resources import ServedResource
@@ -40,7 +39,7 @@ def _decode(api: ApiRequest, kind: GroupVersionKind) -> Object:
     return decoder.decode(api.request.body, media_type_of(api.request.headers.get("content-type", "")))
 
 
-# --- binding -----------------------------------------------------------------------------------------------------------------
+# --- binding --------------------------------------------------------------------------------------
 async def bind_pod(api: ApiRequest, served: ServedResource) -> Response:
     """POST pods/NAME/binding, and bindings: give an unassigned pod its node, once."""
     binding = _decode(api, BINDING)
@@ -51,7 +50,9 @@ async def bind_pod(api: ApiRequest, served: ServedResource) -> Response:
     target = binding.get("target") or {}
     _check_target(target)
     ctx = api.context(name=name, subresource="binding")
-    admission = RequestAdmission(api, served, Operation.CREATE, {"kind": "CreateOptions"}, subresource="binding", kind=BINDING)
+    admission = RequestAdmission(
+        api, served, Operation.CREATE, {"kind": "CreateOptions"}, subresource="binding", kind=BINDING
+    )
     await admission.mutate(binding, None)
     await admission.validate(binding, None)
 
@@ -61,7 +62,6 @@ async def bind_pod(api: ApiRequest, served: ServedResource) -> Response:
         new: Object = served.store.decode(served.store.get(ctx.namespace, ctx.name))
         _assign(api, new, binding, target)
         new["metadata"].pop("resourceVersion", None)
-        own_fields(served, ctx, old, new)
         return new
 
     await served.store.update(ctx, make, _Unasked(), patching=True)
@@ -86,9 +86,7 @@ def _check_bindable(pod: Object, wanted: Object, revision: int) -> None:
         message = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {metadata['uid']}"
         raise conflict(BINDING_RESOURCE, name, message)
     if version and version != str(revision):
-        message = (
-            f"Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {revision}"
-        )
+        message = f"Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {revision}"
         raise conflict(BINDING_RESOURCE, name, message)
     if metadata.get("deletionTimestamp"):
         raise conflict(BINDING_RESOURCE, name, f"pod {name} is being deleted, cannot be assigned to a host")
@@ -125,7 +123,7 @@ class _Unasked:
         """Nothing to ask."""
 
 
-# --- eviction ------------------------------------------------------------------------------------------------------------------
+# --- eviction -------------------------------------------------------------------------------------
 async def evict_pod(api: ApiRequest, served: ServedResource) -> Response:
     """POST pods/NAME/eviction: delete a pod if its disruption budget allows. StatusError (429) when it does not.
 
@@ -175,14 +173,14 @@ async def _take_from_budget(api: ApiRequest, ctx: RequestContext, pod: Object) -
     if budgets is None:
         return False
     matching = [
-        budget
-        for budget in ctx.reader.list("policy", "poddisruptionbudgets", ctx.namespace)
-        if _covers(budget, pod)
+        budget for budget in ctx.reader.list("policy", "poddisruptionbudgets", ctx.namespace) if _covers(budget, pod)
     ]
     if not matching:
         return False
     if len(matching) > 1:
-        raise internal_error("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.")
+        raise internal_error(
+            "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
+        )
     name = matching[0]["metadata"]["name"]
 
     async def make(old: Object | None, revision: int) -> Object:
@@ -220,7 +218,9 @@ def _unhealthy_may_go(budget: Object, pod: Object) -> bool:
     spec, status = budget.get("spec") or {}, budget.get("status") or {}
     if spec.get("unhealthyPodEvictionPolicy") == "AlwaysAllow":
         return True
-    return bool(status.get("currentHealthy", 0) >= status.get("desiredHealthy", 0) and status.get("desiredHealthy", 0) > 0)
+    return bool(
+        status.get("currentHealthy", 0) >= status.get("desiredHealthy", 0) and status.get("desiredHealthy", 0) > 0
+    )
 
 
 def _check_budget(budget: Object, pod: Object) -> None:
@@ -238,7 +238,11 @@ def _check_budget(budget: Object, pod: Object) -> None:
     if allowed < 0:
         raise StatusError(status_of(403, "Forbidden", "pdb disruptions allowed is negative"))
     if len(status.get("disruptedPods") or ()) > MAX_DISRUPTED:
-        raise StatusError(status_of(403, "Forbidden", "DisruptedPods map too big - too many evictions not confirmed by PDB controller"))
+        raise StatusError(
+            status_of(
+                403, "Forbidden", "DisruptedPods map too big - too many evictions not confirmed by PDB controller"
+            )
+        )
     if allowed == 0:
         healthy, desired = status.get("currentHealthy", 0), status.get("desiredHealthy", 0)
         raise _too_many(
@@ -253,5 +257,3 @@ def _too_many(message: str, cause: str, retry_after: int) -> StatusError:
     details = error.status.setdefault("details", {})
     details["causes"] = [{"reason": "DisruptionBudget", "message": cause}]
     return error
-
-

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tiphys.api.protobuf import decode_object_protobuf
 from tiphys.api.schemas import has_schema
 from tiphys.apiserver.endpoints.negotiation import JSON, PROTOBUF, YAML
 from tiphys.machinery import field
 from tiphys.machinery.codec import decode_json, decode_yaml, strict_message, strict_problems
 from tiphys.machinery.errors import StatusError, bad_request, invalid, status_of
-from tiphys.machinery.field import FieldError, Path
+from tiphys.machinery.field import FieldError, Path, quote
 from tiphys.machinery.meta import GroupKind, GroupVersionKind, split_api_version
 from tiphys.machinery.normalize import DecodeError, normalize
 from tiphys.machinery.schema import TypeSchema
@@ -84,15 +85,16 @@ class BodyDecoder:
         duplicates: list[str] = []
         try:
             if media_type == PROTOBUF:
-                from tiphys.machinery.codec import protobuf
-
-                value = protobuf.decode(data)
+                value = decode_object_protobuf(data)
             elif media_type == YAML:
                 value, duplicates = decode_yaml(data)
             else:
                 value = decode_json(data)
+        except KeyError as error:
+            raise bad_request(f"no kind is registered for {error.args[0]} in scheme {quote(SCHEME)}") from None
         except ValueError as error:
-            raise self._unrecognized(f"couldn't get version/kind; json parse error: {error}", data) from None
+            problem = str(error) if media_type == PROTOBUF else f"couldn't get version/kind; json parse error: {error}"
+            raise self._unrecognized(problem, data) from None
         if not isinstance(value, dict):
             raise self._unrecognized(f"couldn't get version/kind; json parse error: {_no_object(value)}", data)
         return self.normal(self._identified(value), duplicates, data if media_type == JSON else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tiphys.api.protobuf import decode_object_protobuf
 from tiphys.api.schemas import schema_by_name
 from tiphys.apiserver.admission.interface import Operation
 from tiphys.apiserver.endpoints.body import media_type_of
@@ -42,15 +43,15 @@ def _from_body(api: ApiRequest, body: bytes) -> Object:
     media = media_type_of(api.request.headers.get("content-type", ""))
     try:
         if media == PROTOBUF:
-            from tiphys.machinery.codec import protobuf
-
-            value: Any = protobuf.decode(body)
+            value: Any = decode_object_protobuf(body)
         else:
             value = decode_yaml(body).value if media == YAML else decode_json(body)
-    except ValueError as error:
+    except (ValueError, KeyError) as error:
         raise bad_request(f"couldn't get version/kind; json parse error: {error}") from None
     if not isinstance(value, dict):
-        raise bad_request("couldn't get version/kind; json parse error: json: cannot unmarshal into Go value of type struct")
+        raise bad_request(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal into Go value of type struct"
+        )
     kind, api_version = value.get("kind"), value.get("apiVersion") or "v1"
     if kind not in (None, "", "DeleteOptions"):
         version = api_version if isinstance(api_version, str) else ""
@@ -130,4 +131,3 @@ async def delete_collection(api: ApiRequest, served: ServedResource) -> Response
     form = form_for(served, api.wanted, api.parameter("includeObject"), api.services.now)
     metadata = list_metadata(page.revision, page.continue_token, page.remaining)
     return Response(200, form.list(page.entries, metadata), content_type=form.content_type)
-

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from tiphys.apiserver.endpoints.encoding import encode_value
+from tiphys.apiserver.endpoints.encoding import encode_event, encode_value
 from tiphys.apiserver.endpoints.negotiation import JSON, PARTIAL, PARTIAL_LIST, PROTOBUF, TABLE, Wanted
 from tiphys.apiserver.http.response import frame
 from tiphys.apiserver.registry.resources import ServedResource
@@ -170,7 +170,9 @@ class ValueForm:
         if self._wanted.transform == PARTIAL_LIST:
             kind = self._served.resource.kind
             group = self._served.resource.group.partition(".")[0] or "core"
-            raise not_acceptable(f"you requested {PARTIAL_LIST}, but the requested object is not a list (*{group}.{kind})")
+            raise not_acceptable(
+                f"you requested {PARTIAL_LIST}, but the requested object is not a list (*{group}.{kind})"
+            )
         return self._encode(self._value(entry.tail))
 
     def list(self, entries: Sequence[Entry], metadata: Object) -> list[bytes]:
@@ -222,15 +224,6 @@ def bookmark_metadata(revision: int, *, initial_end: bool) -> Object:
     if initial_end:
         metadata["annotations"] = {"k8s.io/initial-events-end": "true"}
     return metadata
-
-
-def encode_event(kind: str, value: Object, media_type: str) -> bytes:
-    """One watch event in JSON, YAML or protobuf."""
-    if media_type == PROTOBUF:
-        from tiphys.machinery.codec import protobuf
-
-        return protobuf.encode_watch_event(kind, value)
-    return encode_value({"type": kind, "object": value}, media_type)
 
 
 def partial_metadata(obj: Object, meta_version: str) -> Object:

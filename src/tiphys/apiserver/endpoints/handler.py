@@ -142,14 +142,25 @@ class ApiHandler:
                 return await self._paths.unserved(request, info)
             return await serve_virtual(ApiRequest(self._services, request, info), virtual)
         _check_scope(served, info)
+        deprecation = DEPRECATED.get((info.api_group, info.api_version, info.resource))
+        if deprecation is not None:
+            request.warnings.append(deprecation)
         api = ApiRequest(self._services, request, info)
         if info.subresource:
             return await serve_subresource(api, served)
-        if info.verb not in served.resource.verbs:
+        named = len(info.parts) > 1
+        if info.verb not in served.resource.verbs or (info.verb in (NAMED if not named else UNNAMED)):
             raise no_such_method()
         return await _VERBS[info.verb](api, served)
 
 
+# Verbs that need a name in the path, and verbs that cannot have one.
+NAMED: Final = frozenset({"get", "update", "patch", "delete"})
+UNNAMED: Final = frozenset({"create", "list", "deletecollection"})
+# Whole resources that are on their way out.
+DEPRECATED: Final = {
+    ("", "v1", "endpoints"): "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+}
 COMPRESS_FROM: Final = 128 * 1024
 
 

@@ -1,7 +1,7 @@
 """/livez, /readyz, /healthz: named checks, under upstream's names so that monitoring finds what it knows.
 
-    /livez            "ok"                       /livez?verbose     one line a check
-    /livez/etcd       one check                  ?exclude=etcd      without it
+/livez            "ok"                       /livez?verbose     one line a check
+/livez/etcd       one check                  ?exclude=etcd      without it
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ class Health:
                 lines.append(f"[-]{name} failed: reason withheld")
         unknown = sorted(excluded - known)
         if unknown and not single:
-            lines.append(f"warn: some health checks cannot be excluded: no matches for {', '.join(map(_quote, unknown))}")
+            lines.append(
+                f"warn: some health checks cannot be excluded: no matches for {', '.join(map(_quote, unknown))}"
+            )
         if failed:
             text = "\n".join([*lines, f"{group} check failed", ""])
             return Response(500, text.encode(), content_type=TEXT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -15,7 +15,7 @@ from tiphys.apiserver.watchcache import Filter
 from tiphys.machinery import field
 from tiphys.machinery.errors import StatusError, bad_request, invalid, status_of
 from tiphys.machinery.field import FieldError, Path, quote
-from tiphys.machinery.meta import GroupKind
+from tiphys.machinery.meta import GroupKind, GroupResource
 from tiphys.machinery.selectors import FieldSelector, LabelSelector
 
 EXACT = "Exact"
@@ -109,7 +109,7 @@ class ListOptions:
         except ValueError as error:
             raise bad_request(str(error)) from None
         if fields is not None:
-            self._check_fields(served, fields)
+            fields = self._known_fields(served, fields)
         return Filter(
             namespace,
             name,
@@ -120,15 +120,34 @@ class ListOptions:
         )
 
     @staticmethod
-    def _check_fields(served: ServedResource, fields: FieldSelector) -> None:
+    def _known_fields(served: ServedResource, fields: FieldSelector) -> FieldSelector:
+        """The selector on the stored fields. StatusError (400) for a field nobody can select by."""
         known = served.strategy.selectable_fields({"metadata": {}})
+        labels = served.conversion.field_labels if served.conversion is not None else {}
+        hidden = set(labels.values())
         for requirement in fields.requirements:
-            if requirement.field not in known:
-                raise bad_request(unknown_field(served, requirement.field, known))
+            name = requirement.field
+            if name in hidden or labels.get(name, name) not in known:
+                raise bad_request(unknown_field(served, name, known))
+        if not labels:
+            return fields
+        return FieldSelector(tuple(replace(one, field=labels.get(one.field, one.field)) for one in fields.requirements))
+
+
+# Kinds that say it in their own words.
+_UNKNOWN_FIELD = {
+    GroupResource("batch", "jobs"): 'field label "{name}" not supported for {kind}',
+    GroupResource(
+        "resource.k8s.io", "resourceslices"
+    ): "field label not supported for {api_version}, Kind={kind}: {name}",
+}
 
 
 def unknown_field(served: ServedResource, name: str, known: Mapping[str, str]) -> str:
     """What a client is told about a field nobody can select by."""
+    special = _UNKNOWN_FIELD.get(served.group_resource)
+    if special:
+        return special.format(name=name, api_version=served.resource.api_version, kind=served.resource.kind)
     extra = [field for field in known if field not in ("metadata.name", "metadata.namespace")]
     if extra:
         return f"field label not supported: {name}"
@@ -160,7 +179,7 @@ def plain_error(message: str) -> StatusError:
     return StatusError(status_of(500, "", message))
 
 
-# --- continue tokens -------------------------------------------------------------------------------------------------
+# --- continue tokens ------------------------------------------------------------------------------
 #   base64url({"v":"meta.k8s.io/v1","rv":REVISION,"start":"LAST KEY OF THE PAGE\u0000"})   rv -1: whatever is current
 
 
@@ -182,11 +201,20 @@ def decode_continue(token: str) -> tuple[int, str]:
     try:
         value = orjson.loads(raw)
         revision, start = value["rv"], value["start"]
-        if value["v"] != "meta.k8s.io/v1" or not isinstance(revision, int) or not isinstance(start, str) or revision == 0:
+        if (
+            value["v"] != "meta.k8s.io/v1"
+            or not isinstance(revision, int)
+            or not isinstance(start, str)
+            or revision == 0
+        ):
             raise ValueError
     except (ValueError, KeyError, TypeError):
         first = chr(raw[0]) if raw else ""
-        shown = f"invalid character {_show(first)} looking for beginning of value" if raw else "unexpected end of JSON input"
+        shown = (
+            f"invalid character {_show(first)} looking for beginning of value"
+            if raw
+            else "unexpected end of JSON input"
+        )
         raise bad_request(f"invalid continue token: continue key is not valid: {shown}") from None
     return revision, start.rstrip("\0")
 

@@ -1,17 +1,156 @@
-"""Field ownership of a write: metadata.managedFields, in the version of the request."""
+"""Field ownership of a write: metadata.managedFields, in the version of the request.
+
+Ownership is worked out on objects of the version the client spoke, because that is the version its entry names. Where a
+resource has several shapes the entries of other versions are compared through conversions.
+"""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from tiphys.api.schemas import has_schema, schema_of
+from tiphys.api.table import resource_by_kind
+from tiphys.apiserver.registry.conversion import conversion_for
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.strategy import Object, RequestContext
+from tiphys.machinery.fieldset import difference, intersection, union
+from tiphys.machinery.meta import split_api_version
+from tiphys.machinery.normalize import normalize
+from tiphys.machinery.patch.apply import decode, encode, server_side_apply, update_managed_fields
+from tiphys.machinery.schema import TypeSchema
+
+Node = dict[str, Any]
 
 
 def own_fields(served: ServedResource, ctx: RequestContext, old: Object | None, new: Object) -> None:
     """Note in `new` (storage version) which fields this write changed and who did it; `old` is not changed."""
+    if served.schema is None:
+        return
+    live, mine = old, new
+    if served.conversion is not None:
+        mine = served.from_storage(copy.deepcopy(new))
+        live = served.from_storage(copy.deepcopy(old)) if old is not None else None
+    entries = update_managed_fields(
+        live,
+        mine,
+        ctx.field_manager,
+        served.schema,
+        ctx.now,
+        api_version=served.resource.api_version,
+        subresource=ctx.subresource,
+        ignored=ignored_fields(served, ctx.subresource),
+        convert=_converter(served),
+    )
+    if entries:
+        new["metadata"]["managedFields"] = entries
+    else:
+        new["metadata"].pop("managedFields", None)
 
 
 def apply_fields(
-    served: ServedResource, ctx: RequestContext, live: Object | None, applied: Object, *, force: bool, mode: str
+    served: ServedResource, ctx: RequestContext, live: Object | None, applied: Object, *, force: bool
 ) -> Object:
-    """Server-side apply: the merged object with its managedFields, in the version of the request."""
-    raise NotImplementedError
+    """Server-side apply: the merged object with its managedFields, in normal form, in the version of the request."""
+    schema = served.schema
+    assert schema is not None
+    result = server_side_apply(
+        live,
+        applied,
+        ctx.field_manager,
+        force,
+        schema,
+        ctx.now,
+        api_version=served.resource.api_version,
+        subresource=ctx.subresource,
+        ignored=ignored_fields(served, ctx.subresource),
+        convert=_converter(served),
+    )
+    merged = normalize(result.object, schema)
+    merged["kind"], merged["apiVersion"] = served.resource.kind, served.resource.api_version
+    return merged
+
+
+REPLICAS: Final[Node] = {"f:spec": {"f:replicas": {}}}
+SCALE_VERSION: Final = "autoscaling/v1"
+
+
+def own_replicas(ctx: RequestContext, old: Object, new: Object, old_scale: Object, new_scale: Object) -> None:
+    """Note in `new` (a workload) who owns its replica count after a write of its scale.
+
+    The scale is an object of its own to the tracking: those who own `spec.replicas` of the workload own it there. Nobody
+    left there means that the count is not tracked any more.
+    """
+    parent: list[Object] = old["metadata"].get("managedFields") or []
+    owners = [
+        {**entry, "apiVersion": SCALE_VERSION, "fieldsV1": REPLICAS}
+        for entry in parent
+        if intersection(entry.get("fieldsV1") or {}, REPLICAS)
+    ]
+    live = {**old_scale, "metadata": {**old_scale["metadata"], "managedFields": owners}}
+    entries = update_managed_fields(
+        live,
+        new_scale,
+        ctx.field_manager,
+        schema_of("autoscaling", "v1", "Scale"),
+        ctx.now,
+        api_version=SCALE_VERSION,
+        subresource="scale",
+    )
+    kept: list[Object] = []
+    for entry in parent:
+        fields = difference(entry.get("fieldsV1") or {}, REPLICAS)
+        if fields:
+            kept.append({**entry, "fieldsV1": fields})
+    for entry in entries:
+        _merge_owner(kept, {**entry, "apiVersion": new["apiVersion"], "fieldsV1": REPLICAS})
+    new["metadata"]["managedFields"] = encode(decode(kept))
+
+
+def _merge_owner(entries: list[Object], owner: Object) -> None:
+    identity = ("manager", "operation", "apiVersion", "subresource")
+    for entry in entries:
+        if all(entry.get(name, "") == owner.get(name, "") for name in identity):
+            entry["fieldsV1"] = union(entry["fieldsV1"], REPLICAS)
+            return
+    owner.pop("time", None)
+    entries.append(owner)
+
+
+def ignored_fields(served: ServedResource, subresource: str) -> Node:
+    """Fields a write through this (sub)resource does not touch, as a set: what the strategy resets."""
+    strategy = served.strategy
+    paths: Sequence[tuple[str, ...]] | None = strategy.reset_fields.get(subresource)
+    if paths is None:
+        if not subresource:
+            paths = (("status",),) if strategy.has_status else ()
+        else:
+            paths = (("spec",),) if subresource == "status" else ()
+    root: Node = {}
+    for path in paths:
+        node = root
+        for name in path:
+            node = node.setdefault(f"f:{name}", {})
+    return root
+
+
+def _converter(served: ServedResource) -> Callable[[Object, str], tuple[Object, TypeSchema] | None]:
+    """Converts objects of the request's version to the version an entry of managedFields names."""
+    resource, storage = served.resource, served.store.resource
+
+    def convert(obj: Object, api_version: str) -> tuple[Object, TypeSchema] | None:
+        group, version = split_api_version(api_version)
+        other = resource_by_kind(group, version, resource.kind)
+        if other is None or not has_schema(group, version, resource.kind):
+            return None
+        schema = schema_of(group, version, resource.kind)
+        value = copy.deepcopy(obj)
+        if served.conversion is not None:
+            value = served.to_storage(value)
+        back = conversion_for(other, storage)
+        if back is not None:
+            value = normalize(back.from_storage(value), schema)
+        return value, schema
+
+    return convert

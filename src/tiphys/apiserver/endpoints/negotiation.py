@@ -71,7 +71,11 @@ def negotiate(accept: str) -> Wanted:
         version = parameters.get("v", "v1")
         if transform:
             group = parameters.get("g", "")
-            if transform not in (TABLE, PARTIAL, PARTIAL_LIST) or group != "meta.k8s.io" or version not in META_VERSIONS:
+            if (
+                transform not in (TABLE, PARTIAL, PARTIAL_LIST)
+                or group != "meta.k8s.io"
+                or version not in META_VERSIONS
+            ):
                 continue
         elif media == "*/*" and len(clauses) > 1 and parameters:
             continue

@@ -23,7 +23,7 @@ from tiphys.apiserver.http.response import Response
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.strategy import Object, RequestContext
 from tiphys.machinery import field
-from tiphys.machinery.codec import decode_json, decode_yaml, strict_message, strict_problems
+from tiphys.machinery.codec import decode_json, decode_yaml, encode_json, strict_message, strict_problems
 from tiphys.machinery.errors import StatusError, bad_request, invalid, status_of
 from tiphys.machinery.field import Path
 from tiphys.machinery.meta import GroupKind, GroupVersionKind
@@ -141,7 +141,9 @@ class Patch:
                 raise _rejected(str(error)) from None
             raise StatusError(status_of(500, "", str(error))) from None
         if not isinstance(patched, dict):
-            raise bad_request(f"json: cannot unmarshal {_json_name(patched)} into Go value of type map[string]interface {{}}")
+            raise bad_request(
+                f"json: cannot unmarshal {_json_name(patched)} into Go value of type map[string]interface {{}}"
+            )
         return self._normal(patched)
 
     def _normal(self, patched: Object) -> Object:
@@ -155,24 +157,53 @@ class Patch:
             if self._media == STRATEGIC_PATCH:
                 problem = field.invalid(Path("patch"), show_map(self._patch), _restore_error(str(error)))
             else:
-                text = self._body.decode("utf-8", "replace")
-                problem = field.invalid(Path("patch"), text, str(error))
+                problem = field.invalid(Path("patch"), self._text(patched), str(error))
             raise invalid(GroupKind("", ""), "", [problem]) from None
+
+    def _text(self, patched: Object) -> str:
+        """The patched document as upstream's patch library writes it: what the patch touched has its keys in order."""
+        if self._media == MERGE_PATCH:
+            ordered = _sorted_along(patched, self._patch)
+        else:
+            ordered = dict(sorted(patched.items()))
+            for operation in self._patch:
+                ordered = _sorted_path(ordered, str(operation.get("path", "")).split("/")[1:-1])
+        return encode_json(ordered).decode()
 
     def _check_fields(self, patched: Object) -> None:
         if self._mode == IGNORE or self._reported or self._schema is None:
             return
         problems = strict_problems(patched, self._schema)
+        if self._media == STRATEGIC_PATCH:
+            problems.sort()
         if self._media != JSON_PATCH:
-            duplicates = [one for one in strict_problems(self._patch, self._schema, self._body) if one.startswith("dup")]
+            duplicates = [
+                one for one in strict_problems(self._patch, self._schema, self._body) if one.startswith("dup")
+            ]
             problems = duplicates + problems
         if not problems:
             return
         if self._mode == STRICT:
-            error = field.invalid(Path("patch"), show_map(self._patch), strict_message(problems))
+            shown = show_map(self._patch) if self._media == STRATEGIC_PATCH else self._text(patched)
+            error = field.invalid(Path("patch"), shown, strict_message(problems))
             raise invalid(GroupKind("", ""), "", [error])
         self._reported = True
         self._warnings += problems
+
+
+def _sorted_along(value: Any, patch: Any) -> Any:
+    if not isinstance(value, dict) or not isinstance(patch, dict):
+        return value
+    return {key: _sorted_along(value[key], patch.get(key)) for key in sorted(value)}
+
+
+def _sorted_path(value: Any, path: list[str]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ordered = {key: value[key] for key in sorted(value)}
+    if path and path[0] in ordered:
+        ordered[path[0]] = _sorted_path(ordered[path[0]], path[1:])
+    return ordered
 
 
 def _restore_error(message: str) -> str:
@@ -208,12 +239,16 @@ def _json_name(value: Any) -> str:
     return "array" if isinstance(value, list) else "object"
 
 
-# --- server-side apply -----------------------------------------------------------------------------------------------------
+# --- server-side apply ----------------------------------------------------------------------------
 
 
 async def _apply(api: ApiRequest, served: ServedResource) -> Response:
     applied = decode_applied(api, served.resource.gvk)
-    check_names(api, applied, namespaced=served.resource.namespaced, named=True)
+    # The configuration itself stays as it was sent: what the URL adds to it is not applied by anybody.
+    check_names(
+        api, {"metadata": dict(applied.get("metadata") or {})}, namespaced=served.resource.namespaced, named=True
+    )
+    applied.setdefault("metadata", {})
     ctx = api.context()
     force = is_true(api.query, "force")
     admission = RequestAdmission(api, served, Operation.UPDATE, {"kind": "PatchOptions"})
@@ -221,7 +256,10 @@ async def _apply(api: ApiRequest, served: ServedResource) -> Response:
 
     async def make(old: Object | None, revision: int) -> Object:
         live = None if old is None else served.from_storage(old)
-        merged = apply_fields(served, ctx, live, applied, force=force, mode=api.parameter("fieldValidation"))
+        merged = apply_fields(served, ctx, live, applied, force=force)
+        if served.resource.namespaced:
+            merged["metadata"]["namespace"] = api.info.namespace
+        merged["metadata"].setdefault("name", api.info.name)
         if old is None:
             merged["metadata"].pop("resourceVersion", None)
             return await _prepare_applied(api, served, ctx, merged, None, creating)
@@ -259,9 +297,11 @@ def decode_applied(api: ApiRequest, kind: GroupVersionKind) -> Object:
     try:
         value = decode_yaml(api.request.body).value
     except ValueError as error:
-        raise bad_request(f"error decoding YAML: error converting YAML to JSON: {error}") from None
+        raise bad_request(f"error decoding YAML: {error}") from None
     if not isinstance(value, dict):
-        raise bad_request(f"error decoding YAML: json: cannot unmarshal {_json_name(value)} into Go value of type map[string]interface {{}}")
+        raise bad_request(
+            f"error decoding YAML: json: cannot unmarshal {_json_name(value)} into Go value of type map[string]interface {{}}"
+        )
     given_version, given_kind = value.get("apiVersion") or "", value.get("kind") or ""
     if given_version != kind.api_version or given_kind != kind.kind:
         shown = given_version if "/" in str(given_version) else f"/{given_version}"
@@ -272,4 +312,3 @@ def decode_applied(api: ApiRequest, kind: GroupVersionKind) -> Object:
     if metadata and metadata.get("managedFields"):
         raise bad_request("metadata.managedFields must be nil")
     return value
-

@@ -93,7 +93,9 @@ class PathHandlers:
             return Response(200, orjson.dumps(VERSION, option=orjson.OPT_INDENT_2))
         if trimmed == "/metrics":
             _only_get(request)
-            return Response(200, REGISTRY.expose(), content_type="text/plain; version=0.0.4; charset=utf-8; escaping=underscores")
+            return Response(
+                200, REGISTRY.expose(), content_type="text/plain; version=0.0.4; charset=utf-8; escaping=underscores"
+            )
         if segments[0] == "openapi":
             return await self._serve_openapi(request, segments)
         if segments[0] in ("api", "apis"):
@@ -140,7 +142,8 @@ class PathHandlers:
         if segments[0] == "apis" and (len(segments) < 3 or not self._discovery.serves_group(segments[1])):
             return page_not_found()
         raise StatusError(
-            status_of(404, "NotFound", "the server could not find the requested resource") | {"details": {}, "code": 404}
+            status_of(404, "NotFound", "the server could not find the requested resource")
+            | {"details": {}, "code": 404}
         )
 
     async def unserved(self, request: Request, info: RequestInfo) -> Answer:
@@ -192,4 +195,3 @@ def _only_get(request: Request) -> None:
     if request.method not in ("GET", "HEAD"):
         message = "the server does not allow this method on the requested resource"
         raise StatusError(status_of(405, "MethodNotAllowed", message) | {"details": {}, "code": 405})
-

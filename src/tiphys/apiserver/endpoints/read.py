@@ -7,6 +7,7 @@ exactly the revision asked for. Both are read in one turn of the loop, so a list
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 from tiphys.apiserver.endpoints.forms import Form, list_metadata
 from tiphys.apiserver.endpoints.list_options import (
@@ -93,20 +94,29 @@ async def read_page(served: ServedResource, cache: WatchCache, options: ListOpti
     if after and not (prefix + after).startswith(prefix):
         raise bad_request("continue token is not valid")
     after_key = prefix + after if after else ""
+    # From the cache, whatever its age, a list comes whole: upstream ignores the limit there too.
+    limit = max(0, options.limit) if options.resource_version != "0" else 0
     if revision in (0, -1) or kind.last_change <= revision <= cache.revision:
-        entries = list(kind.select(wanted, after_key))
         at = cache.revision if revision in (0, -1) else revision
-    else:
-        entries = await _entries_at(served, cache, wanted, revision, after_key, options)
-        at = revision
-    page = Page(entries, at)
-    limit = options.limit
-    if 0 < limit < len(entries):
-        page.entries = entries[:limit]
-        page.continue_token = encode_continue(at, page.entries[-1].key[len(prefix) :])
-        if not wanted.selects:
-            page.remaining = len(entries) - limit
+        found = kind.select(wanted, after_key)
+        page = Page(list(islice(found, limit)) if limit else list(found), at)
+        if limit and len(page.entries) == limit:
+            low, high = kind.span(wanted.namespace, page.entries[-1].key)
+            _continue(page, prefix, wanted, high - low)
+        return page
+    entries, keys = await _entries_at(served, cache, wanted, revision, after_key, options)
+    page = Page(entries[:limit] if limit else entries, revision)
+    if limit and len(page.entries) == limit:
+        _continue(page, prefix, wanted, len(keys) - 1 - keys.index(page.entries[-1].key))
     return page
+
+
+def _continue(page: Page, prefix: str, wanted: Filter, following: int) -> None:
+    """Give a full page its token. With selectors nobody knows whether the objects that follow match, as upstream."""
+    if following:
+        page.continue_token = encode_continue(page.revision, page.entries[-1].key[len(prefix) :])
+        if not wanted.selects:
+            page.remaining = following
 
 
 async def _starting_point(cache: WatchCache, options: ListOptions) -> tuple[int, str]:
@@ -135,8 +145,8 @@ async def _starting_point(cache: WatchCache, options: ListOptions) -> tuple[int,
 
 async def _entries_at(
     served: ServedResource, cache: WatchCache, wanted: Filter, revision: int, after: str, options: ListOptions
-) -> list[Entry]:
-    """The matching objects at an older revision, from the store."""
+) -> tuple[list[Entry], list[str]]:
+    """(matching objects, keys of all objects) at an older revision, from the store."""
     kind = served.store.kind.cache
     start = kind.prefix + (f"{wanted.namespace}/" if wanted.namespace and kind.namespaced else "")
     end = prefix_end(start)
@@ -147,6 +157,7 @@ async def _entries_at(
     except FutureRevisionError:
         raise too_large(revision, cache.revision) from None
     entries: list[Entry] = []
+    keys: list[str] = []
     for item in found.items:
         own = item.key[len(kind.prefix) :]
         namespace, _, name = own.rpartition("/")
@@ -157,7 +168,8 @@ async def _entries_at(
             entry = Entry(own, namespace, name, item.value, item.mod_revision, item.create_revision)
         if wanted.matches(entry, kind.fields_of):
             entries.append(entry)
-    return entries
+        keys.append(own)
+    return entries, keys
 
 
 def _expired(
@@ -165,7 +177,9 @@ def _expired(
 ) -> StatusError:
     if not options.continue_token:
         return StatusError(
-            status_of(410, "Expired", f"The resourceVersion for the provided list is too old. {options.resource_version}")
+            status_of(
+                410, "Expired", f"The resourceVersion for the provided list is too old. {options.resource_version}"
+            )
         )
     prefix = f"{wanted.namespace}/" if wanted.namespace and served.resource.namespaced else ""
     status = status_of(

@@ -13,13 +13,13 @@ from tiphys.apiserver.endpoints.body import BodyDecoder, check_write_options, me
 from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
 from tiphys.apiserver.endpoints.encoding import value_response
 from tiphys.apiserver.endpoints.forms import column_definitions, partial_metadata
-from tiphys.apiserver.endpoints.managed import own_fields
+from tiphys.apiserver.endpoints.managed import own_replicas
 from tiphys.apiserver.endpoints.negotiation import TABLE
 from tiphys.apiserver.endpoints.patch import APPLY_PATCH, Patch, patch_type
 from tiphys.apiserver.endpoints.write import check_names
 from tiphys.apiserver.http.response import Response
 from tiphys.apiserver.registry.resources import ServedResource
-from tiphys.apiserver.registry.strategy import NAME_COLUMN, Column, Object, age
+from tiphys.apiserver.registry.strategy import CREATED_AT_COLUMN, NAME_COLUMN, Column, Object, age
 from tiphys.machinery import field
 from tiphys.machinery.errors import invalid, modified
 from tiphys.machinery.field import Path
@@ -28,10 +28,10 @@ from tiphys.machinery.selectors import LabelSelector
 
 SCALE: Final = GroupVersionKind("autoscaling", "v1", "Scale")
 COLUMNS: Final = (
-    NAME_COLUMN,
-    Column("Desired", "integer", "Replicas is the desired number of instances for the scaled object."),
-    Column("Available", "integer", "Replicas is the number of observed instances of the scaled object."),
-    Column("Age", "string", "CreationTimestamp is when the object was made."),
+    Column("Name", "string", NAME_COLUMN.description),
+    Column("Desired", "integer", "replicas is the desired number of instances for the scaled object."),
+    Column("Available", "integer", "replicas is the actual number of observed instances of the scaled object."),
+    Column("Age", "string", CREATED_AT_COLUMN.description),
 )
 
 
@@ -103,7 +103,7 @@ async def serve_scale(api: ApiRequest, served: ServedResource, verb: str) -> Res
         new["spec"]["replicas"] = (wanted.get("spec") or {}).get("replicas") or 0
         if patch is not None or not version:
             new["metadata"].pop("resourceVersion", None)
-        own_fields(served, ctx, old, new)
+        own_replicas(ctx, old, new, current, scale_of(new))
         return new
 
     written = await served.store.update(ctx, make, admission, patching=True)

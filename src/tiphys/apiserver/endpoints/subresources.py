@@ -1,9 +1,9 @@
 """Subresources of stored objects: the table of what is served how.
 
-    status, finalize, approval, ephemeralcontainers, resize    the whole object, other rules of the strategy
-    scale                                                      scale.py
-    binding, eviction, token                                   actions.py
-    log, exec, attach, portforward, proxy                      connect.py: bytes to and from a kubelet or an address
+status, finalize, approval, ephemeralcontainers, resize    the whole object, other rules of the strategy
+scale                                                      scale.py
+binding, eviction, token                                   actions.py
+log, exec, attach, portforward, proxy                      connect.py: bytes to and from a kubelet or an address
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ async def serve_subresource(api: ApiRequest, served: ServedResource) -> Answer:
     subresource = served.resource.subresources.get(name)
     if subresource is None or (len(api.info.parts) > 3 and name != "proxy"):
         raise StatusError(
-            status_of(404, "NotFound", "the server could not find the requested resource") | {"details": {}, "code": 404}
+            status_of(404, "NotFound", "the server could not find the requested resource")
+            | {"details": {}, "code": 404}
         )
     verb = METHODS.get(api.request.method, "")
     if verb not in subresource.verbs and not (name == "proxy" and verb == ""):

@@ -176,7 +176,9 @@ class _Watch:
             watcher.close()
         return frames, until
 
-    def _event(self, kind: EventType, kv: KeyValue, prev: KeyValue | None, known: dict[str, Entry]) -> CacheEvent | None:
+    def _event(
+        self, kind: EventType, kv: KeyValue, prev: KeyValue | None, known: dict[str, Entry]
+    ) -> CacheEvent | None:
         before = known.get(kv.key) or (self._entry(prev) if prev is not None else None)
         if kind is EventType.DELETE:
             known.pop(kv.key, None)

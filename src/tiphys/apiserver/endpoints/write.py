@@ -104,6 +104,8 @@ async def update_object(api: ApiRequest, served: ServedResource) -> Response:
     check_write_options(api.query, "UpdateOptions")
     body = decode_request(api, served)
     check_names(api, body, namespaced=served.resource.namespaced, named=True)
+    if MANAGED not in body["metadata"] and b'"managedFields":[]' in api.request.body.replace(b" ", b""):
+        body["metadata"][MANAGED] = [{}]  # an empty list says: forget who owned what
     ctx = api.context()
     may_create = not ctx.subresource and served.strategy.allow_create_on_update
     admission = RequestAdmission(api, served, Operation.UPDATE, {"kind": "UpdateOptions"})
@@ -116,9 +118,7 @@ async def update_object(api: ApiRequest, served: ServedResource) -> Response:
             return await prepare_new(api, served, ctx, new, creating)
         return await prepare_changed(api, served, ctx, new, old, admission)
 
-    written = await served.store.update(
-        ctx, make, admission, may_create=may_create, create_admission=creating
-    )
+    written = await served.store.update(ctx, make, admission, may_create=may_create, create_admission=creating)
     return written_response(api, served, written)
 
 

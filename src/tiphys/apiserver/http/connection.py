@@ -68,7 +68,7 @@ class Connection(asyncio.Protocol):
         self.busy = False
         self._begin_request()
 
-    # --- asyncio.Protocol ---------------------------------------------------------------------------------------
+    # --- asyncio.Protocol -------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         self._transport = transport  # type: ignore[assignment]  # uvloop's transports do not inherit asyncio's
@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
         if self._writable_callback is not None:
             self._writable_callback()
 
-    # --- httptools callbacks --------------------------------------------------------------------------------------
+    # --- httptools callbacks ----------------------------------------------------------------------
     def _begin_request(self) -> None:
         self._target = b""
         self._headers: dict[str, str] = {}
@@ -201,7 +201,7 @@ class Connection(asyncio.Protocol):
         self._queue.append(request)
         self._wake()
 
-    # --- serving -----------------------------------------------------------------------------------------------------
+    # --- serving ----------------------------------------------------------------------------------
     def _refuse(self, error: StatusError) -> None:
         """Answer `error` after the requests before it, then close: the rest of the input has no meaning."""
         self._broken = True
@@ -345,7 +345,7 @@ class Connection(asyncio.Protocol):
             log.debug("request dropped after an upgrade: %r", late)
         await answer.run(self._raw)
 
-    # --- what streams need ------------------------------------------------------------------------------------------------
+    # --- what streams need ------------------------------------------------------------------------
     async def drain(self) -> None:
         """Wait until the client keeps up; ConnectionResetError once it is gone."""
         if not self.writable and not self.closed:
@@ -395,6 +395,7 @@ class Connection(asyncio.Protocol):
 
 def _header_lines(headers: object) -> list[bytes]:
     return [
-        b"%b: %b\r\n" % (name.encode("latin-1"), value.encode("latin-1", "replace").replace(b"\n", b" ").replace(b"\r", b" "))
+        b"%b: %b\r\n"
+        % (name.encode("latin-1"), value.encode("latin-1", "replace").replace(b"\n", b" ").replace(b"\r", b" "))
         for name, value in headers  # type: ignore[attr-defined]
     ]

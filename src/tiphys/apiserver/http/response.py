@@ -13,9 +13,7 @@ from tiphys.machinery.errors import StatusError
 Headers = Sequence[tuple[str, str]]
 
 JSON: Final = "application/json"
-STATUS_LINES: Final = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
-}
+STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
 class Response:

@@ -1,7 +1,7 @@
 """Which finalizers a DELETE adds or takes away for the garbage collector.
 
-    propagationPolicy   Foreground: +foregroundDeletion     Orphan: +orphan     Background: neither
-    none given          what finalizers already say, else the resource's default (see GarbageCollection)
+propagationPolicy   Foreground: +foregroundDeletion     Orphan: +orphan     Background: neither
+none given          what finalizers already say, else the resource's default (see GarbageCollection)
 """
 
 from __future__ import annotations

@@ -98,9 +98,7 @@ def _errors(raw: dict[str, Any]) -> list[FieldError]:
     policy = raw.get("propagationPolicy")
     path = Path("propagationPolicy")
     if raw.get("orphanDependents") is not None and policy is not None:
-        errors.append(
-            field.invalid(path, policy, "orphanDependents and deletionPropagation cannot be both set")
-        )
+        errors.append(field.invalid(path, policy, "orphanDependents and deletionPropagation cannot be both set"))
     if policy is not None and policy not in (FOREGROUND, BACKGROUND, ORPHAN):
         errors.append(field.not_supported(path, policy, [FOREGROUND, BACKGROUND, ORPHAN, "nil"]))
     errors += dry_run_errors(raw.get("dryRun"))

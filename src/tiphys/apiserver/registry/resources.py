@@ -1,8 +1,8 @@
 """What is served where: versions of resources over their stores, changeable while the server runs.
 
-    ServedResource apps/v1 deployments ──┐                      one per group, version and plural
-    ServedResource autoscaling/v1 hpa ───┤ conversion
-    ServedResource autoscaling/v2 hpa ───┴──▶ ResourceStore     one per group and plural: objects are stored once
+ServedResource apps/v1 deployments ──┐                      one per group, version and plural
+ServedResource autoscaling/v1 hpa ───┤ conversion
+ServedResource autoscaling/v2 hpa ───┴──▶ ResourceStore     one per group and plural: objects are stored once
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from tiphys.machinery.schema import TypeSchema
 class Conversion(Protocol):
     """Between a served version and the storage version of one kind. Both take and return the whole object, and may
     change what they are given. apiVersion and kind are set by the caller."""
+
+    @property
+    def field_labels(self) -> Mapping[str, str]:
+        """Selectable fields that have another name in this version: its name to the stored one."""
 
     def to_storage(self, obj: Object) -> Object:
         """From the served version."""

@@ -12,6 +12,7 @@ the store's await returns, so nothing is read back.
 
 from __future__ import annotations
 
+import copy
 import random
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -54,6 +55,14 @@ NAME_ATTEMPTS: Final = 8
 UPDATE_ATTEMPTS: Final = 100
 METADATA: Final = Path("metadata")
 MAX_OBJECT_BYTES: Final = 1536 * 1024  # what etcd takes in one request; larger objects are refused by every store alike
+
+# Where upstream stores what is named otherwise: only error messages show it.
+_UPSTREAM_KEYS: Final = {
+    GroupResource("", "nodes"): "minions",
+    GroupResource("", "services"): "services/specs",
+    GroupResource("", "endpoints"): "services/endpoints",
+    GroupResource("networking.k8s.io", "ingresses"): "ingress",
+}
 
 Make = Callable[[Object | None, int], Awaitable[Object]]
 
@@ -115,7 +124,13 @@ class ResourceStore:
         self._store = cache.store
         self._now = now
 
-    # --- reading --------------------------------------------------------------------------------------------------------
+    def named_as(self, group_resource: GroupResource) -> ResourceStore:
+        """The same store under another group's name: errors name the resource as the client does (events)."""
+        other = copy.copy(self)
+        other.group_resource = group_resource
+        return other
+
+    # --- reading ----------------------------------------------------------------------------------
     def get(self, namespace: str, name: str) -> Entry:
         """The current version. StatusError (404) when there is none."""
         entry = self.kind.cache.get(namespace, name)
@@ -133,7 +148,7 @@ class ResourceStore:
         own = f"{namespace}/{name}" if self.resource.namespaced else name
         return self.kind.cache.prefix + own
 
-    # --- create ------------------------------------------------------------------------------------------------------------
+    # --- create -----------------------------------------------------------------------------------
     async def create(self, ctx: RequestContext, obj: Object, admission: Admission) -> Written:
         """Store a new object, decoded, defaulted and admitted; `obj` becomes what is stored."""
         metadata = obj.setdefault("metadata", {})
@@ -201,9 +216,12 @@ class ResourceStore:
                 finish(committed)
 
     def _metadata_errors(self, metadata: Object) -> list[FieldError]:
-        return validate_object_meta(metadata, self.resource.namespaced, self.strategy.name_rule)
+        strategy = self.strategy
+        return validate_object_meta(
+            metadata, self.resource.namespaced, strategy.name_rule, strict_finalizers=strategy.strict_finalizers
+        )
 
-    # --- update -------------------------------------------------------------------------------------------------------------
+    # --- update -----------------------------------------------------------------------------------
     async def update(
         self,
         ctx: RequestContext,
@@ -259,11 +277,12 @@ class ResourceStore:
             return None  # somebody else created it: this is an update then
 
     def _uid_conflict(self, ctx: RequestContext, wanted: str, found: str) -> StatusError:
+        upstream = _UPSTREAM_KEYS.get(self.group_resource, self.resource.plural)
         place = f"{ctx.namespace}/{ctx.name}" if self.resource.namespaced else ctx.name
         return conflict(
             self.group_resource,
             ctx.name,
-            f"StorageError: invalid object, Code: 4, Key: /registry/{self.resource.plural}/{place}, ResourceVersion: 0, "
+            f"StorageError: invalid object, Code: 4, Key: /registry/{upstream}/{place}, ResourceVersion: 0, "
             f"AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}",
         )
 
@@ -278,7 +297,7 @@ class ResourceStore:
             if patching or self.strategy.allow_unconditional_update:
                 return False
             error = field.invalid(METADATA.child("resourceVersion"), 0, "must be specified for an update")
-            raise invalid(self.group_kind, ctx.name, [error])
+            raise invalid(GroupKind(*self.group_resource), ctx.name, [error])
         if version != str(entry.revision):
             if not version.isdecimal():
                 raise bad_request(f'invalid resourceVersion "{version}"')
@@ -335,9 +354,11 @@ class ResourceStore:
     def _update_errors(self, subresource: str, new: Object, old: Object) -> list[FieldError]:
         strategy = self.strategy
         errors = self._metadata_errors(new["metadata"])
-        errors += validate_object_meta_update(new["metadata"], old["metadata"])
+        changed = validate_object_meta_update(new["metadata"], old["metadata"])
+        errors += changed
         if not subresource or subresource == "scale":
-            return errors + strategy.validate_update(new, old)
+            # Upstream checks these once for every kind and once more in each kind's own validation: causes come twice.
+            return errors + changed + strategy.validate_update(new, old)
         if subresource == "status":
             return errors + strategy.validate_status_update(new, old)
         return errors + strategy.validate_subresource_update(subresource, new, old)
@@ -382,7 +403,7 @@ class ResourceStore:
             self.strategy.after_delete(ctx, new)
         return Written(last, deleted=True)
 
-    # --- delete ----------------------------------------------------------------------------------------------------------------
+    # --- delete -----------------------------------------------------------------------------------
     async def delete(self, ctx: RequestContext, options: DeleteOptions, admission: Admission) -> Written:
         """Delete an object, or begin to: see the module and `Written`."""
         validated = False
@@ -425,15 +446,16 @@ class ResourceStore:
             entry = await self._mark(ctx, entry, obj)
             if held or metadata.get("deletionGracePeriodSeconds"):
                 return Written(entry, marked=True)
-        if not ctx.dry_run:
-            try:
-                await self._store.delete(self.store_key(ctx.namespace, ctx.name), expect=entry.revision)
-            except CompareFailed as error:
-                if error.current is None and graceful:
-                    return Written(entry, deleted=True)
-                raise
-            self.strategy.after_delete(ctx, obj)
-        return Written(entry, deleted=True)
+        if ctx.dry_run:
+            return Written(entry, deleted=True)
+        try:
+            gone = await self._store.delete(self.store_key(ctx.namespace, ctx.name), expect=entry.revision)
+        except CompareFailed as error:
+            if error.current is None and graceful:
+                return Written(entry, deleted=True)
+            raise
+        self.strategy.after_delete(ctx, obj)
+        return Written(entry.moved(gone.revision), deleted=True)
 
     def _begin_graceful(self, ctx: RequestContext, obj: Object, options: DeleteOptions) -> tuple[bool, bool]:
         """(the object was marked for a graceful deletion, one is under way already and nothing changes)."""
@@ -475,7 +497,7 @@ class ResourceStore:
             return entry
         return (await self._replace(ctx, entry, obj, old, None)).entry
 
-    # --- bytes --------------------------------------------------------------------------------------------------------------------
+    # --- bytes ------------------------------------------------------------------------------------
     def _encode(self, key: str, obj: Object) -> bytes:
         value = self._bytes_of(obj)
         if len(value) > MAX_OBJECT_BYTES:

@@ -177,8 +177,10 @@ RETURNED_WHEN_DELETED: Final = frozenset(
 class Strategy:
     """One resource's own rules. Subclass in `registry/<group>/<resource>.py`, list it in `registry/__init__.py`."""
 
-    # --- facts about the resource -------------------------------------------------------------------------------
+    # --- facts about the resource -----------------------------------------------------------------
     name_rule: ClassVar[NameRule] = NameRule.DNS_SUBDOMAIN
+    # Finalizers without a domain must be ones Kubernetes knows; a few kinds take any qualified name.
+    strict_finalizers: ClassVar[bool] = True
     # A PUT to a name that does not exist creates it.
     allow_create_on_update: ClassVar[bool] = False
     # A PUT without metadata.resourceVersion overwrites whatever is there.
@@ -197,7 +199,7 @@ class Strategy:
         self.has_generation = key in GENERATIONS if self.generation is None else self.generation
         self.delete_returns_object = key in RETURNED_WHEN_DELETED
 
-    # --- create ---------------------------------------------------------------------------------------------------
+    # --- create -----------------------------------------------------------------------------------
     def default(self, obj: Object) -> None:
         """Set static defaults in place (defaults.md); runs before admission, on create and on update."""
 
@@ -217,7 +219,7 @@ class Strategy:
     def after_create(self, ctx: RequestContext, obj: Object) -> None:
         """Called after a committed create."""
 
-    # --- update ---------------------------------------------------------------------------------------------------
+    # --- update -----------------------------------------------------------------------------------
     def prepare_for_update(self, ctx: RequestContext, new: Object, old: Object) -> None:
         """Carry over what a write of the main resource may not change. `status` is kept by default."""
         if self.has_status:
@@ -245,7 +247,7 @@ class Strategy:
     def after_update(self, ctx: RequestContext, new: Object, old: Object) -> None:
         """Called after a committed update, of any subresource."""
 
-    # --- status and other subresources that write the object itself -------------------------------------------------
+    # --- status and other subresources that write the object itself -------------------------------
     def prepare_for_status_update(self, ctx: RequestContext, new: Object, old: Object) -> None:
         """Keep everything but status. Labels, annotations and finalizers may change too, as upstream allows."""
         for key in {*new, *old} - {"status", "metadata", "kind", "apiVersion"}:
@@ -266,7 +268,7 @@ class Strategy:
         """Errors of such a write."""
         return self.validate_status_update(new, old)
 
-    # --- delete -----------------------------------------------------------------------------------------------------
+    # --- delete -----------------------------------------------------------------------------------
     def check_graceful_deletion(self, ctx: RequestContext, obj: Object, grace_period_seconds: int | None) -> int | None:
         """The grace period in seconds for a graceful deletion (0: at once, but in the graceful way); None: not graceful."""
         return None
@@ -281,7 +283,7 @@ class Strategy:
     def after_delete(self, ctx: RequestContext, obj: Object) -> None:
         """Called when the object is gone: release addresses, ports …"""
 
-    # --- reading ------------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
     def warnings(self, obj: Object, old: Object | None) -> list[str]:
         """Warnings for a valid object ("… is deprecated"); `old` is None on create."""
         return []

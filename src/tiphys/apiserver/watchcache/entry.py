@@ -14,6 +14,7 @@ none of these can contain a quote, so the first `"uid":"` is the object's own.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -58,7 +59,18 @@ def encode_stored(obj: dict[str, Any], kind: str, api_version: str) -> bytes:
 class Entry:
     """One version of one object. Immutable but for what is parsed lazily."""
 
-    __slots__ = ("_fields", "_labels", "_object", "create_revision", "key", "name", "namespace", "revision", "rv_at", "tail")
+    __slots__ = (
+        "_fields",
+        "_labels",
+        "_object",
+        "create_revision",
+        "key",
+        "name",
+        "namespace",
+        "revision",
+        "rv_at",
+        "tail",
+    )
 
     def __init__(
         self,
@@ -93,6 +105,12 @@ class Entry:
         """The tail with another resourceVersion: what a DELETED event carries."""
         end = self.rv_at + len(b',"resourceVersion":""') + len(str(self.revision))
         return b'%b,"resourceVersion":"%d"%b' % (self.tail[: self.rv_at], revision, self.tail[end:])
+
+    def moved(self, revision: int) -> Entry:
+        """The same object under another resourceVersion."""
+        other = copy.copy(self)
+        other.tail, other.revision = self.at_revision(revision), revision
+        return other
 
     def parse(self) -> dict[str, Any]:
         """A fresh copy of the object without kind and apiVersion, free to be changed."""

@@ -1,10 +1,10 @@
 """Filter: which objects a list or watch is about, and what a change looks like through it.
 
-    before   after    the watcher sees
-    no       match    ADDED
-    match    match    MODIFIED
-    match    no       DELETED, with the object as it was before
-    no       no       nothing
+before   after    the watcher sees
+no       match    ADDED
+match    match    MODIFIED
+match    no       DELETED, with the object as it was before
+no       no       nothing
 """
 
 from __future__ import annotations

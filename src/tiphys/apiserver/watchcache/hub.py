@@ -49,7 +49,7 @@ class WatchCache:
         self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._waiter_count = 0
 
-    # --- life ---------------------------------------------------------------------------------------------------------
+    # --- life -------------------------------------------------------------------------------------
     async def start(self) -> None:
         """Load the store and follow it. Kinds registered later find their objects too."""
         early: list[Event] = []
@@ -96,7 +96,7 @@ class WatchCache:
         """The resource's part of the cache."""
         return self._kinds.get(f"{group or 'core'}/{plural}/")
 
-    # --- freshness -------------------------------------------------------------------------------------------------------
+    # --- freshness --------------------------------------------------------------------------------
     async def wait_fresh(self) -> None:
         """Return once the cache has everything that was committed before the call."""
         if self._remote:
@@ -123,7 +123,7 @@ class WatchCache:
         """The write came to nothing."""
         self._described.pop(key, None)
 
-    # --- following the store -------------------------------------------------------------------------------------------------
+    # --- following the store ----------------------------------------------------------------------
     def _split(self, key: str) -> tuple[str, str]:
         """ "/registry/core/pods/default/a" → ("core/pods/", "default/a")."""
         parts = key[len(ROOT) :].split("/", 2)
@@ -184,4 +184,3 @@ class WatchCache:
         else:
             kv = event.kv
             self._orphans.setdefault(part, {})[own] = (kv.value, kv.mod_revision, kv.create_revision)
-

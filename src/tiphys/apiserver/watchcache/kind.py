@@ -51,7 +51,7 @@ class KindCache:
         # Revision of the last change of this kind; the state is the same at every later revision of the store.
         self.last_change = revision
 
-    # --- reading ----------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
     def get(self, namespace: str, name: str) -> Entry | None:
         """One object."""
         return self.entries.get(f"{namespace}/{name}" if self.namespaced else name)
@@ -79,7 +79,11 @@ class KindCache:
         """Entries the filter lets through, in key order, keys greater than `after`. Do not await while iterating."""
         if wanted.name and (wanted.namespace or not self.namespaced):
             entry = self.get(wanted.namespace, wanted.name)
-            if entry is not None and entry.key > after and (not wanted.selects or wanted.matches(entry, self.fields_of)):
+            if (
+                entry is not None
+                and entry.key > after
+                and (not wanted.selects or wanted.matches(entry, self.fields_of))
+            ):
                 yield entry
             return
         low, high = self.span(wanted.namespace, after)
@@ -105,7 +109,7 @@ class KindCache:
         newer.reverse()
         return newer
 
-    # --- writing (by the hub only) --------------------------------------------------------------------------------------
+    # --- writing (by the hub only) ----------------------------------------------------------------
     def load(self, entry: Entry) -> None:
         """Take an object in at start-up; entries come in key order."""
         self.entries[entry.key] = entry

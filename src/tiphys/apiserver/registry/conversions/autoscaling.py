@@ -10,6 +10,7 @@ https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/horizonta
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -46,6 +47,8 @@ def _loads(text: str) -> Any:
 
 class HorizontalPodAutoscalerV1:
     """See the module."""
+
+    field_labels: Mapping[str, str] = {}
 
     def to_storage(self, obj: Object) -> Object:
         """To autoscaling/v2."""

@@ -5,6 +5,7 @@ https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 Object = dict[str, Any]
@@ -19,6 +20,7 @@ NAMES: Final = (
     ("deprecatedLastTimestamp", "lastTimestamp"),
     ("deprecatedCount", "count"),
 )
+REFERENCE_FIELDS: Final = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
 
 
 def _rename(obj: Object, names: tuple[tuple[str, str], ...]) -> Object:
@@ -30,6 +32,11 @@ def _rename(obj: Object, names: tuple[tuple[str, str], ...]) -> Object:
 
 class EventsV1:
     """See the module."""
+
+    field_labels: Mapping[str, str] = {
+        **{f"regarding.{name}": f"involvedObject.{name}" for name in REFERENCE_FIELDS},
+        "reportingController": "reportingComponent",
+    }
 
     def to_storage(self, obj: Object) -> Object:
         """To core/v1."""
