@@ -21,7 +21,8 @@ from tiphys.api.core.v1 import ConfigMap, Pod, Secret
 from tiphys.base.clock import Clock
 from tiphys.client import Client, Informers, SharedInformer
 from tiphys.kubelet.pod import PodUID, all_containers, uid_of
-from tiphys.machinery.meta import ObjectName
+from tiphys.machinery.errors import NotFoundError, not_found
+from tiphys.machinery.meta import GroupResource, ObjectName
 
 T = TypeVar("T", ConfigMap, Secret)
 
@@ -70,7 +71,11 @@ class ObjectCache:
             if found is not None:
                 return found
         # Not delivered yet, or not there a moment ago: the server knows best, and words the error.
-        return await self._client.get(kind, key)
+        try:
+            return await self._client.get(kind, key)
+        except NotFoundError as error:
+            # In the singular, as everybody knows these messages from pods' events.
+            raise not_found(GroupResource("", kind.KIND.lower()), key.name) from error
 
     async def run(self) -> None:
         """Close the watches nobody needs any more, until cancelled."""

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -103,7 +103,12 @@ class TestNode:
 
     async def create(self, name: str, spec: dict[str, Any], **metadata: Any) -> Pod:
         """Create a pod bound to the node."""
-        spec = {"nodeName": self.name, "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": False, **spec}
+        spec = {
+            "nodeName": self.name,
+            "terminationGracePeriodSeconds": 1,
+            "automountServiceAccountToken": False,
+            **spec,
+        }
         document = {"metadata": {"name": name, "namespace": "default", **metadata}, "spec": spec}
         return await self.client.create(msgspec.convert(document, Pod))
 
@@ -145,9 +150,10 @@ class TestNode:
         return await self.wait(name, lambda pod: pod.status.phase == phase, phase)
 
     async def gone(self, name: str) -> None:
-        async with asyncio.timeout(TIMEOUT):
-            while await self.pod(name) is not None:
-                await asyncio.sleep(0.02)
+        async def absent() -> bool:
+            return await self.pod(name) is None
+
+        await eventually(absent, f"pod {name} gone")
 
     async def delete(self, name: str, grace: int | None = None) -> None:
         await self.client.delete(Pod, ObjectName("default", name), grace_period_seconds=grace)
@@ -178,6 +184,15 @@ class TestNode:
     def log(self, pod: Pod, container: str, restart: int = 0) -> Path:
         directory = Path(self.config.pod_logs_dir) / f"default_{pod.metadata.name}_{pod.metadata.uid}"
         return directory / container / f"{restart}.log"
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Ask again and again, for things that cannot be watched."""
+    for _ in range(int(TIMEOUT / 0.05)):
+        if await holds():
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{what}: did not come within {TIMEOUT:g} seconds")
 
 
 def is_ready(pod: Pod) -> bool:
@@ -286,9 +301,12 @@ async def _delete_everything(node: TestNode) -> None:
         except NotFoundError:
             continue
     assert node.kubelet is not None and node.kubelet.manager is not None
-    async with asyncio.timeout(TIMEOUT):
-        while node.kubelet.manager.workers:
-            await asyncio.sleep(0.02)
+    manager = node.kubelet.manager
+
+    async def ended() -> bool:
+        return not manager.workers
+
+    await eventually(ended, "every pod ended")
 
 
 def _clean_up(root: Path, cgroup_root: str) -> None:
@@ -299,10 +317,21 @@ def _clean_up(root: Path, cgroup_root: str) -> None:
 
 def leftovers(node: TestNode) -> dict[str, list[str]]:
     """What the node still holds of pods: mounts, cgroups, processes."""
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(node.root) in line]
+    mounts = [
+        line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(node.root) in line
+    ]
     tree = CgroupTree(detect_driver(), node.cgroup_root)
     listed = subprocess.run(["pgrep", "-f", str(node.root)], capture_output=True, text=True, check=False).stdout.split()
     return {"mounts": mounts, "cgroups": sorted(tree.pods()), "processes": listed}
+
+
+def processes_of(node: TestNode) -> list[int]:
+    """The processes inside the cgroups of the node's pods, as the machine numbers them."""
+    found: set[int] = set()
+    for directory in detect_driver().directories(PurePosixPath(node.cgroup_root) / "kubepods"):
+        for file in directory.rglob("cgroup.procs"):
+            found.update(int(line) for line in file.read_text().split())
+    return sorted(found)
 
 
 def _private_key() -> bytes:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.e2e.kubelet.node import BUSYBOX, TestNode, leftovers
+from tests.e2e.kubelet.node import BUSYBOX, TestNode, leftovers, processes_of
 
 pytestmark = pytest.mark.root
 
@@ -51,18 +51,15 @@ async def test_a_container_killed_from_outside_is_restarted(node: TestNode) -> N
     await node.running("phoenix")
     pids = [int(line) for line in (await node.exec("phoenix", "pidof", "sleep")).split()]
     assert pids == [1]
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                with open(f"/proc/{entry.name}/cmdline", "rb") as file:
-                    if file.read() == b"sleep\x001000\x00":
-                        os.kill(int(entry.name), signal.SIGKILL)
-            except (OSError, ProcessLookupError):
-                continue
+    for process in processes_of(node):
+        os.kill(process, signal.SIGKILL)
     pod = await node.wait(
         "phoenix",
-        lambda pod: bool(pod.status.container_statuses) and pod.status.container_statuses[0].restart_count == 1
-        and pod.status.container_statuses[0].ready,
+        lambda pod: (
+            bool(pod.status.container_statuses)
+            and pod.status.container_statuses[0].restart_count == 1
+            and pod.status.container_statuses[0].ready
+        ),
         "restarted",
     )
     last = pod.status.container_statuses[0].last_state

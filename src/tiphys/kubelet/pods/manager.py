@@ -167,9 +167,16 @@ class PodManager:
                 log.exception("the worker of pod %s failed", describe(worker.pod))
                 await self._services.clock.sleep(CRITICAL_RETRY)
         del self.workers[worker.uid]
-        following = self._waiting_static.pop(full_name(worker.pod), None) if is_static(worker.pod) else None
+        if is_static(worker.pod):
+            self._next_static(full_name(worker.pod))
+
+    def _next_static(self, name: str) -> None:
+        """A static pod has ended: its next version may start, or its mirror must go."""
+        following = self._waiting_static.pop(name, None)
         if following is not None:
             self.add(following)
+        elif self.mirror_keeper is not None:
+            self.mirror_keeper.sync(name)
 
     def forget_waiting(self, name: str) -> None:
         """A static pod's file is gone before its turn came."""

@@ -1,0 +1,211 @@
+"""Init containers, sidecars, restart policies, hooks, probes and the reasons containers wait for."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.kubelet.node import TestNode
+from tests.e2e.kubelet.test_pod import busybox
+from tiphys.api.core.v1 import Pod
+
+pytestmark = pytest.mark.root
+
+
+def waiting(pod: Pod) -> str:
+    statuses = pod.status.container_statuses
+    return statuses[0].state.waiting.reason if statuses and statuses[0].state and statuses[0].state.waiting else ""
+
+
+async def test_init_containers_run_one_after_the_other_and_then_the_pod(node: TestNode) -> None:
+    volumes = [{"name": "data", "emptyDir": {}}]
+    mounts = [{"name": "data", "mountPath": "/data"}]
+    await node.create(
+        "init",
+        {
+            "volumes": volumes,
+            "initContainers": [
+                busybox("one", "sh", "-c", "echo one >> /data/order", volumeMounts=mounts),
+                busybox("two", "sh", "-c", "echo two >> /data/order", volumeMounts=mounts),
+            ],
+            "containers": [busybox("app", "sh", "-c", "cat /data/order; sleep 1000", volumeMounts=mounts)],
+        },
+    )
+    pod = await node.running("init")
+    assert [status.state.terminated.reason for status in pod.status.init_container_statuses] == ["Completed"] * 2
+    assert (await node.exec("init", "cat", "/data/order")).split() == ["one", "two"]
+
+
+async def test_a_sidecar_starts_first_and_ends_last(node: TestNode) -> None:
+    mounts = [{"name": "data", "mountPath": "/data"}]
+    # Uptime in hundredths of a second is the finest clock of a busybox shell.
+    ends = "trap 'cut -d\" \" -f1 /proc/uptime > /data/{}; exit 0' TERM; while :; do sleep 0.05; done"
+    sidecar = "touch /data/up; " + ends.format("sidecar")
+    app = "test -e /data/up && echo first > /data/seen; " + ends.format("app")
+    host = node.root / "shared"
+    host.mkdir()
+    await node.create(
+        "sidecar",
+        {
+            "terminationGracePeriodSeconds": 10,
+            "volumes": [{"name": "data", "hostPath": {"path": str(host), "type": "Directory"}}],
+            "initContainers": [
+                busybox(
+                    "proxy",
+                    "sh",
+                    "-c",
+                    sidecar,
+                    restartPolicy="Always",
+                    volumeMounts=mounts,
+                    startupProbe={"exec": {"command": ["test", "-e", "/data/up"]}, "periodSeconds": 1},
+                )
+            ],
+            "containers": [busybox("app", "sh", "-c", app, volumeMounts=mounts)],
+        },
+    )
+    pod = await node.running("sidecar")
+    assert pod.status.init_container_statuses[0].started is True
+    await node.delete("sidecar")
+    await node.gone("sidecar")
+    assert (host / "seen").read_text() == "first\n"
+    assert float((host / "app").read_text()) < float((host / "sidecar").read_text())
+
+
+async def test_a_job_like_pod_succeeds_and_keeps_its_log(node: TestNode) -> None:
+    await node.create("job", {"restartPolicy": "Never", "containers": [busybox("app", "echo", "done")]})
+    pod = await node.phase("job", "Succeeded")
+    terminated = pod.status.container_statuses[0].state.terminated
+    assert (terminated.reason, terminated.exit_code) == ("Completed", 0)
+    assert b"stdout F done\n" in node.log(pod, "app").read_bytes()
+    ready = next(condition for condition in pod.status.conditions if condition.type == "Ready")
+    assert (ready.status, ready.reason) == ("False", "PodCompleted")
+
+
+async def test_a_failing_pod_fails_with_its_termination_message(node: TestNode) -> None:
+    script = "echo -n bad luck > /dev/termination-log; exit 3"
+    await node.create("fail", {"restartPolicy": "Never", "containers": [busybox("app", "sh", "-c", script)]})
+    pod = await node.phase("fail", "Failed")
+    terminated = pod.status.container_statuses[0].state.terminated
+    assert (terminated.reason, terminated.exit_code, terminated.message) == ("Error", 3, "bad luck")
+
+
+async def test_a_crashing_container_backs_off(node: TestNode) -> None:
+    await node.create("crash", {"containers": [busybox("app", "sh", "-c", "exit 1")]})
+    pod = await node.wait("crash", lambda pod: waiting(pod) == "CrashLoopBackOff", "CrashLoopBackOff")
+    status = pod.status.container_statuses[0]
+    assert status.restart_count == 1
+    assert status.state.waiting.message.startswith("back-off 10s restarting failed container=app pod=crash_default(")
+    assert status.last_state.terminated.exit_code == 1
+    assert pod.status.phase == "Running"
+    assert (await node.event("crash", "BackOff")).startswith("Back-off restarting failed container app in pod crash")
+
+
+@pytest.mark.parametrize(
+    ("image", "policy", "reason"),
+    [
+        ("docker.io/library/absent:1", "Never", "ErrImageNeverPull"),
+        ("Not A Name", "IfNotPresent", "InvalidImageName"),
+        ("127.0.0.1:1/nothing:1", "IfNotPresent", "ErrImagePull"),
+    ],
+    ids=["never pulled", "no name", "no registry"],
+)
+async def test_an_image_that_cannot_be_had_is_the_reason_to_wait(
+    node: TestNode, image: str, policy: str, reason: str
+) -> None:
+    await node.create("image", {"containers": [{**busybox(), "image": image, "imagePullPolicy": policy}]})
+    pod = await node.wait("image", lambda pod: waiting(pod) == reason, reason)
+    assert pod.status.phase == "Pending"
+    await node.delete("image")
+    await node.gone("image")
+
+
+async def test_a_failing_liveness_probe_restarts_and_readiness_is_withdrawn(node: TestNode) -> None:
+    await node.create(
+        "probed",
+        {
+            "containers": [
+                busybox(
+                    "app",
+                    "sh",
+                    "-c",
+                    "touch /tmp/alive /tmp/ready; exec sleep 1000",
+                    livenessProbe={
+                        "exec": {"command": ["cat", "/tmp/alive"]},
+                        "periodSeconds": 1,
+                        "failureThreshold": 1,
+                    },
+                    readinessProbe={
+                        "exec": {"command": ["cat", "/tmp/ready"]},
+                        "periodSeconds": 1,
+                        "failureThreshold": 1,
+                    },
+                )
+            ]
+        },
+    )
+    await node.running("probed")
+    await node.exec("probed", "rm", "/tmp/ready")
+    await node.wait("probed", lambda pod: not pod.status.container_statuses[0].ready, "not ready")
+    await node.exec("probed", "rm", "/tmp/alive")
+    pod = await node.wait("probed", lambda pod: pod.status.container_statuses[0].restart_count == 1, "restarted")
+    assert pod.status.container_statuses[0].last_state.terminated.exit_code == 137
+    assert await node.event("probed", "Killing") == "Container app failed liveness probe, will be restarted"
+    messages = [message for reason, message in await node.events("probed") if reason == "Unhealthy"]
+    assert "Liveness probe failed: cat: can't open '/tmp/alive': No such file or directory\n" in messages
+
+
+async def test_hooks_run_after_the_start_and_before_the_stop(node: TestNode) -> None:
+    host = node.root / "hooks"
+    host.mkdir()
+    await node.create(
+        "hooked",
+        {
+            "terminationGracePeriodSeconds": 5,
+            "volumes": [{"name": "data", "hostPath": {"path": str(host)}}],
+            "containers": [
+                busybox(
+                    "app",
+                    "sh",
+                    "-c",
+                    "trap 'exit 0' TERM; while :; do sleep 0.05; done",
+                    volumeMounts=[{"name": "data", "mountPath": "/data"}],
+                    lifecycle={
+                        "postStart": {"exec": {"command": ["touch", "/data/started"]}},
+                        "preStop": {"exec": {"command": ["touch", "/data/stopping"]}},
+                    },
+                )
+            ],
+        },
+    )
+    await node.running("hooked")
+    assert (host / "started").exists() and not (host / "stopping").exists()
+    await node.delete("hooked")
+    await node.gone("hooked")
+    assert (host / "stopping").exists()
+
+
+async def test_a_failing_post_start_hook_is_the_reason_to_wait(node: TestNode) -> None:
+    hook = {"postStart": {"exec": {"command": ["false"]}}}
+    await node.create("badhook", {"containers": [busybox("app", "sleep", "1000", lifecycle=hook)]})
+    await node.wait("badhook", lambda pod: waiting(pod) in ("PostStartHookError", "CrashLoopBackOff"), "waiting")
+    assert (await node.event("badhook", "FailedPostStartHook")).startswith("PostStartHook failed: command 'false'")
+
+
+async def test_a_deadline_ends_the_pod(node: TestNode) -> None:
+    await node.create("late", {"activeDeadlineSeconds": 1, "containers": [busybox()]})
+    pod = await node.phase("late", "Failed")
+    assert pod.status.reason == "DeadlineExceeded"
+
+
+async def test_a_memory_hog_is_killed_as_oomkilled(node: TestNode) -> None:
+    hog = "dd if=/dev/zero of=/dev/null bs=200M count=1"
+    await node.create(
+        "hog",
+        {
+            "restartPolicy": "Never",
+            "containers": [busybox("app", "sh", "-c", hog, resources={"limits": {"memory": "20Mi", "cpu": "500m"}})],
+        },
+    )
+    pod = await node.phase("hog", "Failed")
+    assert pod.status.qos_class == "Guaranteed"
+    terminated = pod.status.container_statuses[0].state.terminated
+    assert (terminated.reason, terminated.exit_code) == ("OOMKilled", 137)

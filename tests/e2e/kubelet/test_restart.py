@@ -1,0 +1,96 @@
+"""The kubelet's own death, static pods, and the end of what nobody owns."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.kubelet.node import BUSYBOX, TestNode, eventually, leftovers
+from tests.e2e.kubelet.test_pod import busybox
+from tiphys.api.coordination.v1 import Lease
+from tiphys.api.core.v1 import Node, Pod
+from tiphys.machinery.meta import ObjectName
+
+pytestmark = pytest.mark.root
+
+
+async def test_a_restarted_kubelet_finds_its_containers_running(node: TestNode) -> None:
+    probe = {"exec": {"command": ["true"]}, "periodSeconds": 1}
+    await node.create("stays", {"containers": [busybox("app", "sleep", "1000", readinessProbe=probe)]})
+    before = await node.running("stays")
+    await node.create("goes", {"containers": [busybox()]})
+    await node.running("goes")
+    await node.stop_kubelet()
+    await node.client.delete(Pod, ObjectName("default", "goes"), grace_period_seconds=0)
+    await node.start_kubelet()
+
+    async def one_left() -> bool:
+        return len(leftovers(node)["cgroups"]) == 1
+
+    await eventually(one_left, "the forgotten pod removed")
+    after = await node.running("stays")
+    assert after.status.container_statuses == before.status.container_statuses
+    assert after.status.conditions == before.status.conditions
+
+
+async def test_a_pod_deleted_while_the_kubelet_was_down_is_ended(node: TestNode) -> None:
+    await node.create("ended", {"containers": [busybox()]})
+    await node.running("ended")
+    await node.stop_kubelet()
+    await node.delete("ended", grace=1)
+    await node.start_kubelet()
+    await node.gone("ended")
+
+
+async def test_a_static_pod_has_a_mirror_that_comes_back(node: TestNode) -> None:
+    manifest = f"""
+apiVersion: v1
+kind: Pod
+metadata: {{name: static, namespace: default}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{{name: app, image: {BUSYBOX}, imagePullPolicy: IfNotPresent, command: [sleep, "1000"]}}]
+"""
+    path = node.root / "manifests" / "static.yaml"
+    path.write_text(manifest)
+    mirror = await node.running("static-node-1")
+    assert mirror.metadata.annotations["kubernetes.io/config.source"] == "file"
+    await node.delete("static-node-1", grace=0)
+    again = await node.wait("static-node-1", lambda pod: pod.metadata.uid != mirror.metadata.uid, "another mirror")
+    again = await node.running("static-node-1")
+    assert again.status.container_statuses[0].container_id == mirror.status.container_statuses[0].container_id
+    path.write_text(manifest.replace('"1000"', '"2000"'))
+    await node.wait(
+        "static-node-1",
+        lambda pod: (
+            bool(pod.status.container_statuses)
+            and pod.status.container_statuses[0].ready
+            and pod.status.container_statuses[0].container_id != mirror.status.container_statuses[0].container_id
+        ),
+        "the edited pod",
+    )
+    path.unlink()
+    await node.gone("static-node-1")
+
+
+async def test_the_node_is_registered_and_ready(node: TestNode) -> None:
+    async def ready() -> bool:
+        found = await node.client.get(Node, ObjectName("", "node-1"))
+        return any(condition.type == "Ready" and condition.status == "True" for condition in found.status.conditions)
+
+    await eventually(ready, "the node ready")
+    found = await node.client.get(Node, ObjectName("", "node-1"))
+    conditions = {condition.type: condition for condition in found.status.conditions}
+    assert conditions["Ready"].reason == "KubeletReady"
+    assert conditions["Ready"].message == "kubelet is posting ready status"
+    assert found.metadata.labels["kubernetes.io/hostname"] == "node-1"
+    assert found.status.node_info is not None
+    assert found.status.node_info.kubelet_version == "v1.36.2"
+    assert found.status.capacity["pods"] == "110"
+    assert {address.type for address in found.status.addresses} == {"InternalIP", "Hostname"}
+
+    async def leased() -> bool:
+        return bool((await node.client.list(Lease, namespace="kube-node-lease")).items)
+
+    await eventually(leased, "a lease")
+    leases = (await node.client.list(Lease, namespace="kube-node-lease")).items
+    assert leases[0].spec.holder_identity == "node-1"
