@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+import tiphys
+
 NAMESPACE: Final = "kube-system"
 NAME: Final = "coredns"
 SERVICE: Final = "kube-dns"
+# Assembled on each machine from what is installed there; never pulled.
+IMAGE: Final = f"tiphys.local/system:{tiphys.__version__}"
 LABELS: Final = {"k8s-app": "kube-dns"}
 CONFIG_DIRECTORY: Final = "/etc/coredns"
 COMMAND: Final = ("tiphys", "dns", "--conf", f"{CONFIG_DIRECTORY}/Corefile")
@@ -47,11 +51,11 @@ def corefile(domain: str = "cluster.local") -> str:
 """
 
 
-def objects(
-    *,
-    image: str,
+def manifests(
     cluster_ip: str = "10.96.0.10",
     domain: str = "cluster.local",
+    *,
+    image: str = IMAGE,
     replicas: int = 2,
     command: Sequence[str] = COMMAND,
 ) -> list[dict[str, Any]]:

@@ -8,14 +8,14 @@ from tiphys.api.apps.v1 import Deployment
 from tiphys.api.core.v1 import ConfigMap, Service
 from tiphys.api.rbac.v1 import ClusterRole
 from tiphys.dns.corefile import parse
-from tiphys.dns.manifests import corefile, objects
+from tiphys.dns.manifests import corefile, manifests
 from tiphys.dns.table import PLUGINS
 
 TYPES = {"Deployment": Deployment, "Service": Service, "ConfigMap": ConfigMap, "ClusterRole": ClusterRole}
 
 
 def test_objects_fit_their_types_and_each_other() -> None:
-    made = {each["kind"]: each for each in objects(image="system:1")}
+    made = {each["kind"]: each for each in manifests(image="system:1")}
     typed = {kind: msgspec.convert(made[kind], TYPES[kind]) for kind in TYPES}
     deployment, service = typed["Deployment"], typed["Service"]
     assert isinstance(deployment, Deployment) and isinstance(service, Service)

@@ -1,0 +1,259 @@
+"""The whole proxy in a node's namespace: objects change in the caches, packets follow; restarts; meddling.
+
+node 192.168.9.1 ── cni0 10.244.1.1 ── pod a 10.244.1.2, pod b 10.244.1.3
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.netlab import Background, Lab, ask, call_in, lab, path, sh
+from tiphys.api.core.v1 import Node, NodeAddress, NodeStatus, Service, ServicePort, ServiceSpec
+from tiphys.api.discovery.v1 import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
+from tiphys.api.meta.v1 import ObjectMeta
+from tiphys.client import SharedInformer
+from tiphys.proxy import Proxy, ProxyConfig
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
+
+POD_A, POD_B, NODE, VIP = "10.244.1.2", "10.244.1.3", "192.168.9.1", "10.96.0.50"
+
+
+class Caches:
+    """What `Informers` gives, filled by hand in the proxy's loop."""
+
+    def __init__(self) -> None:
+        self.known: dict[type, SharedInformer[Any]] = {}
+
+    def of(self, kind: type, **_: str) -> SharedInformer[Any]:
+        if kind not in self.known:
+            self.known[kind] = SharedInformer(kind.__name__)
+        return self.known[kind]
+
+
+class Site:
+    """A node with two pods, and a proxy that can be started again."""
+
+    def __init__(self, made: Lab) -> None:
+        self.lab = made
+        self.version = 0
+        self.services: dict[str, Service] = {}
+        self.slices: dict[str, EndpointSlice] = {}
+        self.node = made.netns("node")
+        sh("ip link add eth0 type bridge", self.node)
+        sh(f"ip addr add {NODE}/24 dev eth0", self.node)
+        sh("ip link set eth0 up", self.node)
+        sh("ip route add default via 192.168.9.254", self.node)
+        sh("sysctl -qw net.ipv4.ip_forward=1", self.node)
+        sh("ip link add cni0 type bridge", self.node)
+        sh("ip addr add 10.244.1.1/24 dev cni0", self.node)
+        sh("ip link set cni0 up", self.node)
+        self.pods = []
+        for name, address in (("a", POD_A), ("b", POD_B)):
+            pod = made.netns(name)
+            sh(f"ip link add eth0 netns {pod} type veth peer name v{name} netns {self.node}")
+            sh(f"ip link set v{name} master cni0 up", self.node)
+            sh(f"ip addr add {address}/24 dev eth0", pod)
+            sh("ip link set eth0 up", pod)
+            sh("ip route add default via 10.244.1.1", pod)
+            made.serve(pod, 80, name)
+            made.serve(pod, 53, name, udp=True)
+            self.pods.append(pod)
+        self.proxy: Proxy | None = None
+        self.background: Background | None = None
+        self.caches = Caches()
+
+    def start(self) -> None:
+        self.caches = Caches()
+        self.proxy = None
+
+        async def work() -> None:
+            self.proxy = Proxy(
+                None,  # type: ignore[arg-type]  # the proxy only reads
+                self.caches,  # type: ignore[arg-type]
+                "n1",
+                config=ProxyConfig(cluster_cidr="10.244.0.0/16", sync_period=0.1, healthz_bind_address=f"{NODE}:10256"),
+            )
+            self._fill()
+            await self.proxy.run()
+
+        self.background = Background(self.node, work)
+        self.until(lambda: self.proxy is not None and self.proxy.ready.is_set())
+
+    def stop(self) -> None:
+        if self.background is not None:
+            self.background.stop()
+            self.background = None
+
+    def _fill(self) -> None:
+        address = NodeAddress(type="InternalIP", address=NODE)
+        node = Node(
+            metadata=ObjectMeta(name="n1", uid="n1", resource_version="1"), status=NodeStatus(addresses=(address,))
+        )
+        self.caches.of(Node).replace([node], "1")
+        self.caches.of(Service).replace(list(self.services.values()), str(self.version))
+        self.caches.of(EndpointSlice).replace(list(self.slices.values()), str(self.version))
+
+    def set(self, name: str, *backends: str, protocol: str = "TCP", port: int = 80, **spec: Any) -> None:
+        self.version += 1
+        meta = ObjectMeta(name=name, namespace="default", uid=name, resource_version=str(self.version))
+        ports = (ServicePort(name="", port=port, protocol=protocol, node_port=spec.pop("node_port", None)),)
+        spec = {"cluster_ip": VIP, "cluster_ips": (VIP,), "type": "ClusterIP"} | spec
+        self.services[name] = Service(metadata=meta, spec=ServiceSpec(ports=ports, **spec))
+        self.slices[name] = EndpointSlice(
+            metadata=ObjectMeta(
+                name=f"{name}-1",
+                namespace="default",
+                uid=name,
+                resource_version=str(self.version),
+                labels={"kubernetes.io/service-name": name},
+            ),
+            address_type="IPv4",
+            ports=(EndpointPort(name="", port=port, protocol=protocol),),
+            endpoints=tuple(
+                Endpoint(addresses=(ip,), node_name="n1", conditions=EndpointConditions(ready=True)) for ip in backends
+            ),
+        )
+        self._push()
+
+    def remove(self, name: str) -> None:
+        self.version += 1
+        self.services.pop(name)
+        self.slices.pop(name)
+        self._push()
+
+    def _push(self) -> None:
+        if self.background is not None:
+            self.background.call(self._fill)
+
+    @staticmethod
+    def until(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come to pass"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with lab() as made:
+        here = Site(made)
+        try:
+            yield here
+        finally:
+            here.stop()
+
+
+def test_services_come_change_and_go(site: Site) -> None:
+    pod = site.pods[0]
+    site.start()
+    site.set("web", POD_B)
+    site.until(lambda: ask(pod, VIP, 80, timeout=0.3) == f"b {POD_A}")
+    site.set("web", POD_A)
+    site.until(lambda: ask(site.node, VIP, 80, timeout=0.3) == "a 10.244.1.1")
+    site.set("web")
+    site.until(lambda: ask(pod, VIP, 80, timeout=0.3) == "refused")
+    site.set("web", POD_B, type="NodePort", node_port=30080)
+    site.until(lambda: ask(site.node, NODE, 30080, timeout=0.3) == "b 10.244.1.1")
+    site.remove("web")
+    site.until(lambda: VIP not in sh("nft list table ip kube-proxy", site.node))
+
+
+def test_rules_and_connections_survive_the_proxy(site: Site) -> None:
+    pod = site.pods[0]
+    site.set("web", POD_B)
+    site.set("old", POD_B, cluster_ip="10.96.0.60", cluster_ips=("10.96.0.60",))
+    site.start()
+    assert ask(pod, VIP, 80) == f"b {POD_A}"
+
+    def connect() -> socket.socket:
+        channel = socket.create_connection((VIP, 80), timeout=2)
+        channel.settimeout(2)
+        return channel
+
+    held = call_in(path(pod), connect)
+    before = sh("nft -a list table ip kube-proxy", site.node)
+    site.stop()
+    assert ask(pod, VIP, 80) == f"b {POD_A}"
+    site.remove("old")
+    site.start()
+    after = sh("nft -a list table ip kube-proxy", site.node)
+    assert "10.96.0.60" in before and "10.96.0.60" not in after
+    handles = [line for line in before.splitlines() if "# handle" in line]
+    assert [line for line in after.splitlines() if "# handle" in line] == handles  # nothing was made anew
+    held.sendall(b"?")
+    assert held.recv(100) == f"b {POD_A}".encode()
+    held.close()
+
+
+def test_what_others_break_is_repaired(site: Site) -> None:
+    pod = site.pods[0]
+    site.set("web", POD_B)
+    site.start()
+    sh("nft flush map ip kube-proxy service-ips", site.node)
+    site.until(lambda: ask(pod, VIP, 80, timeout=0.3) == f"b {POD_A}")
+    sh("nft delete table ip kube-proxy", site.node)
+    site.until(lambda: ask(pod, VIP, 80, timeout=0.3) == f"b {POD_A}")
+    sh("nft flush ruleset", site.node)
+    site.set("web", POD_A)
+    site.until(lambda: ask(site.node, VIP, 80, timeout=0.3) == "a 10.244.1.1")
+
+
+def test_udp_clients_are_moved(site: Site) -> None:
+    site.set("dns", POD_A, protocol="UDP", port=53)
+    site.start()
+
+    def connect() -> socket.socket:
+        channel = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        channel.settimeout(0.3)
+        channel.connect((VIP, 53))
+        return channel
+
+    client = call_in(path(site.node), connect)
+
+    def answered_by() -> str:
+        try:
+            client.send(b"?")
+            return client.recv(100).decode().split()[0]
+        except OSError:
+            return ""
+
+    site.until(lambda: answered_by() == "a")
+    site.set("dns", POD_B, protocol="UDP", port=53)  # the client goes on sending from the same port
+    site.until(lambda: answered_by() == "b")
+    client.close()
+
+
+def test_health_checks(site: Site) -> None:
+    local: dict[str, Any] = {"external_traffic_policy": "Local", "health_check_node_port": 30999}
+    local["type"] = "LoadBalancer"
+    site.set("web", POD_B, node_port=30080, **local)
+    site.start()
+
+    def get(port: int, url: str) -> tuple[int, dict[str, Any]]:
+        def work() -> tuple[int, dict[str, Any]]:
+            connection = http.client.HTTPConnection(NODE, port, timeout=2)
+            connection.request("GET", url)
+            answer = connection.getresponse()
+            body = json.loads(answer.read())
+            connection.close()
+            return answer.status, body
+
+        return call_in(path(site.node), work)
+
+    assert get(30999, "/") == (
+        200,
+        {"service": {"namespace": "default", "name": "web"}, "localEndpoints": 1, "serviceProxyHealthy": True},
+    )
+    site.set("web", node_port=30080, **local)
+    site.until(lambda: get(30999, "/")[0] == 503)
+    status, body = get(10256, "/healthz")
+    assert (status, body["nodeEligible"]) == (200, True)
