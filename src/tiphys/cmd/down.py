@@ -49,6 +49,13 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def stop_cluster(layout: Layout) -> None:
+    """End a cluster and take away what it made, without a word; its state stays."""
+    _end_supervisor(layout)
+    _end_stragglers(layout)
+    remove_places(layout)
+
+
 def _end_supervisor(layout: Layout) -> None:
     control = ControlClient.connect(layout)
     if control is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,6 +22,7 @@ CLUSTER_COMMANDS: Final = {
     "image": ("image", "import, build, pull, list images"),
     "agent": ("agent", "join this machine to a cluster as a node"),
 }
+DEBUG: Final = "TIPHYS_DEBUG"
 COMPONENTS: Final = {
     "apiserver": ("apiserver", "the API server"),
     "controller-manager": ("controller_manager", "the controllers"),
@@ -71,12 +73,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as error:
         print(f"tiphys {words[0]}: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            # Whoever read our output (`head`) has enough.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return 0
+        return _unexpected(words[0], error)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # Whoever read our output (`head`) has enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+    except Exception as error:
+        return _unexpected(words[0], error)
+
+
+def _unexpected(command: str, error: Exception) -> int:
+    """One line for what nobody thought of; TIPHYS_DEBUG=1 shows where it came from."""
+    if os.environ.get(DEBUG):
+        traceback.print_exception(error)
+    what = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.filename else repr(error)
+    print(f"tiphys {command}: {what} ({DEBUG}=1 shows more)", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ from tiphys.base.tasks import Supervised
 from tiphys.client import Client, Informers, PatchType
 from tiphys.cmd.cluster import hostnet
 from tiphys.cmd.cluster import spec as specs
-from tiphys.cmd.cluster.addons import addons
+from tiphys.cmd.cluster.addons import cluster_dns, network_rights
 from tiphys.cmd.cluster.components import NODE_LABEL
+from tiphys.cmd.cluster.images import assemble_images
 from tiphys.cmd.cluster.layout import Layout
 from tiphys.cmd.cluster.spec import ClusterSpec
 from tiphys.cmd.component import add_common_flags, begin_logging, connect, run
@@ -58,11 +59,15 @@ def main(arguments: Sequence[str]) -> int:
 
 async def complete(client: Client, spec: ClusterSpec, layout: Layout) -> None:
     """Add-ons, nodes, routes; returns when the cluster is ready."""
-    for document in addons(spec):
-        await _apply(client, document)
-    notify("progress", what="add-ons applied")
     if spec.mode != "cluster":
         return
+    for document in network_rights():
+        await _apply(client, document)
+    # Pods whose image is missing would be tried again only after ten seconds: the image first.
+    await asyncio.to_thread(assemble_images, layout.images)
+    notify("progress", what="images")
+    for document in cluster_dns(spec):
+        await _apply(client, document)
     await _forget_removed_nodes(client, spec)
     async with Supervised() as tasks:
         informers = Informers(client)
@@ -80,7 +85,7 @@ async def complete(client: Client, spec: ClusterSpec, layout: Layout) -> None:
             for name, address in list(waiting.items()):
                 node = nodes.lister.get(ObjectName("", name))
                 if node is not None and _is_ready(node):
-                    hostnet.ensure_pod_route(spec, node.spec.pod_cidr, address)
+                    await asyncio.to_thread(hostnet.ensure_pod_route, spec, node.spec.pod_cidr, address)
                     del waiting[name]
                     notify("progress", what=f"node {name} Ready")
         while not _available(deployments.lister.get(ObjectName("kube-system", "coredns"))):
@@ -95,6 +100,8 @@ async def _apply(client: Client, document: dict[str, Any]) -> None:
     version, metadata = document["apiVersion"], document["metadata"]
     group, _, number = version.rpartition("/")
     resource = resource_by_kind(group, number, document["kind"])
+    if resource is None:
+        raise CommandError(f"{version} {document['kind']} is not a kind of this version")
     place = f"/namespaces/{metadata['namespace']}" if resource.namespaced else ""
     root = f"/apis/{version}" if group else f"/api/{version}"
     path = f"{root}{place}/{resource.plural}/{metadata['name']}"

@@ -18,12 +18,12 @@ from tiphys.cmd.cluster.control import ControlClient
 from tiphys.cmd.cluster.layout import Layout
 from tiphys.cmd.cluster.progress import Progress
 from tiphys.cmd.cluster.spec import NAME, NETWORKS, PROXY_MODES, ClusterSpec
+from tiphys.cmd.down import stop_cluster
 from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.flags import FlagParser, duration
 
 READY_WITHIN: Final = 180.0  # seconds without any progress before `up` gives up waiting
 LABELS: Final = {
-    "images": "images",
     "apiserver": "API server",
     "controller-manager": "controller manager",
     "scheduler": "scheduler",
@@ -80,7 +80,12 @@ def main(arguments: Sequence[str]) -> int:
     control = ControlClient.connect(layout, wait=30)
     if control is None:
         raise CommandError(f"the supervisor did not start; see {layout.log('supervisor')}")
-    _follow(control, spec, layout, progress)
+    try:
+        _follow(control, spec, layout, progress)
+    except CommandError:
+        # What does not come up is not left half there; its logs and its state are.
+        stop_cluster(layout)
+        raise
     _farewell(spec, progress)
     return 0
 
@@ -198,8 +203,6 @@ def _follow(control: ControlClient, spec: ClusterSpec, layout: Layout, progress:
                 failures[name] = failures.get(name, 0) + 1
                 if failures[name] >= 5:
                     raise CommandError(f"{name} {event['how']} again and again; see {layout.log(name)}")
-            elif what == "done" and name == "images":
-                progress.done(LABELS[name], event["at"])
             elif what == "ready" and name in LABELS:
                 progress.done(LABELS[name], event["after"])
             elif what == "waiting":

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 from tiphys.cmd.cluster.identities import COMPONENTS
 from tiphys.cmd.cluster.spec import ClusterSpec
-from tiphys.dns.manifests import manifests
+from tiphys.dns.manifests import CONFIG_DIRECTORY, manifests
+from tiphys.runtime.images.system import system_image_name
 
 RBAC: Final = "rbac.authorization.k8s.io"
 NETWORK_ROLE: Final = "system:tiphys:network"
@@ -14,11 +15,15 @@ NETWORK_ROLE: Final = "system:tiphys:network"
 Object = dict[str, Any]
 
 
-def addons(spec: ClusterSpec) -> list[Object]:
-    """The objects of the add-ons, in the order they are applied."""
-    if spec.mode != "cluster":
-        return []
-    return [*network_rights(), *manifests(spec.dns_address, spec.cluster_domain)]
+def cluster_dns(spec: ClusterSpec) -> list[Object]:
+    """The objects of cluster DNS, in the order they are applied."""
+    return manifests(
+        spec.dns_address,
+        spec.cluster_domain,
+        image=system_image_name(),
+        replicas=min(2, len(spec.nodes)),
+        command=("python3", "-m", "tiphys.cmd.main", "dns", "--conf", f"{CONFIG_DIRECTORY}/Corefile"),
+    )
 
 
 def network_rights() -> list[Object]:

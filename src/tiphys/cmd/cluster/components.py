@@ -194,21 +194,15 @@ def setup_job(spec: ClusterSpec, layout: Layout) -> Component:
         name="setup",
         command="setup",
         job=True,
-        after=("apiserver", "images") if spec.mode == "cluster" else ("apiserver",),
+        after=("apiserver",),
         arguments=_flags(name=spec.name, state_dir=layout.state),
     )
-
-
-def images_job(spec: ClusterSpec, layout: Layout) -> Component:
-    """The images a cluster cannot do without, assembled once from what this machine has."""
-    return Component(name="images", command="images", job=True, arguments=_flags(images=layout.images))
 
 
 def all_components(spec: ClusterSpec, layout: Layout) -> list[Component]:
     """Every process of the cluster, in the order they are started."""
     found = control_plane(spec, layout)
     if spec.mode == "cluster":
-        found.insert(0, images_job(spec, layout))
         for node in spec.nodes:
             found += node_components(spec, layout, node)
     if spec.mode != "api-only":

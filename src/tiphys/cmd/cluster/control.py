@@ -213,8 +213,9 @@ class ControlClient:
         """
         self._connection.sendall(b'{"do": "watch"}\n')
         self._connection.settimeout(timeout)
-        for line in self._lines:
-            yield json.loads(line)
+        with suppress(ConnectionResetError):
+            for line in self._lines:
+                yield json.loads(line)
 
     def close(self) -> None:
         """Hang up."""

@@ -146,9 +146,15 @@ def _make_namespaces(network: Path, mounts: Path) -> None:
 
 def _ensure_private_mount(directory: Path) -> None:
     # A mount namespace can be pinned only below a mount that is not shared with others.
-    if not os.path.ismount(directory):
+    if not _is_mount_point(directory):
         linux.mount(directory, directory, "none", linux.MS_BIND)
         linux.mount("none", directory, "none", linux.MS_PRIVATE)
+
+
+def _is_mount_point(directory: Path) -> bool:
+    # A directory bound onto itself has the same device as its parent: only the table of mounts tells.
+    mounted = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    return str(directory) in mounted
 
 
 def _is_pinned(pin: Path) -> bool:
@@ -161,7 +167,9 @@ def _is_pinned(pin: Path) -> bool:
 def _unpin(pin: Path) -> None:
     while pin.exists() and linux.unmount(pin):
         continue
-    pin.unlink(missing_ok=True)
+    # Busy: covered by another mount of its directory, which `down` takes away as a whole.
+    with suppress(OSError):
+        pin.unlink(missing_ok=True)
 
 
 # -- the wire to the bridge --------------------------------------------------------------------
