@@ -2,7 +2,7 @@
 
 A `TypeSchema` is an object's shape: its fields in the order in which the server writes them. A `FieldSchema` is the
 shape of one value: a field's, a list item's or a map value's. Both come from the generated data (`tiphys.api.schemas`)
-or from a custom resource's OpenAPI schema (`tiphys.machinery.schema_openapi`), and are immutable once built.
+and are immutable once built, but for what compiled walkers keep on them.
 
 The value's shape is a node, a short text:
 

@@ -14,14 +14,8 @@ from tiphys.api.table import Resource, resource_by_path
 from tiphys.machinery.codec import decode_yaml
 from tiphys.machinery.errors import ConflictError, StatusError
 from tiphys.machinery.normalize import decoded, normalize
-from tiphys.machinery.patch.apply import (
-    ANCIENT,
-    MAX_UPDATERS,
-    Applied,
-    same_but_times,
-    server_side_apply,
-    update_managed_fields,
-)
+from tiphys.machinery.patch.apply import Applied, server_side_apply, update_managed_fields
+from tiphys.machinery.patch.managed import ANCIENT, MAX_UPDATERS, same_but_times
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG_MAP = schema_of("", "v1", "ConfigMap")

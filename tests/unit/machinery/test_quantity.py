@@ -74,6 +74,7 @@ def test_a_sum_keeps_the_suffix_family_of_its_first_part() -> None:
 
 @given(st.integers(-(10**18), 10**18), st.sampled_from(list(Format)))
 def test_canonical_text_reads_back_as_the_same_amount(milli: int, form: Format) -> None:
-    quantity = Quantity.milli(milli, form)
-    assert Quantity.parse(str(quantity)).amount == Decimal(milli).scaleb(-3) or form is Format.BINARY_SI
-    assert canonical(str(quantity)) == str(quantity)
+    text = str(Quantity.milli(milli, form))
+    assert Quantity.parse(text).amount == Decimal(milli).scaleb(-3)
+    # Text without a suffix reads back as decimal, whatever it was.
+    assert canonical(text) == text or form is Format.BINARY_SI

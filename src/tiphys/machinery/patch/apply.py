@@ -4,7 +4,6 @@
     apply:   live + applied  = merged  what the applier's last set had, and nobody else has, goes
                     └ the applied fields are the applier's; another owner of a changed one is a conflict
 
-An owner is a manager's name, the operation (Apply or Update), for updates the apiVersion, and the subresource.
 Source: Kubernetes documentation, "Server-Side Apply"; KEP-555.
 """
 
@@ -18,18 +17,28 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from tiphys.machinery.errors import StatusError, apply_conflict, bad_request, status_of
-from tiphys.machinery.field import quote
 from tiphys.machinery.fieldset import (
     LEAF,
     Node,
     difference,
     intersection,
-    ordered,
     paths,
     recursive_difference,
     union,
 )
 from tiphys.machinery.normalize import zero
+from tiphys.machinery.patch.managed import (
+    Entry,
+    Managed,
+    Object,
+    Owned,
+    Owner,
+    capped,
+    decode,
+    encode,
+    entries_of,
+    same_but_times,
+)
 from tiphys.machinery.patch.typed import (
     Comparison,
     compare,
@@ -40,10 +49,17 @@ from tiphys.machinery.patch.typed import (
     with_named_parents,
 )
 from tiphys.machinery.schema import TypeSchema
-from tiphys.machinery.time import format_time, parse_rfc3339
+from tiphys.machinery.time import format_time
 
-Object = dict[str, Any]
-Entry = dict[str, Any]
+__all__ = [
+    "Applied",
+    "Tracker",
+    "decode",
+    "encode",
+    "same_but_times",
+    "server_side_apply",
+    "update_managed_fields",
+]
 
 # Gives an object in another version of its API, with that version's schema; None when there is no such version.
 Converter = Callable[[Object, str], "tuple[Object, TypeSchema] | None"]
@@ -70,47 +86,9 @@ STRIPPED: Final[Node] = {
         },
     },
 }
-MAX_UPDATERS: Final = 10
-ANCIENT: Final = "ancient-changes"
 BEFORE_FIRST_APPLY: Final = "before-first-apply"
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 MAX_ANNOTATIONS_BYTES: Final = 256 * 1024
-
-
-class Owner(NamedTuple):
-    """Who owns a set. An applier is the same whatever version it applies in."""
-
-    manager: str
-    operation: str
-    api_version: str
-    subresource: str
-
-    def __str__(self) -> str:
-        """As conflicts name it."""
-        text = quote(self.manager)
-        if self.subresource:
-            text += f" with subresource {quote(self.subresource)}"
-        return f"{text} using {self.api_version}" if self.operation == "Update" else text
-
-
-@dataclass(frozen=True, slots=True)
-class Owned:
-    """What an owner owns, in the fields of one version; `time` of its last change as text.
-
-    `stored`: the fields are as they were read, and so in the server's order.
-    """
-
-    fields: Node
-    api_version: str
-    time: str | None = None
-    stored: bool = False
-
-    def with_fields(self, fields: Node) -> Owned:
-        """The same owner's, changed."""
-        return Owned(fields, self.api_version, self.time)
-
-
-Managed = dict[Owner, Owned]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,68 +159,18 @@ def update_managed_fields(
         return []
     before = zero(schema) if live is None else live
     updated = _update(tracker, before, new, managed, manager, now)
-    return encode(_capped(updated))
+    return encode(capped(updated))
 
 
 def _decode_live_or_new(live: Object | None, new: Object, subresource: str) -> Managed:
     """The request's own managedFields win, so that they can be edited; [{}] empties them."""
-    ours = decode(_entries(live)) if live is not None else {}
+    ours = decode(entries_of(live)) if live is not None else {}
     if subresource:
         return ours
-    theirs = _entries(new)
+    theirs = entries_of(new)
     if len(theirs) == 1 and not theirs[0]:
         return {}
     return decode(theirs) or ours
-
-
-def _entries(obj: Object) -> list[Entry]:
-    entries: list[Entry] = (obj.get("metadata") or {}).get("managedFields") or []
-    return entries
-
-
-def decode(entries: list[Entry]) -> Managed:
-    """Entries by owner; nothing when one of them makes no sense."""
-    managed: Managed = {}
-    for entry in entries:
-        operation = entry.get("operation", "")
-        if operation not in {"Apply", "Update"} or not isinstance(entry.get("fieldsV1") or {}, dict):
-            return {}
-        version = entry.get("apiVersion", "")
-        owner = Owner(
-            entry.get("manager", ""),
-            operation,
-            "" if operation == "Apply" else version,
-            entry.get("subresource", ""),
-        )
-        managed[owner] = Owned(entry.get("fieldsV1") or {}, version, entry.get("time"), stored=True)
-    return managed
-
-
-def encode(managed: Managed) -> list[Entry]:
-    """Entries in the server's order: Apply before Update, then by time and name."""
-
-    def key(item: tuple[Owner, Owned]) -> tuple[str, float, str, str, str]:
-        owner, owned = item
-        seconds = parse_rfc3339(owned.time).timestamp() if owned.time else 0.0
-        return owner.operation, seconds, owner.manager, owned.api_version, owner.subresource
-
-    return [_entry(owner, owned) for owner, owned in sorted(managed.items(), key=key)]
-
-
-def _entry(owner: Owner, owned: Owned) -> Entry:
-    entry: Entry = {"manager": owner.manager, "operation": owner.operation, "apiVersion": owned.api_version}
-    if owned.time:
-        entry["time"] = owned.time
-    entry["fieldsType"] = "FieldsV1"
-    entry["fieldsV1"] = owned.fields if owned.stored else ordered(owned.fields)
-    if owner.subresource:
-        entry["subresource"] = owner.subresource
-    return entry
-
-
-def same_but_times(left: list[Entry], right: list[Entry]) -> bool:
-    """Do two lists say the same but for when? Then nothing has happened, and the old times stay."""
-    return [{**one, "time": None} for one in left] == [{**one, "time": None} for one in right]
 
 
 def _update(tracker: Tracker, live: Object, new: Object, managed: Managed, manager: str, now: datetime) -> Managed:
@@ -288,33 +216,6 @@ def _take(
     return out, taken
 
 
-def _capped(managed: Managed) -> Managed:
-    """At most MAX_UPDATERS updaters: the oldest of a version are joined into one."""
-    updaters = [owner for owner in managed if owner.operation == "Update"]
-    excess = len(updaters) - MAX_UPDATERS
-    if excess <= 0:
-        return managed
-    updaters.sort(key=lambda owner: (managed[owner].time or "", owner.manager))
-    out = dict(managed)
-    first_of: dict[str, Owner] = {}
-    for owner in updaters:
-        if excess <= 0:
-            break
-        version = owner.api_version
-        if version not in first_of:
-            first_of[version] = owner
-            continue
-        bucket = Owner(ANCIENT, "Update", version, "")
-        if bucket not in out:
-            out[bucket] = out.pop(first_of[version])
-        if owner == bucket:
-            continue
-        joined = out.pop(owner)
-        out[bucket] = Owned(union(out[bucket].fields, joined.fields), version, joined.time)
-        excess -= 1
-    return out
-
-
 def server_side_apply(
     live: Object | None,
     applied: Object,
@@ -342,7 +243,7 @@ def server_side_apply(
     _check_version(applied, api_version)
     _check_fields(applied, schema)
     before = zero(schema) if live is None else _without_managed_fields(live)
-    managed = decode(_entries(live)) if live is not None else {}
+    managed = decode(entries_of(live)) if live is not None else {}
     if not managed and live is not None:
         managed = _update(tracker, zero(schema), before, managed, BEFORE_FIRST_APPLY, now)
         managed = {owner: replace(owned, time=format_time(now)) for owner, owned in managed.items()}
