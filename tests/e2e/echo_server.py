@@ -2,6 +2,7 @@
 
 import socket
 import sys
+import threading
 
 kind, port, answer = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
@@ -11,19 +12,22 @@ sock.bind(("::", port))
 if kind == "tcp":
     sock.listen(64)
 print("ready", flush=True)
-held = []
+
+
+def converse(connection: socket.socket, peer: str) -> None:
+    with connection:
+        try:
+            while connection.recv(100):
+                connection.sendall(f"{answer} {peer}".encode())
+        except OSError:
+            pass
+
+
 while True:
     if kind == "udp":
         data, peer = sock.recvfrom(2000)
         sock.sendto(f"{answer} {peer[0].removeprefix('::ffff:')}".encode(), peer)
     else:
         connection, peer = sock.accept()
-        connection.settimeout(2)
-        try:
-            connection.recv(100)
-            connection.sendall(f"{answer} {peer[0].removeprefix('::ffff:')}".encode())
-        except OSError:
-            pass
-        held.append(connection)
-        if len(held) > 200:
-            held.pop(0).close()
+        client = peer[0].removeprefix("::ffff:")
+        threading.Thread(target=converse, args=(connection, client), daemon=True).start()
