@@ -54,6 +54,7 @@ def main(arguments: Sequence[str]) -> int:
                     controllers=found.controllers,
                     leader_elect=found.leader_elect,
                     identity=identity("controller-manager"),
+                    use_accounts=found.use_service_account_credentials,
                 )
             except ValueError as error:
                 raise UsageError(str(error)) from error

@@ -9,6 +9,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from tiphys.base.clock import Clock
 from tiphys.base.log import get_logger
 from tiphys.base.tasks import Supervised
 from tiphys.client import Client, Controller, EventRecorder, Informers, LeaderElector
+from tiphys.controllers.accounts import AccountClients
 from tiphys.controllers.common.context import ControllerContext, Options
 from tiphys.controllers.deployment import DeploymentController
 from tiphys.controllers.endpointslice import (
@@ -134,8 +136,13 @@ class ControllerManager:
         controllers: Iterable[str] = ("*",),
         leader_elect: bool = True,
         identity: str = "",
+        use_accounts: bool = False,
     ) -> None:
-        """`identity` empty: one of this process's own. Raises ValueError for an unknown controller."""
+        """`identity` empty: one of this process's own; `use_accounts`: every controller acts as its service account.
+
+        Raises ValueError for an unknown controller.
+        """
+        self._use_accounts = use_accounts
         self._client = client
         self._clock = clock
         self._options = options
@@ -155,6 +162,11 @@ class ControllerManager:
             tasks.spawn(recorder.run, name="leader election events", restart=True)
             await elector.run(self._work)
 
+    def _build(self, name: str, context: ControllerContext, accounts: AccountClients) -> Controller[Any]:
+        if self._use_accounts:
+            context = replace(context, client=accounts.of(name))
+        return CONTROLLERS[name](context)
+
     async def _work(self) -> None:
         log.info("starting %d controllers (pid %d)", len(self.names), os.getpid())
         informers = Informers(self._client, self._clock)
@@ -171,8 +183,8 @@ class ControllerManager:
             recorder=recorder,
             options=self._options,
         )
-        controllers = [CONTROLLERS[name](context) for name in self.names]
-        async with Supervised(self._clock) as tasks:
+        async with AccountClients(self._client, self._clock) as accounts, Supervised(self._clock) as tasks:
+            controllers = [self._build(name, context, accounts) for name in self.names]
             for number, made in enumerate(recorders):
                 tasks.spawn(made.run, name=f"events {number}", restart=True)
             tasks.spawn(informers.run, name="informers")

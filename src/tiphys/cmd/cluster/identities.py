@@ -16,7 +16,7 @@ from tiphys.cmd.cluster.spec import ClusterSpec, NodeSpec
 # Name of the kubeconfig → user, groups. RBAC's bootstrap roles know these names.
 COMPONENTS: Final = {
     "admin": ("kubernetes-admin", ("system:masters",)),
-    "controller-manager": ("system:kube-controller-manager", ("system:masters",)),
+    "controller-manager": ("system:kube-controller-manager", ()),
     "scheduler": ("system:kube-scheduler", ()),
     "proxy": ("system:kube-proxy", ("system:node-proxier",)),
     "network": ("system:tiphys:network", ()),
