@@ -54,6 +54,7 @@ class Scheduler:
         config = config or SchedulerConfig()
         self._clock = clock or SystemClock()
         self._informers = informers
+        self.ready = asyncio.Event()  # set when the caches are filled and scheduling begins
         random = random or Random()
         self.nominated = NominatedPods()
         self.waiting = WaitingPods(self._clock)
@@ -103,6 +104,7 @@ class Scheduler:
                 tasks.spawn(self.queue.run, name="scheduler queue", restart=True)
                 tasks.spawn(self._report, name="scheduler metrics", restart=True)
                 tasks.spawn(self._schedule, name="scheduling", restart=True)
+                self.ready.set()
                 await asyncio.get_running_loop().create_future()
             finally:
                 self._tasks = None
