@@ -86,7 +86,10 @@ class DaemonSetStrategy(StatusStrategy):
         if (new.get("spec") or {}).get("template") != (old.get("spec") or {}).get("template"):
             number += 1
         if number:
-            new["metadata"]["annotations"] = {**(new["metadata"].get("annotations") or {}), TEMPLATE_GENERATION: str(number)}
+            new["metadata"]["annotations"] = {
+                **(new["metadata"].get("annotations") or {}),
+                TEMPLATE_GENERATION: str(number),
+            }
 
     def validate(self, obj: Object) -> list[FieldError]:
         spec = spec_of(obj)
@@ -152,5 +155,3 @@ def _strategy_errors(strategy: Mapping[str, Any]) -> list[FieldError]:
         detail = "cannot be 0 when maxSurge is 0"
         errors.append(field.invalid(where.child("maxUnavailable"), unavailable, detail))
     return errors
-
-

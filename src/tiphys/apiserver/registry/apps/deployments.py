@@ -64,7 +64,14 @@ class DeploymentStrategy(StatusStrategy):
 
     def validate_status_update(self, new: Object, old: Object) -> list[FieldError]:
         status = status_of(new)
-        names = ("observedGeneration", "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "terminatingReplicas")
+        names = (
+            "observedGeneration",
+            "replicas",
+            "updatedReplicas",
+            "readyReplicas",
+            "availableReplicas",
+            "terminatingReplicas",
+        )
         errors = status_counts(status, *names, "unavailableReplicas")
         replicas = status.get("replicas") or 0
         for name in ("updatedReplicas", "readyReplicas", "availableReplicas"):

@@ -95,7 +95,9 @@ class StatefulSetStrategy(StatusStrategy):
         if name := spec.get("serviceName"):
             errors += [field.invalid(SPEC.child("serviceName"), name, one) for one in formats.dns1123_label(name)]
         for index, claim in enumerate(spec.get("volumeClaimTemplates") or ()):
-            errors += validate_claim_spec(claim.get("spec") or {}, SPEC.child("volumeClaimTemplates").index(index).child("spec"))
+            errors += validate_claim_spec(
+                claim.get("spec") or {}, SPEC.child("volumeClaimTemplates").index(index).child("spec")
+            )
         errors += selector_errors(spec, "statefulset", invalid_too=True)
         selector = spec.get("selector")
         labels = template_labels(spec)
@@ -112,7 +114,14 @@ class StatefulSetStrategy(StatusStrategy):
 
     def validate_status_update(self, new: Object, old: Object) -> list[FieldError]:
         status = status_of(new)
-        names = ("replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "observedGeneration", "availableReplicas")
+        names = (
+            "replicas",
+            "readyReplicas",
+            "currentReplicas",
+            "updatedReplicas",
+            "observedGeneration",
+            "availableReplicas",
+        )
         errors = status_counts(status, *names)
         for name in ("readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"):
             if (status.get(name) or 0) > (status.get("replicas") or 0):
@@ -154,7 +163,9 @@ def _strategy_errors(strategy: Mapping[str, Any]) -> list[FieldError]:
         if rolling is None:
             return []
         value = internal_form("RollingUpdateStatefulSet", rolling)
-        return [field.invalid(STRATEGY.child("rollingUpdate"), value, "only allowed for updateStrategy 'RollingUpdate'")]
+        return [
+            field.invalid(STRATEGY.child("rollingUpdate"), value, "only allowed for updateStrategy 'RollingUpdate'")
+        ]
     if kind == "RollingUpdate":
         partition = (rolling or {}).get("partition") or 0
         return validate_non_negative(partition, STRATEGY.child("rollingUpdate", "partition"))

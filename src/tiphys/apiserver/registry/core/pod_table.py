@@ -121,9 +121,7 @@ def _containers(status: Object, sidecars: set[str], summary: _Summary) -> None:
     running = False
     # Once the init containers are done only those that run on count.
     summary.restarts = sum(
-        one.get("restartCount") or 0
-        for one in status.get("initContainerStatuses") or ()
-        if one.get("name") in sidecars
+        one.get("restartCount") or 0 for one in status.get("initContainerStatuses") or () if one.get("name") in sidecars
     )
     statuses: Iterable[Object] = reversed(status.get("containerStatuses") or [])
     for one in statuses:
@@ -138,5 +136,7 @@ def _containers(status: Object, sidecars: set[str], summary: _Summary) -> None:
             running = True
             summary.ready += 1
     if summary.reason == "Completed" and running:
-        ready = any(one.get("type") == "Ready" and one.get("status") == "True" for one in status.get("conditions") or ())
+        ready = any(
+            one.get("type") == "Ready" and one.get("status") == "True" for one in status.get("conditions") or ()
+        )
         summary.reason = "Running" if ready else "NotReady"

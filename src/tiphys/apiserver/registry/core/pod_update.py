@@ -51,7 +51,11 @@ def _deadline_errors(spec: Json, known: Json) -> list[FieldError]:
     value, before = spec.get("activeDeadlineSeconds"), known.get("activeDeadlineSeconds")
     where = SPEC.child("activeDeadlineSeconds")
     if value is None:
-        return [] if before is None else [field.invalid(where, None, "must not update from a positive integer to nil value")]
+        return (
+            []
+            if before is None
+            else [field.invalid(where, None, "must not update from a positive integer to nil value")]
+        )
     if before is not None and value > before:
         return [field.invalid(where, value, "must be less than or equal to previous value")]
     return []

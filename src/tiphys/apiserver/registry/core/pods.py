@@ -17,7 +17,7 @@ from tiphys.apiserver.registry.core.pod_update import (
     validate_pod_update,
     validate_resize,
 )
-from tiphys.apiserver.registry.defaults.pod import default_pod
+from tiphys.apiserver.registry.defaults.pod import all_containers, default_pod
 from tiphys.apiserver.registry.kinds import TableStrategy
 from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext
 from tiphys.apiserver.registry.validation.pod import validate_pod_annotations, validate_pod_spec
@@ -41,6 +41,9 @@ class PodStrategy(TableStrategy):
 
     def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
         spec = obj.get("spec") or {}
+        _drop_disabled_fields(spec)
+        if (spec.get("terminationGracePeriodSeconds") or 0) < 0:
+            spec["terminationGracePeriodSeconds"] = 1
         status: Object = {"phase": "Pending", "qosClass": qos_class(spec)}
         if spec.get("schedulingGates"):
             gated = {
@@ -68,6 +71,7 @@ class PodStrategy(TableStrategy):
 
     def prepare_for_update(self, ctx: RequestContext, new: Object, old: Object) -> None:
         super().prepare_for_update(ctx, new, old)
+        _drop_disabled_fields(new.get("spec") or {})
         gates = (new.get("spec") or {}).get("schedulingGates")
         if not gates and (old.get("spec") or {}).get("schedulingGates"):
             self._ungate(new)
@@ -103,6 +107,8 @@ class PodStrategy(TableStrategy):
 
     def prepare_for_subresource_update(self, subresource: str, ctx: RequestContext, new: Object, old: Object) -> None:
         """Ephemeral containers and resources are the only parts of the spec that come from the request."""
+        if subresource == "binding":
+            return  # written by the server itself: the node, and that the pod has one
         asked = new.get("spec") or {}
         spec = dict(old.get("spec") or {})
         if subresource == "ephemeralcontainers":
@@ -128,6 +134,8 @@ class PodStrategy(TableStrategy):
             return self._errors(new) + validate_ephemeral_update(new, old)
         if subresource == "resize":
             return self._errors(new) + validate_resize(new, old)
+        if subresource == "binding":
+            return []
         return self.validate_status_update(new, old)
 
     def check_graceful_deletion(self, ctx: RequestContext, obj: Object, grace_period_seconds: int | None) -> int | None:
@@ -165,6 +173,14 @@ class PodStrategy(TableStrategy):
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         return pod_row(obj, now)
+
+
+def _drop_disabled_fields(spec: Object) -> None:
+    """Stop signals of containers are behind a feature gate that is off."""
+    for container in all_containers(spec):
+        lifecycle = container.get("lifecycle")
+        if lifecycle and lifecycle.pop("stopSignal", None) is not None and not lifecycle:
+            del container["lifecycle"]
 
 
 def _take_resources(spec: Object, asked: Object) -> None:

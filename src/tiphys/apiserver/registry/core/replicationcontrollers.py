@@ -18,8 +18,10 @@ from tiphys.apiserver.registry.apps.common import (
 from tiphys.apiserver.registry.apps.replicasets import replica_status_errors
 from tiphys.apiserver.registry.defaults.pod import default_pod_template
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
-from tiphys.apiserver.registry.strategy import Cell, GarbageCollection, Object, age
+from tiphys.apiserver.registry.strategy import Cell, GarbageCollection, NameRule, Object, age
 from tiphys.apiserver.registry.tables import containers_and_images, labels_text
+from tiphys.apiserver.registry.validation import formats
+from tiphys.apiserver.registry.validation.meta import name_errors
 from tiphys.machinery import field
 from tiphys.machinery.field import FieldError
 
@@ -27,6 +29,8 @@ from tiphys.machinery.field import FieldError
 class ReplicationControllerStrategy(StatusStrategy):
     """Rules of replication controllers: selectors are plain labels and come from the template when absent."""
 
+    # Checked by validate: the same names as elsewhere, but lengths are said in bytes.
+    name_rule: ClassVar[NameRule] = NameRule.ANY
     initial_status: ClassVar[Mapping[str, Any]] = {"replicas": 0}
     garbage_collection: ClassVar[GarbageCollection] = GarbageCollection.ORPHAN
 
@@ -45,7 +49,8 @@ class ReplicationControllerStrategy(StatusStrategy):
 
     def validate(self, obj: Object) -> list[FieldError]:
         spec = spec_of(obj)
-        errors = non_negative_fields(spec, "minReadySeconds")
+        errors = name_errors(obj["metadata"], _name_messages)
+        errors += non_negative_fields(spec, "minReadySeconds")
         selector: dict[str, str] = spec.get("selector") or {}
         if not selector:
             errors.append(field.required(SPEC.child("selector"), ""))
@@ -80,3 +85,10 @@ class ReplicationControllerStrategy(StatusStrategy):
             images,
             labels_text(spec.get("selector")),
         ]
+
+
+def _name_messages(name: str) -> list[str]:
+    return [
+        message.replace("characters", "bytes") if "no more" in message else message
+        for message in formats.dns1123_subdomain(name)
+    ]

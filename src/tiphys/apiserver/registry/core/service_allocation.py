@@ -11,7 +11,8 @@ Giving back happens in the background of the next write (`drain`), as the hooks 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field as dataclass_field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any, Final
 
 from tiphys.apiserver.registry.core.service_addresses import (
@@ -173,9 +174,7 @@ class ServiceAllocation:
         return errors
 
     # --- addresses and ports ----------------------------------------------------------------------------------------
-    async def _allocate(
-        self, service: Object, before: Mapping[str, Any], claims: _Claims, dry_run: bool
-    ) -> None:
+    async def _allocate(self, service: Object, before: Mapping[str, Any], claims: _Claims, dry_run: bool) -> None:
         spec = service["spec"]
         if needs_cluster_ip(spec) and not is_headless(spec):
             await self._allocate_ips(service, before, claims, dry_run)
@@ -184,9 +183,7 @@ class ServiceAllocation:
         if needs_health_check_port(spec):
             await self._allocate_health_port(service, before, claims, dry_run)
 
-    async def _allocate_ips(
-        self, service: Object, before: Mapping[str, Any], claims: _Claims, dry_run: bool
-    ) -> None:
+    async def _allocate_ips(self, service: Object, before: Mapping[str, Any], claims: _Claims, dry_run: bool) -> None:
         spec = service["spec"]
         owner = ObjectName(service["metadata"].get("namespace", ""), service["metadata"].get("name", ""))
         held = set(cluster_ips(before))
@@ -226,9 +223,7 @@ class ServiceAllocation:
         value = list(cluster_ips(service["spec"])) or [""]
         raise _refusal(service, [field.invalid(SPEC.child("clusterIPs"), value, f"{head}: {problem}")])
 
-    async def _allocate_ports(
-        self, service: Object, before: Mapping[str, Any], claims: _Claims, dry_run: bool
-    ) -> None:
+    async def _allocate_ports(self, service: Object, before: Mapping[str, Any], claims: _Claims, dry_run: bool) -> None:
         spec = service["spec"]
         uid = service["metadata"].get("uid", "")
         held = _all_ports(before)

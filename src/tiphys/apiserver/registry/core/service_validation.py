@@ -20,7 +20,7 @@ from tiphys.apiserver.registry.strategy import Object
 from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.handlers import validate_port
 from tiphys.apiserver.registry.validation.internal import internal_form
-from tiphys.apiserver.registry.validation.meta import validate_label_name, validate_labels
+from tiphys.apiserver.registry.validation.meta import name_errors, validate_label_name, validate_labels
 from tiphys.machinery import field
 from tiphys.machinery.field import FieldError, Path
 
@@ -37,15 +37,13 @@ ONCE_SET: Final = "may not change once set"
 # A client sticks to an endpoint for at most a day.
 MAX_AFFINITY_SECONDS: Final = 86400
 KUBELET_PORT: Final = 10250
-HEALTH_CHECK_DETAIL: Final = (
-    "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"
-)
+HEALTH_CHECK_DETAIL: Final = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"
 
 
 def validate_service(service: Object) -> list[FieldError]:
     """Errors of a service, new or changed."""
     spec: Json = service.get("spec") or {}
-    errors = _name_errors(service["metadata"])
+    errors = name_errors(service["metadata"], service_name_messages)
     ports: Sequence[Json] = spec.get("ports") or ()
     kind = spec.get("type") or ""
     if not ports and not is_headless(spec) and kind != "ExternalName":
@@ -73,20 +71,9 @@ def validate_service(service: Object) -> list[FieldError]:
     return errors
 
 
-def _name_errors(metadata: Json) -> list[FieldError]:
-    """A DNS label; dots get a message of their own."""
-    path = Path("metadata")
-    errors: list[FieldError] = []
-    if prefix := metadata.get("generateName"):
-        masked = prefix[:-1] + "a" if len(prefix) > 1 and prefix.endswith("-") else prefix
-        errors += [field.invalid(path.child("generateName"), prefix, one) for one in service_name_messages(masked)]
-    if name := metadata.get("name"):
-        errors += [field.invalid(path.child("name"), name, one) for one in service_name_messages(name)]
-    return errors
-
-
 def service_name_messages(name: str) -> list[str]:
-    if "." in name:
+    """A DNS label; a name of several gets a message of its own."""
+    if "." in name and not formats.dns1123_subdomain(name):
         return ["must not contain dots"]
     return formats.dns1123_label(name)
 
@@ -200,7 +187,7 @@ def _cluster_ip_list_errors(ips: list[str], families: list[str], where: Path) ->
         errors.append(field.invalid(where, ips, "may specify no more than one IP for each IP family"))
     for index, (version, family) in enumerate(zip(versions, families, strict=False)):
         if version != family and family in FAMILIES:
-            detail = f'expected an {family} value as indicated by `ipFamilies[{index}]`'
+            detail = f"expected an {family} value as indicated by `ipFamilies[{index}]`"
             errors.append(field.invalid(where.index(index), ips[index], detail))
     return errors
 

@@ -24,6 +24,7 @@ class EventStrategy(TableStrategy):
     """Rules of events; what has an `eventTime` is judged by the newer, stricter ones."""
 
     allow_create_on_update: ClassVar[bool] = True
+    strict_finalizers: ClassVar[bool] = False
 
     def default(self, obj: Object) -> None:
         """Fields that are always written."""

@@ -44,7 +44,9 @@ class ClusterRoleStrategy(TableStrategy):
         path = Path("aggregationRule").child("clusterRoleSelectors")
         selectors = aggregation.get("clusterRoleSelectors") or ()
         if not selectors:
-            errors.append(field.required(path, "at least one clusterRoleSelector required if aggregationRule is non-nil"))
+            errors.append(
+                field.required(path, "at least one clusterRoleSelector required if aggregationRule is non-nil")
+            )
         for index, selector in enumerate(selectors):
             errors += validate_label_selector(selector, path.index(index))
         return errors

@@ -173,7 +173,9 @@ def _port_errors(ports: Sequence[Json], path: Path) -> list[FieldError]:
         errors += _one_of(port, "protocol", PROTOCOLS, where)
         host_ip = port.get("hostIP")
         if host_ip:
-            errors += [field.invalid(where.child("hostIP"), host_ip, message) for message in formats.ip_address(host_ip)]
+            errors += [
+                field.invalid(where.child("hostIP"), host_ip, message) for message in formats.ip_address(host_ip)
+            ]
     return errors
 
 

@@ -92,7 +92,9 @@ def _source_errors(variable: Json, path: Path) -> list[FieldError]:
             count += 1
             errors += _one_source_errors(name, source[name], path.child(name))
     if not count:
-        detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"
+        detail = (
+            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"
+        )
         errors.append(field.invalid(path, "", detail))
     elif variable.get("value"):
         errors.append(field.invalid(path, "", "may not be specified when `value` is not empty"))
@@ -186,7 +188,9 @@ def validate_env_from(sources: Sequence[Json], path: Path) -> list[FieldError]:
     for index, source in enumerate(sources):
         where = path.index(index)
         if prefix := source.get("prefix"):
-            errors += [field.invalid(where.child("prefix"), prefix, message) for message in formats.env_var_name(prefix)]
+            errors += [
+                field.invalid(where.child("prefix"), prefix, message) for message in formats.env_var_name(prefix)
+            ]
         count = 0
         for kind in ("configMapRef", "secretRef"):
             if source.get(kind) is not None:

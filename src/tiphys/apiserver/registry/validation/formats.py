@@ -56,6 +56,10 @@ def max_length(limit: int) -> str:
     return f"must be no more than {limit} characters"
 
 
+def max_bytes(limit: int) -> str:
+    return f"must be no more than {limit} bytes"
+
+
 def in_range(low: int, high: int) -> str:
     return f"must be between {low} and {high}, inclusive"
 
@@ -176,9 +180,7 @@ def _qualified_name(value: str) -> tuple[str, ...]:
     prefix, slash, name = value.rpartition("/")
     if "/" in prefix:
         detail = regex_error(_QUALIFIED_MESSAGE, QUALIFIED, "MyName", "my.name", "123-abc")
-        return (
-            f"a qualified name {detail} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
-        )
+        return (f"a qualified name {detail} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",)
     if slash:
         if not prefix:
             errors.append("prefix part must be non-empty")
@@ -187,7 +189,7 @@ def _qualified_name(value: str) -> tuple[str, ...]:
     if not name:
         errors.append("name part must be non-empty")
     elif len(name) > 63:
-        errors.append("name part " + max_length(63))
+        errors.append("name part " + max_bytes(63))
     if not _qualified.fullmatch(name):
         errors.append("name part " + _QUALIFIED_ERROR)
     return tuple(errors)
@@ -200,7 +202,7 @@ def qualified_name(value: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def _label_value_errors(value: str) -> tuple[str, ...]:
-    errors = [max_length(63)] if len(value) > 63 else []
+    errors = [max_bytes(63)] if len(value) > 63 else []
     if not _label_value.fullmatch(value):
         errors.append(_LABEL_VALUE_ERROR)
     return tuple(errors)
@@ -243,7 +245,9 @@ def c_identifier(value: str) -> list[str]:
 def http_header_name(value: str) -> list[str]:
     if _header.fullmatch(value):
         return []
-    return [regex_error("a valid HTTP header must consist of alphanumeric characters or '-'", HTTP_HEADER, "X-Header-Name")]
+    return [
+        regex_error("a valid HTTP header must consist of alphanumeric characters or '-'", HTTP_HEADER, "X-Header-Name")
+    ]
 
 
 def percent(value: str) -> list[str]:

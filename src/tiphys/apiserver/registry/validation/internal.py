@@ -16,7 +16,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache
 from typing import Any, Final
 
 Json = Mapping[str, Any]
@@ -157,7 +157,7 @@ _SCALARS: Final[Mapping[str, Any]] = {"s": "", "i": 0, "b": False, "v": 0, "s0":
 _POD_LEVEL_CONTEXT: Final = ("hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace", "hostUsers")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fields(type_name: str) -> tuple[tuple[str, str, str], ...]:
     """(printed name, JSON name, kind) of each field."""
     fields = []

@@ -39,19 +39,17 @@ NAME_FUNCTIONS: Final[Mapping[NameRule, NameFunction]] = {
 
 
 def validate_object_meta(
-    metadata: Mapping[str, Any], namespaced: bool, name_rule: NameRule, path: Path = METADATA
+    metadata: Mapping[str, Any],
+    namespaced: bool,
+    name_rule: NameRule,
+    path: Path = METADATA,
+    *,
+    strict_finalizers: bool = True,
 ) -> list[FieldError]:
-    """Errors of the metadata of a new or changed object."""
-    errors: list[FieldError] = []
-    check = NAME_FUNCTIONS[name_rule]
-    if prefix := metadata.get("generateName"):
-        for message in check(_mask_trailing_dash(prefix)):
-            errors.append(field.invalid(path.child("generateName"), prefix, message))
-    name = metadata.get("name", "")
-    if not name:
+    """Errors of the metadata of a new or changed object. `strict_finalizers`: they need a domain or to be known."""
+    errors = name_errors(metadata, NAME_FUNCTIONS[name_rule], path)
+    if not metadata.get("name"):
         errors.append(field.required(path.child("name"), "name or generateName is required"))
-    else:
-        errors += [field.invalid(path.child("name"), name, message) for message in check(name)]
     errors += _namespace_errors(metadata.get("namespace", ""), namespaced, path.child("namespace"))
     if metadata.get("generation", 0) < 0:
         errors.append(field.invalid(path.child("generation"), metadata["generation"], NOT_NEGATIVE))
@@ -62,7 +60,18 @@ def validate_object_meta(
     if owners := metadata.get("ownerReferences"):
         errors += validate_owner_references(owners, path.child("ownerReferences"))
     if finalizers := metadata.get("finalizers"):
-        errors += validate_finalizers(finalizers, path.child("finalizers"))
+        errors += validate_finalizers(finalizers, path.child("finalizers"), strict=strict_finalizers)
+    return errors
+
+
+def name_errors(metadata: Mapping[str, Any], check: NameFunction, path: Path = METADATA) -> list[FieldError]:
+    """Errors of generateName and name by the rule of a kind; a missing name is not judged."""
+    errors: list[FieldError] = []
+    if prefix := metadata.get("generateName"):
+        for message in check(_mask_trailing_dash(prefix)):
+            errors.append(field.invalid(path.child("generateName"), prefix, message))
+    if name := metadata.get("name"):
+        errors += [field.invalid(path.child("name"), name, message) for message in check(name)]
     return errors
 
 
@@ -145,11 +154,15 @@ def _owner_errors(owner: Mapping[str, Any], path: Path) -> list[FieldError]:
     return errors
 
 
-def validate_finalizers(finalizers: Sequence[str], path: Path) -> list[FieldError]:
+def validate_finalizers(finalizers: Sequence[str], path: Path, *, strict: bool = True) -> list[FieldError]:
     """Names that are standard or fully qualified; orphan and foregroundDeletion exclude each other."""
     errors: list[FieldError] = []
     for index, finalizer in enumerate(finalizers):
-        errors += validate_finalizer_name(finalizer, path.index(index))
+        if strict:
+            errors += validate_finalizer_name(finalizer, path.index(index))
+        else:
+            messages = formats.qualified_name(finalizer)
+            errors += [field.invalid(path.index(index), finalizer, message) for message in messages]
     if "orphan" in finalizers and "foregroundDeletion" in finalizers:
         detail = "finalizer orphan and foregroundDeletion cannot be both set"
         errors.append(field.invalid(path, list(finalizers), detail))

@@ -259,7 +259,9 @@ def _host_users_errors(spec: Json, path: Path) -> list[FieldError]:
     if spec.get("hostUsers") is not False:
         return []
     detail = "when `hostUsers` is false"
-    errors = [field.forbidden(path.child(name), detail) for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
+    errors = [
+        field.forbidden(path.child(name), detail) for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)
+    ]
     for kind in ("containers", "initContainers"):
         for index, container in enumerate(spec.get(kind) or ()):
             if container.get("volumeDevices"):

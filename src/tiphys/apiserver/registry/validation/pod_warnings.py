@@ -168,7 +168,9 @@ def _dns_warnings(spec: Json, path: Path) -> list[str]:
     warnings: list[str] = []
     for index, search in enumerate(config.get("searches") or ()):
         if search.startswith("."):
-            warnings.append(f"{path.child('dnsConfig', 'searches').index(index)}: a search path must not start with a dot")
+            warnings.append(
+                f"{path.child('dnsConfig', 'searches').index(index)}: a search path must not start with a dot"
+            )
     for index, server in enumerate(config.get("nameservers") or ()):
         warnings += ip_warnings(server, path.child("dnsConfig", "nameservers").index(index))
     return warnings
@@ -199,4 +201,6 @@ def ip_warnings(text: str, path: Path) -> list[str]:
         return []
     if re.fullmatch(r"[0-9.]+", text):
         return [f"{path}: non-standard IP address {quote(text)} is invalid: use {quote(str(address))}"]
-    return [f"{path}: IPv6 address {quote(text)} is not in RFC 5952 canonical format ({quote(str(address))}), which may cause controller apply-loops"]
+    return [
+        f"{path}: IPv6 address {quote(text)} is not in RFC 5952 canonical format ({quote(str(address))}), which may cause controller apply-loops"
+    ]

@@ -94,7 +94,9 @@ def _sysctl_errors(context: Json, spec: Json, path: Path) -> list[FieldError]:
             errors.append(field.duplicate(where.child("name"), name))
         elif spec.get("hostNetwork") and name.replace("/", ".").startswith("net."):
             errors.append(field.invalid(where.child("name"), name, "may not be specified when 'hostNetwork' is true"))
-        elif spec.get("hostIPC") and name.replace("/", ".").startswith(("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")):
+        elif spec.get("hostIPC") and name.replace("/", ".").startswith(
+            ("kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue.")
+        ):
             errors.append(field.invalid(where.child("name"), name, "may not be specified when 'hostIPC' is true"))
         seen.add(name)
     return errors
@@ -237,7 +239,11 @@ def _windows_pod_errors(spec: Json, path: Path) -> list[FieldError]:
         for index, container in enumerate(spec.get(kind) or ()):
             at = path.child(kind).index(index).child("securityContext")
             inner: Json = container.get("securityContext") or {}
-            errors += [field.forbidden(at.child(name), detail) for name in LINUX_CONTAINER_FIELDS if inner.get(name) is not None]
+            errors += [
+                field.forbidden(at.child(name), detail)
+                for name in LINUX_CONTAINER_FIELDS
+                if inner.get(name) is not None
+            ]
     return errors
 
 

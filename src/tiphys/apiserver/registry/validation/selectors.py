@@ -41,13 +41,13 @@ def _requirement_errors(
     operator, values = expression.get("operator", ""), expression.get("values") or ()
     if operator in SET_OPERATORS:
         if not values:
-            errors.append(
-                field.required(path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'")
-            )
+            errors.append(field.required(path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'"))
     elif operator in EXISTENCE_OPERATORS:
         if values:
             errors.append(
-                field.forbidden(path.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'")
+                field.forbidden(
+                    path.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
+                )
             )
     else:
         errors.append(field.invalid(path.child("operator"), operator, "not a valid selector operator"))
@@ -114,13 +114,13 @@ def _node_requirement_errors(expression: Mapping[str, Any], path: Path) -> list[
     operator, values = expression.get("operator", ""), expression.get("values") or ()
     if operator in SET_OPERATORS:
         if not values:
-            errors.append(
-                field.required(path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'")
-            )
+            errors.append(field.required(path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'"))
     elif operator in EXISTENCE_OPERATORS:
         if values:
             errors.append(
-                field.forbidden(path.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'")
+                field.forbidden(
+                    path.child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"
+                )
             )
     elif operator in ORDER_OPERATORS:
         if len(values) != 1:
@@ -139,7 +139,8 @@ def _node_field_errors(expression: Mapping[str, Any], path: Path) -> list[FieldE
         if len(values) != 1:
             errors.append(
                 field.required(
-                    path.child("values"), "must be only one value when `operator` is 'In' or 'NotIn' for node field selector"
+                    path.child("values"),
+                    "must be only one value when `operator` is 'In' or 'NotIn' for node field selector",
                 )
             )
     else:

@@ -1,0 +1,1 @@
+"""Strategies of the admissionregistration group, one file a resource."""

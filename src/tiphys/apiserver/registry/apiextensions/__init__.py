@@ -1,0 +1,1 @@
+"""Strategies of the apiextensions group, one file a resource."""

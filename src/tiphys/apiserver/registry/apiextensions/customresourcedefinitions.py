@@ -1,0 +1,177 @@
+"""CustomResourceDefinitions: names, versions and scope. Schemas are judged by the custom-resource machinery.
+
+https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
+from tiphys.apiserver.registry.strategy import NameRule, Object, RequestContext
+from tiphys.apiserver.registry.tables import condition
+from tiphys.apiserver.registry.validation import formats
+from tiphys.apiserver.registry.validation.meta import name_errors, validate_immutable
+from tiphys.machinery import field
+from tiphys.machinery.field import FieldError, Path
+
+Json = Mapping[str, Any]
+
+SPEC: Final = Path("spec")
+APPROVED: Final = "api-approved.kubernetes.io"
+APPROVAL_DETAIL: Final = (
+    f'protected groups must have approval annotation "{APPROVED}", see '
+    "https://github.com/kubernetes/enhancements/pull/1111"
+)
+PRESERVE_DETAIL: Final = (
+    "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead"
+)
+PROTECTED_SUFFIXES: Final = (".k8s.io", ".kubernetes.io")
+
+
+class CustomResourceDefinitionStrategy(StatusStrategy):
+    """Rules of definitions."""
+
+    name_rule: ClassVar[NameRule] = NameRule.ANY
+    generation: ClassVar[bool | None] = True
+    strict_finalizers: ClassVar[bool] = False
+    allow_unconditional_update: ClassVar[bool] = False
+
+    def default(self, obj: Object) -> None:
+        spec = obj.setdefault("spec", {})
+        names = spec.setdefault("names", {})
+        if kind := names.get("kind"):
+            if not names.get("singular"):
+                names["singular"] = kind.lower()
+            if not names.get("listKind"):
+                names["listKind"] = f"{kind}List"
+        if spec.get("conversion") is None:
+            spec["conversion"] = {"strategy": "None"}
+        webhook = (spec["conversion"].get("webhook") or {}).get("clientConfig") or {}
+        service = webhook.get("service")
+        if service is not None and service.get("port") is None:
+            service["port"] = 443
+
+    def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
+        stored = [one.get("name") for one in spec_of(obj).get("versions") or () if one.get("storage")]
+        obj["status"] = {
+            "conditions": None,
+            "acceptedNames": {"plural": "", "kind": ""},
+            "storedVersions": stored[:1],
+        }
+
+    def prepare_for_update(self, ctx: RequestContext, new: Object, old: Object) -> None:
+        """A version that was ever stored stays listed until its objects are rewritten."""
+        super().prepare_for_update(ctx, new, old)
+        status = dict(new.get("status") or {})
+        stored = list(status.get("storedVersions") or ())
+        for one in spec_of(new).get("versions") or ():
+            if one.get("storage") and one.get("name") not in stored:
+                stored.append(one.get("name"))
+        status["storedVersions"] = stored
+        new["status"] = status
+
+    def validate(self, obj: Object) -> list[FieldError]:
+        spec, name = spec_of(obj), name_of(obj)
+        errors = name_errors(obj["metadata"], formats.dns1123_subdomain)
+        names = spec.get("names") or {}
+        if name != f"{names.get('plural') or ''}.{spec.get('group') or ''}":
+            detail = 'must be spec.names.plural+"."+spec.group'
+            errors.append(field.invalid(Path("metadata").child("name"), name, detail))
+        errors += _group_errors(spec.get("group") or "", obj)
+        scope = spec.get("scope") or ""
+        if scope not in ("Cluster", "Namespaced"):
+            errors.append(field.not_supported(SPEC.child("scope"), scope, ["Cluster", "Namespaced"]))
+        errors += _version_errors(spec)
+        if spec.get("preserveUnknownFields"):
+            errors.append(field.invalid(SPEC.child("preserveUnknownFields"), True, PRESERVE_DETAIL))
+        return errors + _names_errors(names, SPEC.child("names"))
+
+    def validate_update(self, new: Object, old: Object) -> list[FieldError]:
+        errors = self.validate(new)
+        spec, known = spec_of(new), spec_of(old)
+        established = condition(old, "Established")
+        if established is not None and established.get("status") == "True":
+            errors += validate_immutable(spec.get("scope"), known.get("scope"), SPEC.child("scope"))
+            kind, before = (spec.get("names") or {}).get("kind"), (known.get("names") or {}).get("kind")
+            errors += validate_immutable(kind, before, SPEC.child("names", "kind"))
+        errors += validate_immutable(spec.get("group"), known.get("group"), SPEC.child("group"))
+        plural, before = (spec.get("names") or {}).get("plural"), (known.get("names") or {}).get("plural")
+        return errors + validate_immutable(plural, before, SPEC.child("names", "plural"))
+
+    def validate_status_update(self, new: Object, old: Object) -> list[FieldError]:
+        stored = status_of(new).get("storedVersions") or ()
+        names = {one.get("name") for one in spec_of(new).get("versions") or ()}
+        where = Path("status").child("storedVersions")
+        return [
+            field.invalid(where.index(index), one, "must appear in spec.versions")
+            for index, one in enumerate(stored)
+            if one not in names
+        ]
+
+
+def _group_errors(group: str, obj: Object) -> list[FieldError]:
+    where = SPEC.child("group")
+    if not group:
+        return [field.required(where, "")]
+    errors = [field.invalid(where, group, message) for message in formats.dns1123_subdomain(group)]
+    if not errors and "." not in group:
+        errors.append(field.invalid(where, group, "should be a domain with at least one dot"))
+    if group in ("k8s.io", "kubernetes.io") or group.endswith(PROTECTED_SUFFIXES):
+        approval = (obj["metadata"].get("annotations") or {}).get(APPROVED, "")
+        at = Path("metadata").child("annotations").key(APPROVED)
+        if not approval:
+            errors.append(field.required(at, APPROVAL_DETAIL))
+        elif not approval.startswith(("unapproved", "https://", "http://")):
+            detail = 'protected groups must have approval annotation with either a URL or a reason starting with "unapproved"'
+            errors.append(field.invalid(at, approval, detail))
+    return errors
+
+
+def _version_errors(spec: Json) -> list[FieldError]:
+    versions: Sequence[Json] = spec.get("versions") or ()
+    where = SPEC.child("versions")
+    errors: list[FieldError] = []
+    stored = 0
+    names: set[str] = set()
+    for index, version in enumerate(versions):
+        name = version.get("name") or ""
+        at = where.index(index)
+        stored += bool(version.get("storage"))
+        errors += [field.invalid(at.child("name"), name, message) for message in formats.dns1035_label(name)]
+        if name in names:
+            errors.append(
+                field.invalid(where, [one.get("name") for one in versions], "must contain unique version names")
+            )
+        names.add(name)
+        if (version.get("schema") or {}).get("openAPIV3Schema") is None:
+            errors.append(field.required(at.child("schema", "openAPIV3Schema"), "schemas are required"))
+    if stored != 1:
+        detail = "must have exactly one version marked as storage version"
+        errors.append(field.invalid(where, [dict(one) for one in versions], detail))
+    return errors
+
+
+def _names_errors(names: Json, path: Path) -> list[FieldError]:
+    errors: list[FieldError] = []
+    for name in ("plural", "singular", "kind", "listKind"):
+        value = names.get(name) or ""
+        if not value:
+            errors.append(field.required(path.child(name), ""))
+            continue
+        lowered = value.lower() if name in ("kind", "listKind") else value
+        for message in formats.dns1035_label(lowered):
+            shown = (
+                f"may have mixed case, but should otherwise match: {message}"
+                if lowered != value or name in ("kind", "listKind")
+                else message
+            )
+            errors.append(field.invalid(path.child(name), value, shown))
+    for name in ("shortNames", "categories"):
+        for index, value in enumerate(names.get(name) or ()):
+            at = path.child(name).index(index)
+            errors += [field.invalid(at, value, message) for message in formats.dns1035_label(value)]
+    if names.get("kind") and names.get("kind") == names.get("listKind"):
+        errors.append(field.invalid(path.child("listKind"), names["listKind"], "kind and listKind may not be the same"))
+    return errors

@@ -1,0 +1,1 @@
+"""Strategies of the apiregistration group, one file a resource."""

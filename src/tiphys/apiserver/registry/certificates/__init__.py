@@ -1,0 +1,1 @@
+"""Strategies of the certificates group, one file a resource."""

@@ -1,0 +1,1 @@
+"""Strategies of the flowcontrol group, one file a resource."""

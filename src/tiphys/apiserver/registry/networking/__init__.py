@@ -1,0 +1,1 @@
+"""Strategies of the networking group, one file a resource."""

@@ -1,0 +1,1 @@
+"""Strategies of the node group, one file a resource."""

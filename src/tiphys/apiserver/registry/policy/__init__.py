@@ -1,0 +1,1 @@
+"""Strategies of the policy group, one file a resource."""

@@ -1,0 +1,1 @@
+"""Strategies of the resource group, one file a resource."""

@@ -1,0 +1,95 @@
+"""ResourceClaims and ResourceClaimTemplates.
+
+https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource-allocation/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar, Final
+
+from tiphys.apiserver.registry.kinds import StatusStrategy, TableStrategy, name_of, spec_of, status_of
+from tiphys.apiserver.registry.resource.devices import devices_errors
+from tiphys.apiserver.registry.strategy import Cell, Object, age
+from tiphys.apiserver.registry.validation.meta import validate_annotations, validate_immutable, validate_labels
+from tiphys.machinery.field import FieldError, Path
+
+SPEC: Final = Path("spec")
+
+
+def default_claim_spec(spec: Object) -> None:
+    """Defaults of the requests of a claim."""
+    for request in (spec.get("devices") or {}).get("requests") or ():
+        options = [request.get("exactly"), *(request.get("firstAvailable") or ())]
+        for option in options:
+            if option is not None:
+                _default_request(option)
+
+
+def _default_request(request: Object) -> None:
+    if not request.get("allocationMode"):
+        request["allocationMode"] = "ExactCount"
+    if request["allocationMode"] == "ExactCount" and not request.get("count"):
+        request["count"] = 1
+    for toleration in request.get("tolerations") or ():
+        if not toleration.get("operator"):
+            toleration["operator"] = "Equal"
+
+
+class ResourceClaimStrategy(StatusStrategy):
+    """What a pod asks for never changes."""
+
+    generation: ClassVar[bool | None] = False
+    initial_status: ClassVar[Mapping[str, Any]] = {}
+
+    def default(self, obj: Object) -> None:
+        default_claim_spec(obj.setdefault("spec", {}))
+
+    def validate(self, obj: Object) -> list[FieldError]:
+        return devices_errors(spec_of(obj).get("devices") or {}, SPEC.child("devices"))
+
+    def validate_update(self, new: Object, old: Object) -> list[FieldError]:
+        return validate_immutable(spec_of(new), spec_of(old), SPEC)
+
+    def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
+        return [name_of(obj), _state(obj), age(obj, now)]
+
+
+def _state(claim: Object) -> str:
+    """`pending`, or everything that has happened: `allocated,reserved`."""
+    status = status_of(claim)
+    states: list[str] = []
+    if claim["metadata"].get("deletionTimestamp"):
+        states.append("deleted")
+    if status.get("allocation") is None:
+        if not claim["metadata"].get("deletionTimestamp"):
+            states.append("pending")
+    else:
+        states.append("allocated")
+        if status.get("reservedFor"):
+            states.append("reserved")
+    return ",".join(states)
+
+
+class ResourceClaimTemplateStrategy(TableStrategy):
+    """A claim yet to be made; never changes."""
+
+    def default(self, obj: Object) -> None:
+        template = obj.setdefault("spec", {})
+        default_claim_spec(template.setdefault("spec", {}))
+
+    def validate(self, obj: Object) -> list[FieldError]:
+        template = spec_of(obj)
+        metadata = template.get("metadata") or {}
+        where = SPEC.child("metadata")
+        errors = validate_labels(metadata.get("labels") or {}, where.child("labels"))
+        errors += validate_annotations(metadata.get("annotations") or {}, where.child("annotations"))
+        devices = (template.get("spec") or {}).get("devices") or {}
+        return errors + devices_errors(devices, SPEC.child("spec", "devices"))
+
+    def validate_update(self, new: Object, old: Object) -> list[FieldError]:
+        return validate_immutable(spec_of(new), spec_of(old), SPEC)
+
+    def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
+        return [name_of(obj), age(obj, now)]

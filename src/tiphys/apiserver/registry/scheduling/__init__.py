@@ -1,0 +1,1 @@
+"""Strategies of the scheduling group, one file a resource."""

@@ -1,0 +1,1 @@
+"""Strategies of the storage group, one file a resource."""

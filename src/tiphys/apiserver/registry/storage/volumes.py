@@ -1,0 +1,90 @@
+"""VolumeAttachments and VolumeAttributesClasses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar, Final
+
+from tiphys.apiserver.registry.kinds import StatusStrategy, TableStrategy, name_of, spec_of, status_of
+from tiphys.apiserver.registry.storage.storageclasses import parameters_errors
+from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
+from tiphys.apiserver.registry.validation import formats
+from tiphys.apiserver.registry.validation.meta import validate_immutable
+from tiphys.apiserver.registry.validation.volumes import driver_name_errors
+from tiphys.machinery import field
+from tiphys.machinery.field import FieldError, Path
+
+SPEC: Final = Path("spec")
+ONE_SOURCE: Final = "must specify exactly one of inlineVolumeSpec and persistentVolumeName"
+PROTECTION: Final = "kubernetes.io/vac-protection"
+
+
+class VolumeAttachmentStrategy(StatusStrategy):
+    """Which volume is to be attached to which node; never changes."""
+
+    generation: ClassVar[bool | None] = False
+    allow_unconditional_update: ClassVar[bool] = False
+    initial_status: ClassVar[Mapping[str, Any]] = {"attached": False}
+
+    def validate(self, obj: Object) -> list[FieldError]:
+        spec = spec_of(obj)
+        attacher, node = spec.get("attacher") or "", spec.get("nodeName") or ""
+        errors: list[FieldError] = []
+        if not attacher:
+            errors.append(field.required(SPEC.child("attacher"), ""))
+        else:
+            for message in formats.dns1123_subdomain(attacher.lower()):
+                errors.append(field.invalid(SPEC.child("attacher"), attacher, message))
+        source = spec.get("source") or {}
+        where = SPEC.child("source")
+        inline, name = source.get("inlineVolumeSpec"), source.get("persistentVolumeName")
+        if inline is None and name is None:
+            errors.append(field.required(where, ONE_SOURCE))
+        elif inline is not None and name is not None:
+            errors.append(field.forbidden(where, ONE_SOURCE))
+        elif name is not None:
+            at = where.child("persistentVolumeName")
+            if not name:
+                errors.append(field.required(at, "must specify non empty persistentVolumeName"))
+            else:
+                errors += [field.invalid(at, name, message) for message in formats.dns1123_subdomain(name)]
+        errors += [field.invalid(SPEC.child("nodeName"), node, one) for one in formats.dns1123_subdomain(node)]
+        return errors
+
+    def validate_update(self, new: Object, old: Object) -> list[FieldError]:
+        return self.validate(new) + validate_immutable(spec_of(new), spec_of(old), SPEC)
+
+    def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
+        spec = spec_of(obj)
+        return [
+            name_of(obj),
+            spec.get("attacher") or "",
+            (spec.get("source") or {}).get("persistentVolumeName") or "",
+            spec.get("nodeName") or "",
+            bool(status_of(obj).get("attached")),
+            age(obj, now),
+        ]
+
+
+class VolumeAttributesClassStrategy(TableStrategy):
+    """Parameters a volume may be changed to; never change themselves."""
+
+    def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
+        """A class in use is protected."""
+        finalizers = list(obj["metadata"].get("finalizers") or ())
+        if PROTECTION not in finalizers:
+            obj["metadata"]["finalizers"] = [*finalizers, PROTECTION]
+
+    def validate(self, obj: Object) -> list[FieldError]:
+        errors = driver_name_errors(obj.get("driverName") or "", Path("driverName"))
+        return errors + parameters_errors(obj.get("parameters") or {}, Path("parameters"), needed=True)
+
+    def validate_update(self, new: Object, old: Object) -> list[FieldError]:
+        errors: list[FieldError] = []
+        for name in ("driverName", "parameters"):
+            errors += validate_immutable(new.get(name), old.get(name), Path(name))
+        return errors
+
+    def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
+        return [name_of(obj), obj.get("driverName") or "", age(obj, now)]

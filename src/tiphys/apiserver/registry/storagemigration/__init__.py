@@ -1,0 +1,1 @@
+"""Strategies of the storagemigration group, one file a resource."""
