@@ -144,12 +144,12 @@ class NodeTable:
     @contextmanager
     def focus(self, rows: int | Ids) -> Iterator[None]:
         """Narrow every array to one row, or to some."""
-        before, self._focused = self._window, True
+        before, was_focused, self._focused = self._window, self._focused, True
         self._bind(slice(rows, rows + 1) if isinstance(rows, int) else rows)
         try:
             yield
         finally:
-            self._focused = False
+            self._focused = was_focused
             self._bind(before)
 
     def name_of(self, row: int) -> str:
