@@ -110,9 +110,7 @@ class Client:
         await self.runtime.RemovePodSandbox(cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox[0]))
 
     async def exec(self, container: str, *argv: str, timeout: int = 20) -> cri.ExecSyncResponse:
-        return await self.runtime.ExecSync(
-            cri.ExecSyncRequest(container_id=container, cmd=argv, timeout=timeout)
-        )
+        return await self.runtime.ExecSync(cri.ExecSyncRequest(container_id=container, cmd=argv, timeout=timeout))
 
     async def output(self, sandbox: tuple[str, cri.PodSandboxConfig], *argv: str, **more: Any) -> str:
         """What a container that runs `argv` to its end wrote to standard output."""

@@ -44,9 +44,7 @@ async def test_out_of_memory(cri_client: Client) -> None:
     def limit(config: cri.ContainerConfig) -> None:
         config.linux.resources.memory_limit_in_bytes = 16 << 20
 
-    container = await cri_client.run(
-        await cri_client.sandbox(), "sh", "-c", "exec tail /dev/zero", edit=limit
-    )
+    container = await cri_client.run(await cri_client.sandbox(), "sh", "-c", "exec tail /dev/zero", edit=limit)
     status = await cri_client.exited(container)
     assert (status.exit_code, status.reason) == (137, "OOMKilled")
 

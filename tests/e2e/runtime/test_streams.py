@@ -112,9 +112,7 @@ async def test_exec_on_a_terminal(cri_client: Client, protocol: str) -> None:
     script = "while [ \"$(stty size)\" != '33 77' ]; do sleep 0.02; done; read line; echo got $line; stty size"
     request = cri.ExecRequest(container_id=container, cmd=["sh", "-c", script], stdin=True, stdout=True, tty=True)
     url = (await cri_client.runtime.Exec(request)).url
-    code, output = await run(
-        protocol, url, Streams(True, True, False, True), lines(b"hello\n"), sizes(Size(77, 33))
-    )
+    code, output = await run(protocol, url, Streams(True, True, False, True), lines(b"hello\n"), sizes(Size(77, 33)))
     assert code == 0
     assert b"got hello\r\n33 77\r\n" in output[STDOUT]
 

@@ -15,6 +15,7 @@ import contextlib
 import gzip
 import hashlib
 import os
+import posixpath
 import stat
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,7 @@ from tiphys.runtime import linux
 WHITEOUT: Final = ".wh."
 OPAQUE: Final = ".wh..wh..opq"
 CHUNK: Final = 1 << 20
+MAX_LINKS: Final = 40  # followed in one path, as the kernel does
 # A layer may not fill the disk to the brim: the machine's other users need this share of it.
 LEAST_FREE: Final = 0.02
 _XATTR: Final = "SCHILY.xattr."
@@ -272,16 +274,30 @@ class _Tree:
             os.close(self._parent[1])
         self._parent = ("", self._root)
 
-    def _make_parents(self, path: str) -> int:
-        """Directories an archive did not list; the last one is returned open."""
+    def _make_parents(self, path: str, depth: int = 0) -> int:
+        """Directories an archive did not list; the last one is returned open.
+
+        A link among them may lead to a directory that only a lower layer has: it is made, inside the root.
+        """
+        if depth > MAX_LINKS:
+            raise LayerError(f"failed to extract layer: too many links in {path!r}")
         made = os.dup(self._root)
         walked = ""
-        for part in path.split("/"):
-            walked = f"{walked}/{part}"
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(part, 0o755, dir_fd=made)
+        try:
+            for part in path.split("/"):
+                walked = f"{walked}/{part}"
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, 0o755, dir_fd=made)
+                try:
+                    child = linux.open_in_root(self._root, walked, os.O_RDONLY | os.O_DIRECTORY)
+                except FileNotFoundError:
+                    target = posixpath.join(posixpath.dirname(walked), os.readlink(part, dir_fd=made))
+                    child = self._make_parents(posixpath.normpath(target).strip("/"), depth + 1)
+                os.close(made)
+                made = child
+        except OSError as error:
             os.close(made)
-            made = linux.open_in_root(self._root, walked, os.O_RDONLY | os.O_DIRECTORY)
+            raise LayerError(f"failed to extract layer: {path!r} cannot be made: {error.strerror}") from error
         return made
 
 

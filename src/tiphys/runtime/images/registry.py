@@ -7,6 +7,7 @@ from its realm. https://distribution.github.io/distribution/spec/auth/token/
 from __future__ import annotations
 
 import base64
+import os
 import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -214,7 +215,8 @@ def _words(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return f"tls: failed to verify certificate: {error.certificate_error}"
     if isinstance(error, aiohttp.ClientConnectorError):
-        reason = (error.os_error.strerror or str(error.os_error)).lower()
+        number = error.os_error.errno
+        reason = os.strerror(number).lower() if number else str(error.os_error)
         return f"dial tcp {error.host}:{error.port}: connect: {reason}"
     if isinstance(error, TimeoutError):
         return "i/o timeout"

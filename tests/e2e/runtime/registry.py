@@ -1,0 +1,75 @@
+"""A real registry (Debian's docker-registry) on loopback, and the client side of pushing to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+
+from tests.unit.runtime.archives import ImageFiles
+
+BINARY = shutil.which("docker-registry")
+
+
+@contextlib.asynccontextmanager
+async def registry() -> AsyncIterator[str]:
+    """Its `host:port`."""
+    assert BINARY is not None
+    with tempfile.TemporaryDirectory(prefix="tphreg") as directory:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        config = Path(directory, "config.yml")
+        config.write_text(
+            f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {directory}/data\n"
+            f"http:\n  addr: 127.0.0.1:{port}\nlog:\n  level: error\n  accesslog:\n    disabled: true\n"
+        )
+        with (
+            Path(directory, "log").open("w") as log,
+            subprocess.Popen([BINARY, "serve", config], stdout=log, stderr=log) as process,
+        ):
+            try:
+                async with aiohttp.ClientSession() as session, asyncio.timeout(20):
+                    while True:
+                        with contextlib.suppress(aiohttp.ClientError):
+                            async with session.get(f"http://127.0.0.1:{port}/v2/") as response:
+                                if response.status == 200:
+                                    break
+                        await asyncio.sleep(0.02)
+                yield f"127.0.0.1:{port}"
+            finally:
+                process.terminate()
+                process.wait()
+
+
+async def push(host: str, repository: str, tag: str, files: ImageFiles) -> None:
+    """Upload every blob and the manifest."""
+    async with aiohttp.ClientSession(f"http://{host}") as session:
+        for digest, data in files.blobs.items():
+            if digest == files.manifest:
+                continue
+            async with session.post(f"/v2/{repository}/blobs/uploads/") as response:
+                location = response.headers["Location"]
+            mark = "&" if "?" in location else "?"
+            async with session.put(f"{location}{mark}digest={digest}", data=data) as response:
+                assert response.status == 201, await response.text()
+        await put_manifest(session, repository, tag, files.blobs[files.manifest])
+
+
+async def put_manifest(
+    session: aiohttp.ClientSession,
+    repository: str,
+    tag: str,
+    body: bytes,
+    kind: str = "application/vnd.oci.image.manifest.v1+json",
+) -> None:
+    headers = {"Content-Type": kind}
+    async with session.put(f"/v2/{repository}/manifests/{tag}", data=body, headers=headers) as response:
+        assert response.status == 201, await response.text()
