@@ -21,7 +21,8 @@ def accepts_gzip(request: Request) -> bool:
 
 async def compressed(request: Request, answer: Response) -> Response:
     """`answer` with a compressed body if the client wants one."""
-    if request.method == "HEAD" or not accepts_gzip(request):
+    encoded = any(name == "Content-Encoding" for name, _ in answer.headers)
+    if encoded or request.method == "HEAD" or not accepts_gzip(request):
         return answer
     body = answer.body
 
