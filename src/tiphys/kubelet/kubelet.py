@@ -92,6 +92,7 @@ class Kubelet:
         # The node's parts while it runs, for those who embed a kubelet.
         self.services: PodServices | None = None
         self.manager: PodManager | None = None
+        self.server: KubeletServer | None = None
         self._pod_cidr: asyncio.Queue[str] = asyncio.Queue()
         self._cidr_known = False
 
@@ -138,7 +139,7 @@ class Kubelet:
             self.clock,
         )
         manager.mirror_keeper = mirrors
-        server = KubeletServer(self.config, self.flags, services, manager, events, machine)
+        self.server = server = KubeletServer(self.config, self.flags, services, manager, events, machine)
 
         def start(work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
             tasks.spawn(work, name=name, restart=True)

@@ -98,6 +98,7 @@ class KubeletServer:
                 "run": self._run_command,
             }
         self.port = 0
+        self.ready = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until cancelled. Raises OSError when an address is taken."""
@@ -113,6 +114,7 @@ class KubeletServer:
             self.port = await secure.start(self._config.address, self._config.port, tls)
             if self._config.healthz_port > 0:
                 await health.start(self._config.healthz_bind_address, self._config.healthz_port)
+            self.ready.set()
             await asyncio.get_running_loop().create_future()
         finally:
             await secure.close()

@@ -1,0 +1,103 @@
+"""The kubelet's server: logs, exec, attach, documents and measurements, over TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from tests.e2e.kubelet.node import TestNode, eventually
+from tests.e2e.kubelet.test_pod import busybox
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+async def http(node: TestNode) -> AsyncIterator[aiohttp.ClientSession]:
+    assert node.kubelet is not None and node.kubelet.server is not None
+    await node.kubelet.server.ready.wait()
+    tls = ssl.create_default_context()
+    tls.check_hostname = False
+    tls.verify_mode = ssl.CERT_NONE
+    base = f"https://127.0.0.1:{node.kubelet.server.port}"
+    async with aiohttp.ClientSession(base, connector=aiohttp.TCPConnector(ssl=tls)) as session:
+        yield session
+
+
+async def text(http: aiohttp.ClientSession, path: str) -> tuple[int, str]:
+    async with http.get(path) as answer:
+        return answer.status, await answer.text()
+
+
+async def test_logs_as_kubectl_asks_for_them(node: TestNode, http: aiohttp.ClientSession) -> None:
+    script = "for i in 1 2 3; do echo line $i; done; echo oops >&2; exec sleep 1000"
+    await node.create("talks", {"containers": [busybox("app", "sh", "-c", script)]})
+    await node.running("talks")
+    path = "/containerLogs/default/talks/app"
+
+    async def complete() -> bool:
+        return "oops" in (await text(http, path))[1]
+
+    await eventually(complete, "the log")
+    assert sorted((await text(http, path))[1].splitlines()) == ["line 1", "line 2", "line 3", "oops"]
+    assert len((await text(http, f"{path}?tailLines=2"))[1].splitlines()) == 2
+    assert (await text(http, f"{path}?limitBytes=6"))[1] in ("line 1", "oops\nl")
+    stamped = (await text(http, f"{path}?timestamps=true&tailLines=1"))[1]
+    assert stamped[:2] == "20" and stamped[10] == "T"
+    assert (await text(http, f"{path}?previous=true")) == (
+        400,
+        'previous terminated container "app" in pod "talks" not found',
+    )
+    assert (await text(http, "/containerLogs/default/nobody/app"))[0] == 404
+
+
+async def test_a_followed_log_ends_with_its_container(node: TestNode, http: aiohttp.ClientSession) -> None:
+    await node.create(
+        "ends",
+        {
+            "restartPolicy": "Never",
+            "containers": [busybox("app", "sh", "-c", "echo a; sleep 1; echo b; sleep 1; echo -n c")],
+        },
+    )
+    await node.running("ends")
+    async with asyncio.timeout(20), http.get("/containerLogs/default/ends/app?follow=true") as answer:
+        assert (await answer.read()).decode().split() == ["a", "b", "c"]
+
+
+async def test_exec_over_websocket(node: TestNode, http: aiohttp.ClientSession) -> None:
+    await node.create("shell", {"containers": [busybox()]})
+    await node.running("shell")
+    path = (
+        "/exec/default/shell/app?command=sh&command=-c&command=echo%20out;echo%20err%20>%262;exit%203&output=1&error=1"
+    )
+    async with asyncio.timeout(20), http.ws_connect(path, protocols=("v4.channel.k8s.io",)) as channel:
+        received: dict[int, bytes] = {}
+        async for message in channel:
+            received[message.data[0]] = received.get(message.data[0], b"") + message.data[1:]
+    assert received[1] == b"out\n"
+    assert received[2] == b"err\n"
+    status = json.loads(received[3])
+    assert (status["status"], status["reason"]) == ("Failure", "NonZeroExitCode")
+
+
+async def test_documents_and_measurements(node: TestNode, http: aiohttp.ClientSession) -> None:
+    await node.create("measured", {"containers": [busybox()]})
+    await node.running("measured")
+    assert await text(http, "/healthz") == (200, "ok")
+    pods = json.loads((await text(http, "/pods"))[1])
+    assert [pod["metadata"]["name"] for pod in pods["items"]] == ["measured"]
+    assert pods["items"][0]["status"]["phase"] == "Running"
+    config = json.loads((await text(http, "/configz"))[1])
+    assert config["kubeletconfig"]["clusterDomain"] == "cluster.local"
+    stats = json.loads((await text(http, "/stats/summary"))[1])
+    assert stats["node"]["nodeName"] == "node-1"
+    assert stats["node"]["memory"]["workingSetBytes"] > 0
+    assert [pod["podRef"]["name"] for pod in stats["pods"]] == ["measured"]
+    assert [container["name"] for container in stats["pods"][0]["containers"]] == ["app"]
+    metrics = (await text(http, "/metrics/resource"))[1]
+    assert 'container_memory_working_set_bytes{container="app",namespace="default",pod="measured"}' in metrics
+    assert (await text(http, "/nothing"))[0] == 404
