@@ -37,10 +37,6 @@ class Joined:
     namespaces: Mapping[str, str]
     hostname: str
 
-    @property
-    def host_ipc(self) -> bool:
-        return "ipc" not in self.namespaces
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -146,9 +142,7 @@ def _mounts(node: Node, record: ContainerRecord, request: Request, image: ImageC
         requested.append(
             {"destination": path, "type": "bind", "source": str(directory), "options": ["rbind", "rprivate", "rw"]}
         )
-    defaults = spec_mounts.default_mounts(
-        privileged=security.privileged, host_ipc=request.joined.host_ipc, unified=node.machine.unified_cgroups
-    )
+    defaults = spec_mounts.default_mounts(privileged=security.privileged)
     own = spec_mounts.sandbox_mounts(request.files, read_only=security.readonly_rootfs, taken=taken)
     return spec_mounts.combine(defaults, [*own, *requested])
 

@@ -94,8 +94,8 @@ async def _serve_spdy(connection: SpdyConnection, dial: Dial) -> None:
             else:
                 await stream.close()
     finally:
-        for task in (receiver, *forwards):
-            task.cancel()
+        for forward in (receiver, *forwards):
+            forward.cancel()
         await asyncio.gather(receiver, *forwards, return_exceptions=True)
         await connection.close()
 

@@ -387,7 +387,7 @@ class _Builder:
             },
             "root": {"path": str(stage.merged)},
             "mounts": [
-                *default_mounts(privileged=False, host_ipc=False, unified=False),
+                *default_mounts(privileged=False),
                 {
                     "destination": "/etc/resolv.conf",
                     "type": "bind",

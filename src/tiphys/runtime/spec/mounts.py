@@ -32,24 +32,23 @@ class SandboxFiles:
     shm: Path
 
 
-def default_mounts(*, privileged: bool, host_ipc: bool, unified: bool) -> list[dict[str, Any]]:
-    """/proc, /dev, /sys and what is mounted in them. Only privileged containers may write to /sys."""
+def default_mounts(*, privileged: bool) -> list[dict[str, Any]]:
+    """/proc, /dev, /sys and what is mounted in them. Only privileged containers may write to /sys.
+
+    /dev/mqueue shows the queues of whatever IPC namespace the container is in, also the node's.
+    """
     kernel = ["nosuid", "noexec", "nodev"]
     read = [] if privileged else ["ro"]
-    mounts: list[dict[str, Any]] = [
+    return [
         _mount("/proc", "proc", "proc", kernel),
         _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
         _mount(
             "/dev/pts", "devpts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
         ),
+        _mount("/dev/mqueue", "mqueue", "mqueue", kernel),
         _mount("/sys", "sysfs", "sysfs", [*kernel, *(read or ["rw"])]),
         _mount("/sys/fs/cgroup", "cgroup", "cgroup", [*kernel, "relatime", *(read or ["rw"])]),
     ]
-    if host_ipc:
-        mounts.append(_mount("/dev/mqueue", "bind", "/dev/mqueue", ["rbind", *kernel]))
-    else:
-        mounts.append(_mount("/dev/mqueue", "mqueue", "mqueue", kernel))
-    return mounts
 
 
 def sandbox_mounts(files: SandboxFiles, *, read_only: bool, taken: Iterable[str]) -> list[dict[str, Any]]:
