@@ -18,21 +18,32 @@ from tiphys.base.log import get_logger
 from tiphys.base.tasks import Supervised
 from tiphys.client import Client, Controller, EventRecorder, Informers, LeaderElector
 from tiphys.controllers.accounts import AccountClients
+from tiphys.controllers.bootstrap import BootstrapSignerController, TokenCleanerController
+from tiphys.controllers.certificates import CSRApprovingController, CSRCleanerController, CSRSigningController
+from tiphys.controllers.clusterroleaggregation import ClusterRoleAggregationController
 from tiphys.controllers.common.context import ControllerContext, Options
+from tiphys.controllers.cronjob import CronJobController
+from tiphys.controllers.daemonset import DaemonSetController
 from tiphys.controllers.deployment import DeploymentController
+from tiphys.controllers.disruption import DisruptionController
 from tiphys.controllers.endpointslice import (
     EndpointsController,
     EndpointSliceController,
     EndpointSliceMirroringController,
 )
 from tiphys.controllers.garbagecollector import GarbageCollector
+from tiphys.controllers.job import JobController
 from tiphys.controllers.namespace import NamespaceController
 from tiphys.controllers.nodeipam import NodeIpamController
 from tiphys.controllers.nodelifecycle import NodeLifecycleController
 from tiphys.controllers.podgc import PodGCController
 from tiphys.controllers.replicaset import REPLICA_SETS, REPLICATION_CONTROLLERS, ReplicaSetController
+from tiphys.controllers.resourcequota import ResourceQuotaController
 from tiphys.controllers.serviceaccount import RootCAPublisher, ServiceAccountController, TokenController
+from tiphys.controllers.statefulset import StatefulSetController
 from tiphys.controllers.tainteviction import TaintEvictionController
+from tiphys.controllers.ttlafterfinished import TTLAfterFinishedController
+from tiphys.controllers.volumeprotection import PVCProtectionController, PVProtectionController
 from tiphys.machinery.meta import ObjectName
 
 log = get_logger(__name__)
@@ -47,14 +58,29 @@ CONTROLLERS: Final[Mapping[str, Constructor]] = MappingProxyType(
         "endpointslice-mirroring-controller": EndpointSliceMirroringController,
         "replicationcontroller-controller": lambda context: ReplicaSetController(context, REPLICATION_CONTROLLERS),
         "pod-garbage-collector-controller": PodGCController,
+        "resourcequota-controller": ResourceQuotaController,
         "namespace-controller": NamespaceController,
         "serviceaccount-controller": ServiceAccountController,
         "garbage-collector-controller": GarbageCollector,
+        "daemonset-controller": DaemonSetController,
+        "job-controller": JobController,
         "deployment-controller": DeploymentController,
         "replicaset-controller": lambda context: ReplicaSetController(context, REPLICA_SETS),
+        "disruption-controller": DisruptionController,
+        "statefulset-controller": StatefulSetController,
+        "cronjob-controller": CronJobController,
+        "certificatesigningrequest-signing-controller": CSRSigningController,
+        "certificatesigningrequest-approving-controller": CSRApprovingController,
+        "certificatesigningrequest-cleaner-controller": CSRCleanerController,
+        "bootstrap-signer-controller": BootstrapSignerController,
+        "token-cleaner-controller": TokenCleanerController,
         "node-ipam-controller": NodeIpamController,
         "node-lifecycle-controller": NodeLifecycleController,
         "taint-eviction-controller": TaintEvictionController,
+        "clusterrole-aggregation-controller": ClusterRoleAggregationController,
+        "persistentvolumeclaim-protection-controller": PVCProtectionController,
+        "persistentvolume-protection-controller": PVProtectionController,
+        "ttl-after-finished-controller": TTLAfterFinishedController,
         "root-ca-certificate-publisher-controller": RootCAPublisher,
     }
 )
