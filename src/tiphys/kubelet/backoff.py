@@ -56,6 +56,12 @@ class Backoff:
         self._entries[key] = _Entry(period, self._clock.now())
         return period
 
+    def resume(self, key: str, attempts: int, since: datetime) -> None:
+        """Remember `key` as after so many attempts, the last after the event at `since`; nothing if it is known."""
+        if key not in self._entries:
+            period = min(self._first * 2 ** min(attempts - 1, 16), self._longest)
+            self._entries[key] = _Entry(period, since)
+
     def forget(self, key: str) -> None:
         self._entries.pop(key, None)
 

@@ -6,12 +6,15 @@ import asyncio
 
 from tiphys.api.core.v1 import Pod
 from tiphys.api.cri import api_pb2 as cri
+from tiphys.api.node.v1 import RuntimeClass
 from tiphys.kubelet.containers.dns import missing_cluster_dns, pod_resolver
 from tiphys.kubelet.containers.hosts import kernel_hostname
 from tiphys.kubelet.containers.sandbox import sandbox_config
 from tiphys.kubelet.cri.client import CRIError
 from tiphys.kubelet.pod import describe, uid_of
 from tiphys.kubelet.pods.services import PodServices
+from tiphys.machinery.errors import StatusError
+from tiphys.machinery.meta import ObjectName
 
 
 class SandboxError(Exception):
@@ -52,11 +55,18 @@ async def make_sandbox(services: PodServices, pod: Pod, attempt: int) -> cri.Pod
     config = sandbox_config_of(services, pod, attempt)
     await asyncio.to_thread(_prepare, services, pod)
     try:
-        await services.runtime.run_sandbox(config, pod.spec.runtime_class_name or "")
-    except CRIError as error:
+        await services.runtime.run_sandbox(config, await _handler(services, pod))
+    except (CRIError, StatusError) as error:
         services.event(pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
         raise SandboxError(f"failed to create its sandbox: {error}") from error
     return config
+
+
+async def _handler(services: PodServices, pod: Pod) -> str:
+    """The runtime handler of the pod's RuntimeClass; "" is the runtime's default. Raises StatusError."""
+    if not pod.spec.runtime_class_name:
+        return ""
+    return (await services.client.get(RuntimeClass, ObjectName("", pod.spec.runtime_class_name))).handler
 
 
 def _prepare(services: PodServices, pod: Pod) -> None:

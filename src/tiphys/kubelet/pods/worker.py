@@ -82,6 +82,7 @@ class PodWorker:
         self.pod = pod
         self.phase = Phase.TERMINATING if rejected or is_terminal(pod) else Phase.SYNC
         self.runtime = RuntimePod(uid=self.uid)
+        self._began = services.clock.now()
         self._rejected = rejected
         self._verdict: Verdict | None = rejected
         self._removed = False  # the source has it no more
@@ -238,8 +239,8 @@ class PodWorker:
             made = await self._sandbox(pod, actions)
             ready = await unless(self._stop, volumes)
         finally:
-            if not volumes.done():
-                volumes.cancel()
+            volumes.cancel()
+            await asyncio.gather(volumes, return_exceptions=True)
         if made:
             # Its addresses are only known from a fresh reading; the containers follow in the next round.
             return True
@@ -309,6 +310,9 @@ class PodWorker:
         if last is None or not last.exited or last.finished_at is None:
             return False
         key = f"{self.uid}/{container.name}/{container_hash(container)}"
+        if last.restart_count and last.finished_at < self._began:
+            # It kept ending under a kubelet before this one: go on where that was.
+            self.s.crash_backoff.resume(key, last.restart_count, last.finished_at)
         left = self.s.crash_backoff.remaining(key, last.finished_at)
         if left <= timedelta(0):
             self.s.crash_backoff.next(key, last.finished_at)
