@@ -63,12 +63,22 @@ async def complete(client: Client, spec: ClusterSpec, layout: Layout) -> None:
         return
     for document in network_rights():
         await _apply(client, document)
-    # Pods whose image is missing would be tried again only after ten seconds: the image first.
+    await _forget_removed_nodes(client, spec)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_start_dns(client, spec, layout))
+        group.create_task(_await_cluster(client, spec))
+
+
+async def _start_dns(client: Client, spec: ClusterSpec, layout: Layout) -> None:
+    # Pods whose image is missing would be tried again only after ten seconds: the images first.
     await asyncio.to_thread(assemble_images, layout.images)
     notify("progress", what="images")
     for document in cluster_dns(spec):
         await _apply(client, document)
-    await _forget_removed_nodes(client, spec)
+
+
+async def _await_cluster(client: Client, spec: ClusterSpec) -> None:
+    """Wait until every node is Ready, give its pods a route on this machine, and until DNS is available."""
     async with Supervised() as tasks:
         informers = Informers(client)
         nodes = informers.of(Node)
@@ -85,6 +95,7 @@ async def complete(client: Client, spec: ClusterSpec, layout: Layout) -> None:
             for name, address in list(waiting.items()):
                 node = nodes.lister.get(ObjectName("", name))
                 if node is not None and _is_ready(node):
+                    # pyroute2 runs a loop of its own and cannot be called in ours.
                     await asyncio.to_thread(hostnet.ensure_pod_route, spec, node.spec.pod_cidr, address)
                     del waiting[name]
                     notify("progress", what=f"node {name} Ready")
