@@ -30,6 +30,7 @@ from tiphys.apiserver.registry.conversion import STORAGE_VERSIONS, conversion_fo
 from tiphys.apiserver.registry.resources import CacheReader, ResourceMap, ServedResource
 from tiphys.apiserver.registry.store import ResourceStore
 from tiphys.apiserver.registry.strategies import strategy_for
+from tiphys.apiserver.service_keeper import ServiceKeeper
 from tiphys.apiserver.watchcache import WatchCache
 from tiphys.base.clock import Clock, SystemClock
 from tiphys.base.log import get_logger
@@ -78,6 +79,7 @@ class ApiServer:
         self._http: HttpServer | None = None
         self._cache: WatchCache | None = None
         self._handler: ApiHandler | None = None
+        self._services: ServiceKeeper | None = None
 
     @property
     def cache(self) -> WatchCache:
@@ -109,6 +111,11 @@ class ApiServer:
         for resource in served_resources(self.options.runtime_config):
             self._serve(resource)
         await self._cache.start()
+        options = self.options
+        self._services = ServiceKeeper(
+            self.resources, self.reader, self._store, self.clock, options.service_cidr, options.node_port_range
+        )
+        await self._services.start()
 
     async def listen(self) -> None:
         """Serve requests on the addresses of the options."""
@@ -142,6 +149,9 @@ class ApiServer:
 
     async def stop(self) -> None:
         """End everything this server began, in the reverse order. May be called at any time, also twice."""
+        if self._services is not None:
+            await self._services.stop()
+            self._services = None
         if self._cache is not None:
             self._cache.stop()
         if self._http is not None:
@@ -175,7 +185,7 @@ class ApiServer:
             served_schema = schema_of(group, resource.version, resource.kind)
         conversion = conversion_for(resource, storage)
         if resource.group_resource != store.group_resource:
-            store = store.named_as(resource.group_resource)
+            store = store.named_as(resource.group_resource, strategy_for(resource))
         self.resources.add(ServedResource(resource, store, served_schema, conversion))
 
     def _storage_hash(self, resource: Resource) -> str:

@@ -124,10 +124,14 @@ class ResourceStore:
         self._store = cache.store
         self._now = now
 
-    def named_as(self, group_resource: GroupResource) -> ResourceStore:
-        """The same store under another group's name: errors name the resource as the client does (events)."""
+    def named_as(self, group_resource: GroupResource, strategy: Strategy) -> ResourceStore:
+        """The same store under another group's name: errors name the resource as the client does (events).
+
+        `strategy` has the rules of that group; it sees objects in the storage version.
+        """
         other = copy.copy(self)
         other.group_resource = group_resource
+        other.strategy = strategy
         return other
 
     # --- reading ----------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ from tiphys.apiserver.registry.core.secrets import SecretStrategy
 from tiphys.apiserver.registry.core.serviceaccounts import ServiceAccountStrategy
 from tiphys.apiserver.registry.core.services import ServiceStrategy
 from tiphys.apiserver.registry.discovery.endpointslices import EndpointSliceStrategy
-from tiphys.apiserver.registry.events.events import EventStrategy
+from tiphys.apiserver.registry.events.events import EventStrategy, NewEventStrategy
 from tiphys.apiserver.registry.flowcontrol.levels import FlowSchemaStrategy, PriorityLevelConfigurationStrategy
 from tiphys.apiserver.registry.kinds import TableStrategy
 from tiphys.apiserver.registry.networking.ingressclasses import IngressClassStrategy
@@ -124,7 +124,7 @@ STRATEGIES: Final[Mapping[tuple[str, str], type[Strategy]]] = {
     (CERTIFICATES, "clustertrustbundles"): ClusterTrustBundleStrategy,
     (CERTIFICATES, "podcertificaterequests"): PodCertificateRequestStrategy,
     ("coordination.k8s.io", "leasecandidates"): LeaseCandidateStrategy,
-    ("events.k8s.io", "events"): EventStrategy,
+    ("events.k8s.io", "events"): NewEventStrategy,
     (FLOW_CONTROL, "flowschemas"): FlowSchemaStrategy,
     (FLOW_CONTROL, "prioritylevelconfigurations"): PriorityLevelConfigurationStrategy,
     (NETWORKING, "ingressclasses"): IngressClassStrategy,

@@ -65,7 +65,6 @@ RESERVED: Final = frozenset(
 class AdmissionPolicyStrategy(TableStrategy):
     """What both kinds of policies have."""
 
-    generation: ClassVar[bool | None] = True
     allow_unconditional_update: ClassVar[bool] = False
     strict_finalizers: ClassVar[bool] = False
 
@@ -150,7 +149,6 @@ class MutatingAdmissionPolicyStrategy(AdmissionPolicyStrategy):
 class AdmissionPolicyBindingStrategy(TableStrategy):
     """Where a policy holds, and with which parameters."""
 
-    generation: ClassVar[bool | None] = True
     allow_unconditional_update: ClassVar[bool] = False
     strict_finalizers: ClassVar[bool] = False
 

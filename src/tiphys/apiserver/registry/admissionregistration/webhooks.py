@@ -35,7 +35,6 @@ MAX_TIMEOUT: Final = 30
 class ValidatingWebhookConfigurationStrategy(TableStrategy):
     """Webhooks that judge."""
 
-    generation: ClassVar[bool | None] = True
     allow_unconditional_update: ClassVar[bool] = False
     strict_finalizers: ClassVar[bool] = False
     mutating: ClassVar[bool] = False
@@ -117,7 +116,7 @@ def _one_of(webhook: Json, name: str, allowed: Sequence[str], path: Path) -> lis
 
 def _side_effect_errors(webhook: Json, path: Path) -> list[FieldError]:
     value = webhook.get("sideEffects")
-    if value is None:
+    if not value:
         return [field.required(path, f"must specify one of {', '.join(SIDE_EFFECTS)}")]
     return [] if value in SIDE_EFFECTS else [field.not_supported(path, value, SIDE_EFFECTS)]
 

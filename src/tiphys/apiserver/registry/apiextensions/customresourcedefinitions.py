@@ -34,7 +34,6 @@ class CustomResourceDefinitionStrategy(StatusStrategy):
     """Rules of definitions."""
 
     name_rule: ClassVar[NameRule] = NameRule.ANY
-    generation: ClassVar[bool | None] = True
     strict_finalizers: ClassVar[bool] = False
     allow_unconditional_update: ClassVar[bool] = False
 
@@ -76,7 +75,7 @@ class CustomResourceDefinitionStrategy(StatusStrategy):
         spec, name = spec_of(obj), name_of(obj)
         errors = name_errors(obj["metadata"], formats.dns1123_subdomain)
         names = spec.get("names") or {}
-        if name != f"{names.get('plural') or ''}.{spec.get('group') or ''}":
+        if name and name != f"{names.get('plural') or ''}.{spec.get('group') or ''}":
             detail = 'must be spec.names.plural+"."+spec.group'
             errors.append(field.invalid(Path("metadata").child("name"), name, detail))
         errors += _group_errors(spec.get("group") or "", obj)

@@ -27,7 +27,6 @@ class APIServiceStrategy(StatusStrategy):
     """Rules of API services."""
 
     name_rule: ClassVar[NameRule] = NameRule.ANY
-    generation: ClassVar[bool | None] = False
     strict_finalizers: ClassVar[bool] = False
     allow_unconditional_update: ClassVar[bool] = False
 
@@ -54,7 +53,7 @@ class APIServiceStrategy(StatusStrategy):
         version, group = spec.get("version") or "", spec.get("group") or ""
         errors: list[FieldError] = []
         wanted = f"{version}.{group}"
-        if name != wanted:
+        if name and name != wanted:
             detail = f'{NAME_DETAIL}: "{wanted}"'
             errors.append(field.invalid(Path("metadata").child("name"), name, detail))
         if group:

@@ -36,7 +36,6 @@ MAX_WINDOW: Final = 3600
 class HorizontalPodAutoscalerStrategy(StatusStrategy):
     """Rules of autoscalers."""
 
-    generation: ClassVar[bool | None] = False
     initial_status: ClassVar[Mapping[str, Any]] = {"desiredReplicas": 0, "currentMetrics": None}
 
     def default(self, obj: Object) -> None:

@@ -7,6 +7,7 @@ The messages are those clients of CronJobs know. https://kubernetes.io/docs/conc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from tiphys.machinery.time import parse_duration
@@ -17,7 +18,13 @@ MONTHS: Final = {
 }
 DAYS: Final = {name: number for number, name in enumerate(["sun", "mon", "tue", "wed", "thu", "fri", "sat"])}
 # (lowest, highest, names)
-FIELDS: Final = ((0, 59, {}), (0, 23, {}), (1, 31, {}), (1, 12, MONTHS), (0, 6, DAYS))
+FIELDS: Final[Sequence[tuple[int, int, dict[str, int]]]] = (
+    (0, 59, {}),
+    (0, 23, {}),
+    (1, 31, {}),
+    (1, 12, MONTHS),
+    (0, 6, DAYS),
+)
 WORDS: Final = frozenset({"@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"})
 
 

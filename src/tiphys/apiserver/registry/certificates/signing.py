@@ -56,8 +56,6 @@ APPROVAL: Final = ("Approved", "Denied")
 class CertificateSigningRequestStrategy(StatusStrategy):
     """Who asks is written down by the server; what is asked never changes."""
 
-    generation: ClassVar[bool | None] = False
-
     def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
         super().prepare_for_create(ctx, obj)
         spec = obj.setdefault("spec", {})
@@ -295,8 +293,6 @@ class ClusterTrustBundleStrategy(TableStrategy):
 
 class PodCertificateRequestStrategy(StatusStrategy):
     """A pod's request for a certificate; never changes."""
-
-    generation: ClassVar[bool | None] = True
 
     def selectable_fields(self, obj: Object) -> dict[str, str]:
         spec = spec_of(obj)

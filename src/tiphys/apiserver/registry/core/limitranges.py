@@ -90,23 +90,23 @@ def _limit_errors(limit: Object, kind: str, path: Path) -> list[FieldError]:
     return errors
 
 
-# (field the error names, smaller one, its words, larger one, its words)
+# (field the error names, value it shows, smaller one, its words, larger one, its words)
 _ORDER: Final = (
-    ("min", "min", "min value", "max", "max value"),
-    ("defaultRequest", "min", "min value", "defaultRequest", "default request value"),
-    ("defaultRequest", "defaultRequest", "default request value", "max", "max value"),
-    ("defaultRequest", "defaultRequest", "default request value", "default", "default limit value"),
-    ("default", "min", "min value", "default", "default value"),
-    ("default", "default", "default value", "max", "max value"),
+    ("min", "min", "min", "min value", "max", "max value"),
+    ("defaultRequest", "defaultRequest", "min", "min value", "defaultRequest", "default request value"),
+    ("defaultRequest", "defaultRequest", "defaultRequest", "default request value", "max", "max value"),
+    ("defaultRequest", "defaultRequest", "defaultRequest", "default request value", "default", "default limit value"),
+    ("default", "min", "min", "min value", "default", "default value"),
+    ("default", "max", "default", "default value", "max", "max value"),
 )
 
 
 def _order_errors(name: str, values: Quantities, path: Path) -> list[FieldError]:
     errors: list[FieldError] = []
-    for target, small, small_words, large, large_words in _ORDER:
+    for target, shown, small, small_words, large, large_words in _ORDER:
         if small in values and large in values and values[small] > values[large]:
             detail = f"{small_words} {values[small]} is greater than {large_words} {values[large]}"
-            errors.append(field.invalid(path.child(target).key(name), str(values[target]), detail))
+            errors.append(field.invalid(path.child(target).key(name), str(values[shown]), detail))
     ratio = values.get("maxLimitRequestRatio")
     if ratio is None:
         return errors

@@ -24,8 +24,6 @@ class NamespaceStrategy(TableStrategy):
     """Rules of namespaces."""
 
     name_rule: ClassVar[NameRule] = NameRule.DNS_LABEL
-    generation: ClassVar[bool | None] = False
-    delete_returns_object: ClassVar[bool] = True
 
     def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
         obj["status"] = {"phase": "Active"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
@@ -28,8 +28,6 @@ TAINTS_DETAIL: Final = "taints must be unique by key and effect pair"
 
 class NodeStrategy(TableStrategy):
     """A node's status may come with its creation; CIDRs and the provider's id stay once set."""
-
-    generation: ClassVar[bool | None] = False
 
     def default(self, obj: Object) -> None:
         status = obj.get("status") or {}

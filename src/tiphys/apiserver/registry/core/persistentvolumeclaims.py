@@ -31,8 +31,6 @@ CLASS_ANNOTATION: Final = "volume.beta.kubernetes.io/storage-class"
 class PersistentVolumeClaimStrategy(StatusStrategy):
     """A claim's spec stays, but a bound claim may ask for more."""
 
-    generation: ClassVar[bool | None] = False
-    delete_returns_object: ClassVar[bool] = True
     initial_status: ClassVar[Mapping[str, Any]] = {"phase": "Pending"}
 
     def default(self, obj: Object) -> None:
@@ -92,15 +90,22 @@ class PersistentVolumeClaimStrategy(StatusStrategy):
         ]
 
 
+# What `dataSource` may be; anything else is for `dataSourceRef`.
+DATA_SOURCES: Final = (("", "PersistentVolumeClaim"), ("snapshot.storage.k8s.io", "VolumeSnapshot"))
+
+
 def _mirror_data_source(spec: Object) -> None:
-    """dataSource and dataSourceRef say the same where a client set only one."""
-    source, reference = spec.get("dataSource"), spec.get("dataSourceRef")
+    """An impossible dataSource is dropped; then dataSource and dataSourceRef say the same where only one is set."""
+    source = spec.get("dataSource")
+    if source is not None and (source.get("apiGroup") or "", source.get("kind")) not in DATA_SOURCES:
+        if spec.get("dataSourceRef") is None:
+            del spec["dataSource"]
+            source = None
+    reference = spec.get("dataSourceRef")
     if source is not None and reference is None:
         spec["dataSourceRef"] = dict(source)
     elif reference is not None and source is None and not reference.get("namespace"):
-        group, kind = reference.get("apiGroup") or "", reference.get("kind")
-        if (group, kind) in (("", "PersistentVolumeClaim"), ("snapshot.storage.k8s.io", "VolumeSnapshot")):
-            spec["dataSource"] = {key: value for key, value in reference.items() if key != "namespace"}
+        spec["dataSource"] = dict(reference)
 
 
 def modes_text(modes: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from tiphys.apiserver.registry.core.persistentvolumeclaims import modes_text, storage_class
 from tiphys.apiserver.registry.defaults.pod import round_resource_list
@@ -37,9 +37,6 @@ SOURCE_DETAIL: Final = "spec.persistentvolumesource is immutable after creation\
 class PersistentVolumeStrategy(TableStrategy):
     """A volume's source, mode and place never change."""
 
-    generation: ClassVar[bool | None] = False
-    delete_returns_object: ClassVar[bool] = True
-
     def default(self, obj: Object) -> None:
         spec = obj.setdefault("spec", {})
         if not spec.get("persistentVolumeReclaimPolicy"):
@@ -63,10 +60,9 @@ class PersistentVolumeStrategy(TableStrategy):
     def validate(self, obj: Object) -> list[FieldError]:
         spec = spec_of(obj)
         errors = _mode_errors(spec) + _capacity_errors(spec.get("capacity") or {})
-        if policy := spec.get("persistentVolumeReclaimPolicy"):
-            if policy not in RECLAIM_POLICIES:
-                where = SPEC.child("persistentVolumeReclaimPolicy")
-                errors.append(field.not_supported(where, policy, RECLAIM_POLICIES))
+        if (policy := spec.get("persistentVolumeReclaimPolicy")) and policy not in RECLAIM_POLICIES:
+            where = SPEC.child("persistentVolumeReclaimPolicy")
+            errors.append(field.not_supported(where, policy, RECLAIM_POLICIES))
         errors += _affinity_errors(spec)
         errors += _source_errors(spec)
         path = (spec.get("hostPath") or {}).get("path")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import ClassVar, Final
+from typing import Final
 
 from tiphys.apiserver.registry.core.pod_qos import qos_class
 from tiphys.apiserver.registry.core.pod_table import pod_row
@@ -32,9 +32,6 @@ GATED_MESSAGE: Final = "Scheduling is blocked due to non-empty scheduling gates"
 
 class PodStrategy(TableStrategy):
     """Rules of pods."""
-
-    generation: ClassVar[bool | None] = True
-    delete_returns_object: ClassVar[bool] = True
 
     def default(self, obj: Object) -> None:
         default_pod(obj)

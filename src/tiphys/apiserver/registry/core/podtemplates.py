@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import ClassVar
 
 from tiphys.apiserver.registry.defaults.pod import default_pod_template
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of
@@ -17,8 +16,6 @@ from tiphys.machinery.field import FieldError, Path
 
 class PodTemplateStrategy(TableStrategy):
     """A template and nothing else."""
-
-    generation: ClassVar[bool | None] = True
 
     def default(self, obj: Object) -> None:
         default_pod_template(obj.get("template"))

@@ -79,6 +79,11 @@ class ClusterAddresses:
         except AlreadyExistsError:
             raise AddressTaken(text) from None
 
+    async def claim_again(self, text: str, owner: ObjectName) -> None:
+        """Claim for a service an address that it has, if nobody has it; whether it is in range no longer matters."""
+        if self._book.get(text) is None:
+            await self._book.create(address_object(ipaddress.ip_address(text), owner))
+
     async def claim_any(self, family: str, owner: ObjectName) -> str:
         """Take a free address of a family. Raises AddressesExhausted."""
         for candidate in self._candidates(family):

@@ -87,13 +87,13 @@ class ServiceAllocation:
         spec = service.get("spec") or {}
         kept = set(cluster_ips(spec))
         claims.old_addresses = [ip for ip in cluster_ips(before) if ip != "None" and ip not in kept]
-        claims.old_ports = sorted(_all_ports(before) - _all_ports(spec))
+        claims.old_ports = sorted(all_node_ports(before) - all_node_ports(spec))
         return self._finish(claims, dry_run)
 
     def on_delete(self, service: Object) -> None:
         """Note that everything a service had is free."""
         spec = service.get("spec") or {}
-        self._give_back([ip for ip in cluster_ips(spec) if ip != "None"], sorted(_all_ports(spec)))
+        self._give_back([ip for ip in cluster_ips(spec) if ip != "None"], sorted(all_node_ports(spec)))
 
     async def drain(self) -> None:
         """Give back what waits for it."""
@@ -226,7 +226,7 @@ class ServiceAllocation:
     async def _allocate_ports(self, service: Object, before: Mapping[str, Any], claims: _Claims, dry_run: bool) -> None:
         spec = service["spec"]
         uid = service["metadata"].get("uid", "")
-        held = _all_ports(before)
+        held = all_node_ports(before)
         # Ports taken by this write, with the protocols each is used for.
         mine: dict[int, set[str]] = {}
         by_number: dict[int, int] = {}
@@ -290,7 +290,7 @@ class ServiceAllocation:
             claims.ports.append(number)
 
 
-def _all_ports(spec: Mapping[str, Any]) -> set[int]:
+def all_node_ports(spec: Mapping[str, Any]) -> set[int]:
     """Node ports and the health-check port of a service."""
     ports = {port["nodePort"] for port in spec.get("ports") or () if port.get("nodePort")}
     if spec.get("healthCheckNodePort"):

@@ -49,7 +49,9 @@ def _cidr_warnings(text: str, path: Path) -> list[str]:
     if network.network_address != parsed[0]:
         either = f"{parsed[0]}/{parsed[0].max_prefixlen}"
         return [
-            f"{path}: CIDR value {quote(text)} is ambiguous in this context "
-            f"(should be {quote(str(network))} or {quote(either)}?)"
+            (
+                f"{path}: CIDR value {quote(text)} is ambiguous in this context "
+                f"(should be {quote(str(network))} or {quote(either)}?)"
+            )
         ]
     return [f"{path}: non-standard CIDR value {quote(text)} is invalid: use {quote(str(network))}"]

@@ -12,7 +12,5 @@ from tiphys.apiserver.registry.strategy import Cell, Object, age
 class ServiceAccountStrategy(TableStrategy):
     """Nothing but names; deleting answers with the account."""
 
-    delete_returns_object = True
-
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         return [name_of(obj), len(obj.get("secrets") or ()), age(obj, now)]

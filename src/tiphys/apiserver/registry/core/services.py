@@ -36,8 +36,6 @@ class ServiceStrategy(TableStrategy):
     # Checked by validate: a label, in words of its own.
     name_rule: ClassVar[NameRule] = NameRule.ANY
     allow_create_on_update: ClassVar[bool] = True
-    generation: ClassVar[bool | None] = False
-    delete_returns_object: ClassVar[bool] = True
 
     def __init__(self, resource: Resource) -> None:
         super().__init__(resource)

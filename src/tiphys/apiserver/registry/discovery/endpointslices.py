@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from datetime import datetime
-from typing import ClassVar, Final
+from typing import Final
 
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
@@ -27,8 +27,6 @@ SHOWN: Final = 3
 
 class EndpointSliceStrategy(TableStrategy):
     """Rules of endpoint slices."""
-
-    generation: ClassVar[bool | None] = True
 
     def default(self, obj: Object) -> None:
         for port in obj.get("ports") or ():
@@ -155,9 +153,6 @@ def _ports_errors(ports: Sequence[Object]) -> list[FieldError]:
             errors.append(field.required(where.child("protocol"), ""))
         elif protocol not in PROTOCOLS:
             errors.append(field.not_supported(where.child("protocol"), protocol, PROTOCOLS))
-        number = port.get("port")
-        if number is not None:
-            errors += [field.invalid(where.child("port"), number, message) for message in formats.port_number(number)]
         if (application := port.get("appProtocol")) is not None:
             errors += validate_label_name(application, where.child("appProtocol"))
     return errors

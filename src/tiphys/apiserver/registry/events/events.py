@@ -75,6 +75,40 @@ class EventStrategy(TableStrategy):
         ]
 
 
+class NewEventStrategy(EventStrategy):
+    """Events that come through events.k8s.io: always judged by the strict rules, in that group's names."""
+
+    def validate(self, obj: Object) -> list[FieldError]:
+        if not obj.get("eventTime"):
+            return [field.required(Path("eventTime"), "")]
+        errors = strict_errors(obj, "reportingController")
+        kind = obj.get("type") or ""
+        if kind not in ("Normal", "Warning"):
+            errors.append(field.invalid(Path("type"), "", f"has invalid value: {kind}"))
+        errors += _series_errors(obj.get("series"))
+        for name in ("firstTimestamp", "lastTimestamp", "count", "source"):
+            if obj.get(name):
+                errors.append(field.invalid(Path(name), "", "needs to be unset"))
+        return errors
+
+    def validate_update(self, new: Object, old: Object) -> list[FieldError]:
+        """Events of old may stay as they are; only the count of a series moves."""
+        if not old.get("eventTime") and not new.get("eventTime"):
+            return super().validate(new)
+        return self.validate(new)
+
+
+def _series_errors(series: Object | None) -> list[FieldError]:
+    if series is None:
+        return []
+    errors: list[FieldError] = []
+    if (series.get("count") or 0) < 2:
+        errors.append(field.invalid(Path("series").child("count"), "", "should be at least 2"))
+    if not series.get("lastObservedTime"):
+        errors.append(field.required(Path("series").child("lastObservedTime"), ""))
+    return errors
+
+
 def _namespace_errors(event: Object) -> list[FieldError]:
     """An event lives where its object does; those of cluster objects in `default`."""
     wanted = event["metadata"].get("namespace", "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import ClassVar, Final
+from typing import Final
 
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
@@ -20,8 +20,6 @@ MAX_CONTROLLER: Final = 250
 
 class IngressClassStrategy(TableStrategy):
     """The controller never changes; parameters are of the cluster or of one namespace."""
-
-    generation: ClassVar[bool | None] = True
 
     def default(self, obj: Object) -> None:
         parameters = (obj.get("spec") or {}).get("parameters")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
@@ -23,8 +23,6 @@ PROTOCOLS: Final = ("SCTP", "TCP", "UDP")
 
 class NetworkPolicyStrategy(TableStrategy):
     """Rules of network policies."""
-
-    generation: ClassVar[bool | None] = True
 
     def default(self, obj: Object) -> None:
         spec = obj.setdefault("spec", {})

@@ -22,8 +22,6 @@ FAMILY_DETAIL: Final = "may specify no more than one IP for each IP family, i.e 
 class ServiceCIDRStrategy(StatusStrategy):
     """One or two CIDRs of different families; a second one may be added once."""
 
-    generation = False
-
     def validate(self, obj: Object) -> list[FieldError]:
         spec = spec_of(obj)
         cidrs: list[str] = list(spec.get("cidrs") or ())

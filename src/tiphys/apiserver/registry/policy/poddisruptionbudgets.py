@@ -33,8 +33,8 @@ class PodDisruptionBudgetStrategy(StatusStrategy):
         low, high, policy = spec.get("minAvailable"), spec.get("maxUnavailable"), spec.get("unhealthyPodEvictionPolicy")
         errors: list[FieldError] = []
         if low is not None and high is not None:
-            value = internal_form("PodDisruptionBudgetSpec", spec)
-            errors.append(field.invalid(SPEC, value, "minAvailable and maxUnavailable cannot be both set"))
+            shown = internal_form("PodDisruptionBudgetSpec", spec)
+            errors.append(field.invalid(SPEC, shown, "minAvailable and maxUnavailable cannot be both set"))
         for name, value in (("minAvailable", low), ("maxUnavailable", high)):
             if value is not None:
                 errors += int_or_percent_errors(value, SPEC.child(name))

@@ -40,7 +40,6 @@ def _default_request(request: Object) -> None:
 class ResourceClaimStrategy(StatusStrategy):
     """What a pod asks for never changes."""
 
-    generation: ClassVar[bool | None] = False
     initial_status: ClassVar[Mapping[str, Any]] = {}
 
     def default(self, obj: Object) -> None:

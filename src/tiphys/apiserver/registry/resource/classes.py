@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from tiphys.apiserver.registry.kinds import StatusStrategy, TableStrategy, name_of, spec_of
 from tiphys.apiserver.registry.resource.devices import opaque_errors, selectors_errors
@@ -23,8 +23,6 @@ MAX_DEVICES: Final = 128
 class DeviceClassStrategy(TableStrategy):
     """Selectors and configuration for devices of a kind."""
 
-    generation: ClassVar[bool | None] = True
-
     def validate(self, obj: Object) -> list[FieldError]:
         spec = spec_of(obj)
         errors = selectors_errors(spec.get("selectors") or (), SPEC.child("selectors"))
@@ -38,8 +36,6 @@ class DeviceClassStrategy(TableStrategy):
 
 class ResourceSliceStrategy(TableStrategy):
     """Devices a driver offers on a node or anywhere."""
-
-    generation: ClassVar[bool | None] = True
 
     def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
         _date_taints(obj, ctx)
@@ -148,8 +144,6 @@ def _place_errors(spec: Object) -> list[FieldError]:
 
 class DeviceTaintRuleStrategy(StatusStrategy):
     """Taints for devices of others."""
-
-    generation: ClassVar[bool | None] = True
 
     def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
         super().prepare_for_create(ctx, obj)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import ClassVar, Final
+from typing import Final
 
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
@@ -20,8 +20,6 @@ POLICIES: Final = ("PreemptLowerPriority", "Never")
 
 class PriorityClassStrategy(TableStrategy):
     """Value and policy never change; names of the system are its own."""
-
-    generation: ClassVar[bool | None] = True
 
     def default(self, obj: Object) -> None:
         if obj.get("preemptionPolicy") is None:

@@ -23,7 +23,6 @@ PROTECTION: Final = "kubernetes.io/vac-protection"
 class VolumeAttachmentStrategy(StatusStrategy):
     """Which volume is to be attached to which node; never changes."""
 
-    generation: ClassVar[bool | None] = False
     allow_unconditional_update: ClassVar[bool] = False
     initial_status: ClassVar[Mapping[str, Any]] = {"attached": False}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import ClassVar, Final
+from typing import Final
 
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
@@ -17,8 +17,6 @@ SPEC: Final = Path("spec")
 
 class StorageVersionMigrationStrategy(StatusStrategy):
     """Rules of migrations."""
-
-    generation: ClassVar[bool | None] = True
 
     def validate(self, obj: Object) -> list[FieldError]:
         resource = spec_of(obj).get("resource") or {}
