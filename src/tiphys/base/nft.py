@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import ctypes.util
-import json
 import re
 import socket
 import struct
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+import orjson
 
 OUTPUT_JSON: Final = 1 << 4
 NETLINK_NETFILTER: Final = 12
@@ -69,6 +70,7 @@ class Nft:
     def __init__(self) -> None:
         self._library = _load()
         self._context: int | None = None
+        self._channel: socket.socket | None = None
         if self._library is not None:
             self._context = self._library.nft_ctx_new(0)
             if not self._context:
@@ -78,6 +80,9 @@ class Nft:
             self._library.nft_ctx_output_set_flags(self._context, OUTPUT_JSON)
 
     def close(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
         if self._library is not None and self._context:
             self._library.nft_ctx_free(self._context)
             self._context = None
@@ -103,6 +108,22 @@ class Nft:
             raise NftError(done.stderr.decode(errors="replace").strip())
         return done.stdout.decode()
 
+    def generation(self) -> int:
+        """The number of the last committed nftables transaction in this network namespace."""
+        # The socket is kept: closing one makes the kernel wait until everything deleted lately is freed.
+        if self._channel is None:
+            self._channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+            self._channel.settimeout(1.0)
+        self._channel.send(struct.pack("=IHHIIBBH", 20, _GETGEN, 1, 1, 0, 0, 0, 0))
+        reply = self._channel.recv(4096)
+        at = 20
+        while at + 4 <= len(reply):
+            length, kind = struct.unpack_from("=HH", reply, at)
+            if kind & 0x3FFF == _NFTA_GEN_ID:
+                return int(struct.unpack_from(">I", reply, at + 4)[0])
+            at += max(4, (length + 3) & ~3)
+        raise NftError("the kernel did not tell its nftables generation")
+
     def list(self, what: str) -> list[dict[str, Any]]:
         """The objects `nft list <what>` names, as libnftables-json(5) describes them; none if it does not exist."""
         try:
@@ -113,19 +134,34 @@ class Nft:
             raise
         if not output.strip():
             return []
-        objects: list[dict[str, Any]] = json.loads(output)["nftables"]
+        objects: list[dict[str, Any]] = orjson.loads(output)["nftables"]
         return [entry for entry in objects if "metainfo" not in entry]
 
-    def elements(self, family: str, table: str, name: str, *, kind: str = "map") -> dict[str, str]:
+    def table(self, family: str, name: str) -> Table:
+        """All of a table's maps, sets and chains; empty when there is no such table.
+
+        One call for everything: libnftables reads the whole table whatever is asked of it.
+        """
+        found = Table({}, set())
+        for entry in self.list(f"table {family} {name}"):
+            if (chain := entry.get("chain")) is not None:
+                found.chains.add(chain["name"])
+            elif (mapping := entry.get("map")) is not None:
+                found.elements[mapping["name"]] = {text_of(k): text_of(v) for k, v in mapping.get("elem", ())}
+            elif (plain := entry.get("set")) is not None:
+                found.elements[plain["name"]] = dict.fromkeys(map(text_of, plain.get("elem", ())), "")
+        return found
+
+    def elements(self, family: str, table: str, name: str) -> dict[str, str]:
         """The elements of a map (key → value) or set (key → ""), both as nft writes them; see `text_of`."""
-        for entry in self.list(f"{kind} {family} {table} {name}"):
-            found = entry.get(kind)
-            if found is None:
-                continue
-            if kind == "map":
-                return {text_of(pair[0]): text_of(pair[1]) for pair in found.get("elem", ())}
-            return {text_of(key): "" for key in found.get("elem", ())}
-        return {}
+        return self.table(family, table).elements.get(name, {})
+
+
+class Table(NamedTuple):
+    """A table as it is in the kernel: map or set → key → value, and the names of its chains."""
+
+    elements: dict[str, dict[str, str]]
+    chains: set[str]
 
 
 def text_of(value: Any) -> str:
@@ -136,7 +172,7 @@ def text_of(value: Any) -> str:
     if not isinstance(value, dict):
         return str(value)
     if "concat" in value:
-        return " . ".join(text_of(part) for part in value["concat"])
+        return " . ".join([part if type(part) is str else text_of(part) for part in value["concat"]])
     if "elem" in value:
         return text_of(value["elem"]["val"])
     if "prefix" in value:
@@ -147,21 +183,6 @@ def text_of(value: Any) -> str:
         if verdict in value:
             return f"{verdict} {value[verdict]['target']}"
     return str(next(iter(value)))
-
-
-def generation() -> int:
-    """The number of the last committed nftables transaction in the calling thread's network namespace."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as channel:
-        channel.settimeout(1.0)
-        channel.send(struct.pack("=IHHIIBBH", 20, _GETGEN, 1, 1, 0, 0, 0, 0))
-        reply = channel.recv(4096)
-    at = 20
-    while at + 4 <= len(reply):
-        length, kind = struct.unpack_from("=HH", reply, at)
-        if kind & 0x3FFF == _NFTA_GEN_ID:
-            return int(struct.unpack_from(">I", reply, at + 4)[0])
-        at += max(4, (length + 3) & ~3)
-    raise NftError("the kernel did not tell its nftables generation")
 
 
 class AsyncNft:
@@ -183,19 +204,23 @@ class AsyncNft:
         """As `Nft.run`."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: self._connected().run(script))
 
-    async def elements(self, family: str, table: str, name: str, *, kind: str = "map") -> dict[str, str]:
-        """As `Nft.elements`."""
+    async def table(self, family: str, name: str) -> Table:
+        """As `Nft.table`."""
         return await asyncio.get_running_loop().run_in_executor(
-            self._executor, lambda: self._connected().elements(family, table, name, kind=kind)
+            self._executor, lambda: self._connected().table(family, name)
         )
+
+    async def elements(self, family: str, table: str, name: str) -> dict[str, str]:
+        """As `Nft.elements`."""
+        return (await self.table(family, table)).elements.get(name, {})
 
     async def list(self, what: str) -> list[dict[str, Any]]:
         """As `Nft.list`."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: self._connected().list(what))
 
     async def generation(self) -> int:
-        """As the function `generation`."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, generation)
+        """As `Nft.generation`."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: self._connected().generation())
 
     def close(self) -> None:
         """Free the connection; calls after this fail."""

@@ -191,10 +191,9 @@ class DnsServer:
     async def _listen(self, host: str, port: int) -> list[Callable[[], None]]:
         """Open UDP and TCP on one address (empty: every address of both families)."""
         loop = asyncio.get_running_loop()
-        udp = _socket(host, port, socket.SOCK_DGRAM)
+        udp, tcp = _pair(host, port)
         address = udp.getsockname()
         transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self, port), sock=udp)
-        tcp = _socket(host, address[1], socket.SOCK_STREAM)
         server = await asyncio.start_server(lambda r, w: self._converse(r, w, port), sock=tcp)
         self.addresses.append((address[0], address[1]))
         return [transport.close, server.close]
@@ -298,6 +297,19 @@ class _Datagrams(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         if self._transport is not None:
             self._server.answer_datagram(self._transport, data, addr, self._port)
+
+
+def _pair(host: str, port: int) -> tuple[socket.socket, socket.socket]:
+    """A UDP and a TCP socket on one port. With port 0 the kernel chooses, perhaps one that TCP has already."""
+    for attempts_left in range(20 if port == 0 else 1, 0, -1):
+        udp = _socket(host, port, socket.SOCK_DGRAM)
+        try:
+            return udp, _socket(host, udp.getsockname()[1], socket.SOCK_STREAM)
+        except OSError:
+            udp.close()
+            if attempts_left == 1:
+                raise
+    raise AssertionError("not reached")
 
 
 def _socket(host: str, port: int, kind: socket.SocketKind) -> socket.socket:

@@ -12,7 +12,7 @@ from typing import Final
 
 from tiphys.base.log import get_logger
 from tiphys.base.nft import AsyncNft, NftError
-from tiphys.proxy.nftables.layout import AFFINITY_MAP, MAPS, SETS, TABLE, Layout
+from tiphys.proxy.nftables.layout import AFFINITY_MAP, TABLE, Layout
 from tiphys.proxy.nftables.state import Desired
 
 log = get_logger(__name__)
@@ -31,8 +31,9 @@ class Applier:
 
     async def start(self) -> bool:
         """Adopt or make the table. True when rules of an earlier run were found and kept."""
-        if await self._layout_in_kernel() == self._layout.fingerprint:
-            self.desired.adopt(await self._read())
+        found = await self._nft.table(self._layout.family, TABLE)
+        if self._layout.fingerprint in found.chains:
+            self.desired.adopt(found.elements)
             return True
         self.desired.forget_kernel()
         self._pending_create = True
@@ -67,12 +68,13 @@ class Applier:
         now = await self._nft.generation()
         if now == self._generation:
             return False
-        if await self._layout_in_kernel() != self._layout.fingerprint:
+        found = await self._nft.table(self._layout.family, TABLE)
+        if self._layout.fingerprint not in found.chains:
             log.warning("table %s %s is gone or foreign; making it again", self._layout.family, TABLE)
             await self._recreate()
             repaired = True
         else:
-            self.desired.adopt(await self._read())
+            self.desired.adopt(found.elements)
             script = self.desired.flush()
             if script:
                 log.warning("table %s %s was changed by somebody else; repairing it", self._layout.family, TABLE)
@@ -101,8 +103,9 @@ class Applier:
 
     async def _repair(self) -> None:
         try:
-            if await self._layout_in_kernel() == self._layout.fingerprint:
-                self.desired.adopt(await self._read())
+            found = await self._nft.table(self._layout.family, TABLE)
+            if self._layout.fingerprint in found.chains:
+                self.desired.adopt(found.elements)
                 await self._nft.run(self.desired.flush() or "\n")
                 return
         except NftError as error:
@@ -113,16 +116,3 @@ class Applier:
         self.desired.forget_kernel()
         await self._nft.run(self._layout.create() + self.desired.flush())
         self.desired.applied()
-
-    async def _layout_in_kernel(self) -> str:
-        for entry in await self._nft.list(f"chains {self._layout.family}"):
-            chain = entry.get("chain")
-            if chain and chain["table"] == TABLE and chain["name"].startswith("layout-"):
-                return str(chain["name"])
-        return ""
-
-    async def _read(self) -> dict[str, dict[str, str]]:
-        family = self._layout.family
-        found = {name: await self._nft.elements(family, TABLE, name) for name in MAPS}
-        found.update({name: await self._nft.elements(family, TABLE, name, kind="set") for name in SETS})
-        return found

@@ -15,7 +15,16 @@ from typing import Final
 
 from tiphys.proxy.model import Choice, Endpoint, PortKey, ServiceKey, ServicePort
 from tiphys.proxy.nftables.elements import Element, Elements, Pools, fill_slots, front_elements, pool_elements
-from tiphys.proxy.nftables.layout import CLASS_MAPS, MAX_CLASS, POOL_BITS, POOL_MASK, TABLE, Layout, TrafficClass
+from tiphys.proxy.nftables.layout import (
+    AFFINITY_MAP,
+    CLASS_MAPS,
+    MAX_CLASS,
+    POOL_BITS,
+    POOL_MASK,
+    TABLE,
+    Layout,
+    TrafficClass,
+)
 
 # One command's elements: keeps libnftables' parser and the netlink messages of a big load reasonable.
 CHUNK: Final = 5000
@@ -68,7 +77,8 @@ class Desired:
         self._have = {
             Element(name, key): value
             for name, elements in found.items()
-            if name not in CLASS_MAPS  # they come and go with their chains
+            # Classes come and go with their chains; affinity is filled by packets.
+            if name not in (*CLASS_MAPS, AFFINITY_MAP)
             for key, value in elements.items()
         }
         self._dirty.update(self._have)
