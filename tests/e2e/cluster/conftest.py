@@ -1,0 +1,43 @@
+"""One cluster for all tests of this folder, and a namespace for each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.cluster.harness import Cluster
+
+NAME = "e2e"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/e2e/cluster" in str(item.path):
+            item.add_marker(pytest.mark.root)
+            if os.geteuid() != 0:
+                item.add_marker(pytest.mark.skip(reason="nodes need root"))
+            elif shutil.which("kubectl") is None:
+                item.add_marker(pytest.mark.skip(reason="there is no kubectl on this machine"))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes; silence makes a node NotReady after eight seconds instead of forty."""
+    found = Cluster(NAME)
+    found.down("--purge")
+    try:
+        found.up("--nodes", "2", "--api-port", "16600", "--node-monitor-grace-period", "8s")
+        yield found
+    finally:
+        found.down("--purge")
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
+    name = "t-" + "".join(char if char.isalnum() else "-" for char in request.node.name.lower())[:50].strip("-")
+    cluster.kubectl("create", "namespace", name)
+    yield name
+    cluster.kubectl("delete", "namespace", name, "--wait=true", "--timeout=90s")
