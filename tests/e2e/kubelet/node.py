@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import secrets
 import shutil
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,15 +20,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from tiphys.api.core.v1 import ConfigMap, Event, Namespace, Node, Pod, ServiceAccount
 from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.apiserver.options import ServerOptions
+from tiphys.apiserver.pki import Pki
 from tiphys.apiserver.security import secured_server
 from tiphys.base.tasks import Supervised
 from tiphys.client import Client, RestConfig
+from tiphys.cmd.apiserver import start
 from tiphys.kubelet.cgroups.detect import detect_driver
 from tiphys.kubelet.cgroups.tree import CgroupTree
 from tiphys.kubelet.config import KubeletConfiguration, KubeletFlags
@@ -78,7 +79,9 @@ class TestNode:
 
     __test__ = False
 
-    client: Client
+    client: Client  # of the administrator
+    own: Client  # of the kubelet, with a node's rights
+    pki: Pki
     root: Path
     name: str
     cgroup_root: str
@@ -91,7 +94,7 @@ class TestNode:
     namespaces: list[str] = field(default_factory=list)
 
     async def start_kubelet(self) -> None:
-        self.kubelet = Kubelet(self.config, self.flags, self.client)
+        self.kubelet = Kubelet(self.config, self.flags, self.own)
         self.kubelet_task = self.tasks.spawn(self.kubelet.run, name="kubelet")
         await asyncio.wait_for(self.kubelet.ready.wait(), TIMEOUT)
 
@@ -204,10 +207,20 @@ async def running_node(root: Path, **config: Any) -> AsyncIterator[TestNode]:
     """Everything up; everything gone afterwards, whatever happened."""
     mark = secrets.token_hex(3)
     cgroup_root = f"/tph-test-{mark}"
-    key = root / "sa.key"
-    key.write_bytes(_private_key())
-    options = ServerOptions(store="memory", port=0, service_account_key=key, authorization_modes=("AlwaysAllow",))
-    api = secured_server(options)
+    pki = Pki(root / "pki")
+    serving = pki.server("apiserver", "kube-apiserver", ["127.0.0.1"])
+    api = secured_server(
+        ServerOptions(
+            store="memory",
+            port=_free_port(),
+            service_account_key=pki.service_account_key,
+            tls_certificate=serving.with_suffix(".crt"),
+            tls_key=serving.with_suffix(".key"),
+            client_ca=pki.directory / "ca.crt",
+            enable_admission=("NodeRestriction",),
+            disable_admission=("ServiceAccount",),
+        )
+    )
     images = ImageStore(root / "images")
     await asyncio.to_thread(ensure_pause, images)
     await asyncio.to_thread(ensure_busybox, images)
@@ -224,11 +237,10 @@ async def running_node(root: Path, **config: Any) -> AsyncIterator[TestNode]:
         "port": 0,
         "healthz_port": 0,
         "address": "127.0.0.1",
-        "anonymous_auth": True,
+        "client_ca_file": str(pki.directory / "ca.crt"),
         "cluster_dns": ("10.96.0.10",),
         "pod_logs_dir": str(root / "logs"),
         "static_pod_path": str(root / "manifests"),
-        "authorization_mode": "AlwaysAllow",
         "eviction_hard": {},
         "sync_frequency": timedelta(seconds=60),
         **config,
@@ -239,8 +251,10 @@ async def running_node(root: Path, **config: Any) -> AsyncIterator[TestNode]:
         node_ips=("127.0.0.1",),
         container_runtime_endpoint=f"unix://{root}/cri.sock",
     )
-    addresses = await api.start()
-    client = Client(RestConfig(server=f"http://127.0.0.1:{addresses[0][1]}"), user_agent="kubelet/v1.36.2")
+    await start(api)
+    url = f"https://127.0.0.1:{api.addresses[0][1]}"
+    client = Client(_identity(url, pki, "admin", "kubernetes-admin", "system:masters"))
+    own = Client(_identity(url, pki, "kubelet", "system:node:node-1", "system:nodes"), user_agent="kubelet/v1.36.2")
     (root / "manifests").mkdir()
     node: TestNode | None = None
     try:
@@ -250,6 +264,8 @@ async def running_node(root: Path, **config: Any) -> AsyncIterator[TestNode]:
             await asyncio.wait_for(runtime.ready.wait(), TIMEOUT)
             node = TestNode(
                 client=client,
+                own=own,
+                pki=pki,
                 root=root,
                 name="node-1",
                 cgroup_root=cgroup_root,
@@ -266,6 +282,7 @@ async def running_node(root: Path, **config: Any) -> AsyncIterator[TestNode]:
                 await _delete_everything(node)
     finally:
         await client.close()
+        await own.close()
         await api.stop()
         await asyncio.to_thread(_clean_up, root, cgroup_root)
 
@@ -334,9 +351,19 @@ def processes_of(node: TestNode) -> list[int]:
     return sorted(found)
 
 
-def _private_key() -> bytes:
-    return ec.generate_private_key(ec.SECP256R1()).private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _identity(url: str, pki: Pki, name: str, user: str, group: str) -> RestConfig:
+    base = pki.client(name, user, [group])
+    return RestConfig(
+        server=url,
+        ca_data=pki.ca.pem,
+        cert_data=base.with_suffix(".crt").read_bytes(),
+        key_data=base.with_suffix(".key").read_bytes(),
     )
 
 

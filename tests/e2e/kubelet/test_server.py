@@ -20,12 +20,20 @@ pytestmark = pytest.mark.root
 async def http(node: TestNode) -> AsyncIterator[aiohttp.ClientSession]:
     assert node.kubelet is not None and node.kubelet.server is not None
     await node.kubelet.server.ready.wait()
-    tls = ssl.create_default_context()
-    tls.check_hostname = False
-    tls.verify_mode = ssl.CERT_NONE
+    admin = node.pki.directory / "admin"
     base = f"https://127.0.0.1:{node.kubelet.server.port}"
+    tls = unverified()
+    tls.load_cert_chain(admin.with_suffix(".crt"), admin.with_suffix(".key"))
     async with aiohttp.ClientSession(base, connector=aiohttp.TCPConnector(ssl=tls)) as session:
         yield session
+
+
+def unverified() -> ssl.SSLContext:
+    """The kubelet signs its own certificate here."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 async def text(http: aiohttp.ClientSession, path: str) -> tuple[int, str]:
@@ -101,3 +109,20 @@ async def test_documents_and_measurements(node: TestNode, http: aiohttp.ClientSe
     metrics = (await text(http, "/metrics/resource"))[1]
     assert 'container_memory_working_set_bytes{container="app",namespace="default",pod="measured"}' in metrics
     assert (await text(http, "/nothing"))[0] == 404
+
+
+async def test_only_those_who_may_are_answered(node: TestNode, http: aiohttp.ClientSession) -> None:
+    assert node.kubelet is not None and node.kubelet.server is not None
+    base = f"https://127.0.0.1:{node.kubelet.server.port}"
+    stranger = node.pki.client("stranger", "stranger", ["people"])
+    tls = unverified()
+    tls.load_cert_chain(stranger.with_suffix(".crt"), stranger.with_suffix(".key"))
+    async with aiohttp.ClientSession(base, connector=aiohttp.TCPConnector(ssl=tls)) as session:
+        status, words = await text(session, "/pods")
+        assert status == 403
+        assert words == "Forbidden (user=stranger, verb=get, resource=nodes, subresource(s)=[pods proxy])\n"
+    async with aiohttp.ClientSession(base, connector=aiohttp.TCPConnector(ssl=unverified())) as session:
+        assert await text(session, "/pods") == (401, "Unauthorized")
+        nobody = {"Authorization": "Bearer nonsense"}
+        async with session.get("/pods", headers=nobody) as answer:
+            assert answer.status == 401

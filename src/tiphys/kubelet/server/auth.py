@@ -91,8 +91,8 @@ class Delegation:
 
     def refusal(self, user: User, request: Request) -> str:
         verb = _VERBS.get(request.method, "get")
-        subresource = subresources(request.path)[-1]
-        return f"Forbidden (user={user.name}, verb={verb}, resource=nodes, subresource(s)=[{subresource}])\n"
+        tried = " ".join(subresources(request.path))
+        return f"Forbidden (user={user.name}, verb={verb}, resource=nodes, subresource(s)=[{tried}])\n"
 
     async def _review(self, token: str) -> User | None:
         key = hashlib.sha256(token.encode()).hexdigest()
