@@ -16,6 +16,8 @@ from typing import Any, cast
 import msgspec
 
 from tiphys.api.core.v1 import Node, Pod
+from tiphys.base.clock import FakeClock
+from tiphys.client import Client, Informers, RestConfig
 from tiphys.machinery.selectors import LabelSelector
 from tiphys.scheduler.cache import Cache
 from tiphys.scheduler.config import Profile
@@ -43,6 +45,11 @@ class FakeHandle:
 
     namespaces = NoNamespaces()
     client = None
+    clock = FakeClock()
+
+    def __init__(self) -> None:
+        # Never run: volumes are looked up in empty caches.
+        self.informers = Informers(Client(RestConfig(server="http://nowhere"), transport=cast("Any", None)))
 
 
 def make_node(number: int) -> Node:

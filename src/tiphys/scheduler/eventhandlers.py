@@ -6,8 +6,10 @@ A pod belongs in the queue while it has no node and names one of our profiles, a
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from typing import Any
 
-from tiphys.api.core.v1 import Namespace, Node, Pod
+from tiphys.api.core.v1 import Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod
+from tiphys.api.storage.v1 import StorageClass
 from tiphys.client import Informers, Lister, SharedInformer
 from tiphys.machinery.meta import ObjectName
 from tiphys.machinery.selectors import LabelSelector
@@ -43,7 +45,18 @@ class EventHandlers:
         # Nodes first: a list of pods then finds its nodes known.
         self.nodes.add_handler(self.node_added, self.node_updated, self.node_deleted)
         self.pods.add_handler(self.pod_added, self.pod_updated, self.pod_deleted)
+        self._follow(informers.of(PersistentVolumeClaim), Event.CLAIM)
+        self._follow(informers.of(PersistentVolume), Event.VOLUME)
+        self._follow(informers.of(StorageClass), Event.STORAGE_CLASS)
         self.namespaces.add_handler(self._namespace_changed, self.namespace_updated, self._namespace_changed)
+
+    def _follow(self, informer: SharedInformer[Any], event: Event) -> None:
+        """Tell the queue of every change of a kind."""
+        informer.add_handler(
+            lambda new: self._queue.happened(event, None, new),
+            lambda old, new: self._queue.happened(event, old, new),
+            lambda old: self._queue.happened(event, old, None),
+        )
 
     # Pods
 

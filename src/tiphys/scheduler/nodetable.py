@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tiphys.api.core.v1 import Node
+from tiphys.machinery.meta import ObjectName
 from tiphys.scheduler.podindex import NamespaceLabels, PodIndex
 from tiphys.scheduler.podinfo import CPU, MEMORY, PODS, HostPort, PodInfo, amounts
 
@@ -105,6 +106,7 @@ class NodeTable:
         self._image_sizes: dict[str, Numbers] = {}  # made when asked for
         self._everywhere: dict[int, bool] = {}
         self.port_rows: dict[tuple[str, int], dict[int, int]] = {}  # (protocol, port) -> row -> uses
+        self.claim_rows: dict[ObjectName, dict[int, int]] = {}  # claim -> row -> pods that use it
         self.pods = PodIndex(self._size, namespace_labels)
         # Grows with every change of what nodes are (not of what runs on them).
         self.version = 0
@@ -298,6 +300,9 @@ class NodeTable:
             info.ports[port] = info.ports.get(port, 0) + 1
             uses = self.port_rows.setdefault((port.protocol, port.port), {})
             uses[row] = uses.get(row, 0) + 1
+        for claim in pod.claims:
+            uses = self.claim_rows.setdefault(claim, {})
+            uses[row] = uses.get(row, 0) + 1
 
     def remove_pod(self, pod: PodInfo, row: int) -> None:
         """Take a pod away; `pod` is the very one that was placed."""
@@ -312,6 +317,11 @@ class NodeTable:
             _decrease(uses, row)
             if not uses:
                 del self.port_rows[port.protocol, port.port]
+        for claim in pod.claims:
+            uses = self.claim_rows[claim]
+            _decrease(uses, row)
+            if not uses:
+                del self.claim_rows[claim]
 
     def resource_id(self, name: str) -> int:
         """The index of a resource in `allocatable` and `requested`."""

@@ -14,6 +14,7 @@ from tiphys.api.core.v1 import Container, Pod, PodAffinityTerm, WeightedPodAffin
 from tiphys.machinery.meta import ObjectName
 from tiphys.machinery.quantity import parse_cached
 from tiphys.machinery.selectors import LabelSelector, Requirement
+from tiphys.scheduler.volumes import claim_names
 
 CPU: Final = "cpu"
 MEMORY: Final = "memory"
@@ -59,6 +60,7 @@ class PodInfo:
     __slots__ = (
         "affinity",
         "anti_affinity",
+        "claims",
         "class_key",
         "key",
         "labels",
@@ -91,6 +93,7 @@ class PodInfo:
         self.scored_requests = {**self.requests, CPU: self.nonzero[0], MEMORY: self.nonzero[1]}
         self.request_key = (*self.requests.items(), self.nonzero)  # equal for pods that ask for the same
         self.ports = host_ports(pod)
+        self.claims = tuple(ObjectName(metadata.namespace, name) for name, _ in claim_names(pod))
         self.class_key = (
             metadata.namespace,
             tuple(sorted(metadata.labels.items())),

@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 
 from tests.integration.client.server import api_server
-from tiphys.api.core.v1 import Event, Namespace, Node, Pod
+from tiphys.api.core.v1 import Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod
 from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.api.policy.v1 import PodDisruptionBudget
+from tiphys.api.storage.v1 import StorageClass
 from tiphys.base.clock import SystemClock
 from tiphys.base.tasks import Supervised
 from tiphys.client import Client, Informers, PatchType
@@ -198,3 +199,57 @@ async def test_another_schedulers_pods_are_left_alone() -> None:
 
         await eventually(bound)
         assert not (await get_pod(client, "theirs")).spec.node_name
+
+
+async def test_a_volume_is_bound_where_the_pod_goes() -> None:
+    """The test stands in for the PV controller: it completes the binding that the scheduler has begun."""
+    async with scheduling() as client:
+        for node in ("n1", "n2"):
+            await create_node(client, node)
+        await client.create(
+            msgspec.convert(
+                {
+                    "metadata": {"name": "local"},
+                    "provisioner": "kubernetes.io/no-provisioner",
+                    "volumeBindingMode": "WaitForFirstConsumer",
+                },
+                StorageClass,
+            )
+        )
+        on_n2 = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["n2"]}
+        common = {"accessModes": ["ReadWriteOnce"], "storageClassName": "local"}
+        volume = {
+            "metadata": {"name": "v"},
+            "spec": {
+                **common,
+                "capacity": {"storage": "1Gi"},
+                "local": {"path": "/mnt"},
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [on_n2]}]}},
+            },
+        }
+        await client.create(msgspec.convert(volume, PersistentVolume))
+        available = {"status": {"phase": "Available"}}
+        await client.patch(PersistentVolume, ObjectName("", "v"), available, subresource="status")
+        claim = {
+            "metadata": {"name": "x", "namespace": "default"},
+            "spec": {**common, "resources": {"requests": {"storage": "1Gi"}}},
+        }
+        await client.create(msgspec.convert(claim, PersistentVolumeClaim))
+        await create_pod(client, "p", volumes=[{"name": "data", "persistentVolumeClaim": {"claimName": "x"}}])
+
+        async def claimed() -> bool:
+            reference = (await client.get(PersistentVolume, ObjectName("", "v"))).spec.claim_ref
+            return reference is not None and reference.name == "x"
+
+        await eventually(claimed)
+        assert not (await get_pod(client, "p")).spec.node_name
+        completed = {
+            "metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+            "spec": {"volumeName": "v"},
+        }
+        await client.patch(PersistentVolumeClaim, ObjectName("default", "x"), completed)
+
+        async def bound() -> bool:
+            return (await get_pod(client, "p")).spec.node_name == "n2"
+
+        await eventually(bound)

@@ -10,6 +10,8 @@ from typing import Any, cast
 import msgspec
 
 from tiphys.api.core.v1 import Node, Pod
+from tiphys.base.clock import FakeClock
+from tiphys.client import Client, Informers, RestConfig
 from tiphys.machinery.selectors import LabelSelector
 from tiphys.scheduler.cache import Cache
 from tiphys.scheduler.framework.diagnosis import Unschedulable
@@ -89,12 +91,26 @@ class FixedNamespaces:
         return [name for name, labels in self._labels.items() if selector.matches(labels)]
 
 
-class PartialHandle:
-    """As much of a Handle as plugins that only decide use."""
+class NoTransport:
+    """A client that only fills caches by hand never sends anything."""
 
-    def __init__(self, namespaces: FixedNamespaces) -> None:
+    async def close(self) -> None:
+        return
+
+
+class PartialHandle:
+    """As much of a Handle as plugins that only decide use; caches are filled through `informers`."""
+
+    def __init__(self, namespaces: FixedNamespaces, informers: Informers | None = None) -> None:
         self.namespaces = namespaces
         self.client = None
+        self.clock = FakeClock()
+        self.informers = informers or make_informers()
+
+
+def make_informers() -> Informers:
+    """Informers nobody runs: tests put objects in with `replace`."""
+    return Informers(Client(RestConfig(server="http://nowhere"), transport=cast("Any", NoTransport())))
 
 
 def make_framework(
@@ -104,9 +120,10 @@ def make_framework(
     args: Mapping[str, Mapping[str, Any]] | None = None,
     only: Sequence[str] = (),
     extra: Sequence[tuple[Plugin, int]] = (),
+    informers: Informers | None = None,
 ) -> Framework:
     """The default plugins without preemption, or `only` some of them beside those a framework needs."""
-    handle = cast("Any", PartialHandle(namespaces or FixedNamespaces()))
+    handle = cast("Any", PartialHandle(namespaces or FixedNamespaces(), informers))
     needed = {"PrioritySort", "DefaultBinder", *only}
     plugins = [
         (entry.make(Making(handle, lambda _: default_selector, (args or {}).get(name, {}))), entry.weight)

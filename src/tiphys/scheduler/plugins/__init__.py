@@ -11,7 +11,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from tiphys.api.core.v1 import NodeAffinity as NodeAffinityRules
+from tiphys.api.core.v1 import PersistentVolume, PersistentVolumeClaim
 from tiphys.api.policy.v1 import PodDisruptionBudget
+from tiphys.client import Lister
 from tiphys.scheduler.config import Profile
 from tiphys.scheduler.framework.interface import Plugin
 from tiphys.scheduler.handle import Handle
@@ -35,6 +37,9 @@ from tiphys.scheduler.plugins.pod_topology_spread import SYSTEM_DEFAULTS, Defaul
 from tiphys.scheduler.plugins.priority_sort import PrioritySort
 from tiphys.scheduler.plugins.scheduling_gates import SchedulingGates
 from tiphys.scheduler.plugins.taint_toleration import TaintToleration
+from tiphys.scheduler.plugins.volume_binding import BIND_TIMEOUT, VolumeBinding
+from tiphys.scheduler.plugins.volume_restrictions import VolumeRestrictions
+from tiphys.scheduler.plugins.volume_zone import VolumeZone
 
 Args = Mapping[str, Any]
 
@@ -99,6 +104,18 @@ def _preemption(making: Making) -> Plugin:
     )
 
 
+def _claims(making: Making) -> Lister[PersistentVolumeClaim]:
+    return making.handle.informers.of(PersistentVolumeClaim).lister
+
+
+def _volumes(making: Making) -> Lister[PersistentVolume]:
+    return making.handle.informers.of(PersistentVolume).lister
+
+
+def _volume_binding(making: Making) -> Plugin:
+    return VolumeBinding(making.handle, float(making.args.get("bindTimeoutSeconds", BIND_TIMEOUT)))
+
+
 DEFAULT_PLUGINS: Final[dict[str, Entry]] = {
     "SchedulingGates": Entry(0, lambda _: SchedulingGates()),
     "PrioritySort": Entry(0, lambda _: PrioritySort()),
@@ -108,6 +125,9 @@ DEFAULT_PLUGINS: Final[dict[str, Entry]] = {
     "NodeAffinity": Entry(2, _node_affinity),
     "NodePorts": Entry(0, lambda _: NodePorts()),
     "NodeResourcesFit": Entry(1, _fit),
+    "VolumeRestrictions": Entry(0, lambda making: VolumeRestrictions(_claims(making))),
+    "VolumeBinding": Entry(0, _volume_binding),
+    "VolumeZone": Entry(0, lambda making: VolumeZone(_claims(making), _volumes(making))),
     "PodTopologySpread": Entry(2, _spread),
     "InterPodAffinity": Entry(2, _inter_pod_affinity),
     "DefaultPreemption": Entry(0, _preemption),
