@@ -20,7 +20,7 @@ from tiphys.base.tasks import Supervised
 from tiphys.client import Client, Informers, PatchType
 from tiphys.cmd.cluster import hostnet
 from tiphys.cmd.cluster import spec as specs
-from tiphys.cmd.cluster.addons import cluster_dns, network_rights
+from tiphys.cmd.cluster.addons import cluster_dns
 from tiphys.cmd.cluster.components import NODE_LABEL
 from tiphys.cmd.cluster.images import assemble_images
 from tiphys.cmd.cluster.layout import Layout
@@ -61,8 +61,6 @@ async def complete(client: Client, spec: ClusterSpec, layout: Layout) -> None:
     """Add-ons, nodes, routes; returns when the cluster is ready."""
     if spec.mode != "cluster":
         return
-    for document in network_rights():
-        await _apply(client, document)
     await _forget_removed_nodes(client, spec)
     async with asyncio.TaskGroup() as group:
         group.create_task(_start_dns(client, spec, layout))
