@@ -1,0 +1,80 @@
+"""KubeSchedulerConfiguration: profiles and what they make of the plugins."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from tests.unit.scheduler.builders import FixedNamespaces, PartialHandle
+from tiphys.scheduler.config import Profile, load
+from tiphys.scheduler.framework.runner import Framework
+from tiphys.scheduler.plugins import make_plugins
+
+HEAD = {"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration"}
+
+
+def weights(profile: Profile) -> dict[str, int]:
+    handle = cast("Any", PartialHandle(FixedNamespaces()))
+    return {plugin.name: weight for plugin, weight in make_plugins(profile, handle, lambda _: None)}
+
+
+def test_defaults() -> None:
+    config = load(HEAD)
+    assert [profile.scheduler_name for profile in config.profiles] == ["default-scheduler"]
+    assert (config.pod_initial_backoff_seconds, config.pod_max_backoff_seconds) == (1, 10)
+    found = weights(config.profiles[0])
+    assert (found["TaintToleration"], found["NodeAffinity"], found["ImageLocality"]) == (3, 2, 1)
+
+
+def test_profiles_change_plugins() -> None:
+    document = {
+        **HEAD,
+        "podMaxBackoffSeconds": 60,
+        "profiles": [
+            {"schedulerName": "default-scheduler"},
+            {
+                "schedulerName": "packer",
+                "plugins": {
+                    "score": {
+                        "disabled": [{"name": "ImageLocality"}],
+                        "enabled": [{"name": "NodeAffinity", "weight": 9}],
+                    }
+                },
+                "pluginConfig": [{"name": "NodeResourcesFit", "args": {"scoringStrategy": {"type": "MostAllocated"}}}],
+            },
+        ],
+    }
+    config = load(document)
+    found = weights(config.profiles[1])
+    assert "ImageLocality" not in found
+    assert found["NodeAffinity"] == 9
+    assert config.pod_max_backoff_seconds == 60
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"kind": "Pod", "apiVersion": "v1"}, "expected kubescheduler.config.k8s.io/v1"),
+        (
+            {**HEAD, "profiles": [{"schedulerName": "a"}, {"schedulerName": "a"}]},
+            'duplicate profile with schedulerName "a"',
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(document: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(document)
+
+
+def test_unknown_plugins_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown plugins Nonsense"):
+        weights(Profile(enabled={"Nonsense": 1}))
+    with pytest.raises(ValueError, match="unknown scoring strategy X"):
+        weights(Profile(args={"NodeResourcesFit": {"scoringStrategy": {"type": "X"}}}))
+
+
+def test_a_profile_without_a_binder_is_refused() -> None:
+    handle = cast("Any", PartialHandle(FixedNamespaces()))
+    with pytest.raises(ValueError, match="no bind plugin"):
+        Framework("x", make_plugins(Profile(disabled=frozenset({"DefaultBinder"})), handle, lambda _: None))
