@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.store.conftest import ENGINES, open_engine
 
+from tests.unit.store.conftest import ENGINES, open_engine
 from tiphys.base.clock import FakeClock
 from tiphys.store import (
     NoSpaceError,

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tests.unit.store.conftest import open_engine
 
+from tests.unit.store.conftest import open_engine
 from tiphys.store import (
     CompactedError,
     CompareFailed,
