@@ -61,6 +61,9 @@ class CgroupDriver(Protocol):
     def create(self, path: PurePosixPath, limits: Limits) -> None:
         """Make the cgroup (its parent exists) or bring its limits up to date."""
 
+    def everywhere(self, path: PurePosixPath) -> Iterator[Path]:
+        """Every directory the cgroup may have, in any hierarchy; for removing it."""
+
     def directories(self, path: PurePosixPath) -> Iterator[Path]:
         """Where the cgroup is, in every hierarchy that has it."""
 
@@ -115,12 +118,12 @@ class CgroupTree:
     def remove_pod(self, uid: PodUID) -> None:
         """Remove the pod's cgroup and what is in it; processes that are left are killed. Absent is fine."""
         for kind in _CLASS_DIRECTORIES:
-            for directory in list(self._driver.directories(self._path(kind, uid))):
+            for directory in list(self._driver.everywhere(self._path(kind, uid))):
                 _remove(directory)
 
     def remove(self) -> None:
         """Remove the whole tree, down to the root cgroup itself."""
-        for directory in list(self._driver.directories(self._root)):
+        for directory in list(self._driver.everywhere(self._root)):
             if self._root != PurePosixPath("/"):
                 _remove(directory)
 

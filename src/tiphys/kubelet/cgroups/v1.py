@@ -23,6 +23,7 @@ class CgroupV1:
         text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
         self._hierarchies = dict(_hierarchies(text))  # by controller; joined ones share a mount
         self._mounts = sorted(set(self._hierarchies.values()))
+        self._all_mounts = sorted(set(_mounts(text)))
 
     def create(self, path: PurePosixPath, limits: Limits) -> None:
         for directory in self.directories(path):
@@ -40,6 +41,11 @@ class CgroupV1:
         for mount in self._mounts:
             yield mount / path.relative_to("/")
 
+    def everywhere(self, path: PurePosixPath) -> Iterator[Path]:
+        """Also in hierarchies we set nothing in (name=systemd, the unified one beside v1): the OCI runtime uses them."""
+        for mount in self._all_mounts:
+            yield mount / path.relative_to("/")
+
     def controller(self, name: str, path: PurePosixPath) -> Path | None:
         mount = self._hierarchies.get(name)
         return mount / path.relative_to("/") if mount else None
@@ -54,6 +60,14 @@ class CgroupV1:
         for file in ("cpuset.cpus", "cpuset.mems"):
             if (directory / file).exists() and not (directory / file).read_text().strip():
                 write(directory / file, (directory.parent / file).read_text().strip())
+
+
+def _mounts(mountinfo: str) -> Iterator[Path]:
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        fields, kind = left.split(), right.split()
+        if kind and kind[0] in ("cgroup", "cgroup2") and len(fields) > 4 and fields[3] == "/":
+            yield Path(fields[4])
 
 
 def _hierarchies(mountinfo: str) -> Iterator[tuple[str, Path]]:

@@ -41,6 +41,10 @@ class CgroupV2:
     def directories(self, path: PurePosixPath) -> Iterator[Path]:
         yield self._directory(path)
 
+    def everywhere(self, path: PurePosixPath) -> Iterator[Path]:
+        """There is but one hierarchy."""
+        yield self._directory(path)
+
     def _directory(self, path: PurePosixPath) -> Path:
         return self._mount / path.relative_to("/")
 
