@@ -57,7 +57,7 @@ def write_options_errors(query: Any, kind: str) -> list[FieldError]:
         errors.append(field.not_supported(Path("dryRun"), dry_run, ["All"]))
     mode = (query.get("fieldValidation") or [""])[0]
     if mode not in ("", STRICT, WARN, IGNORE):
-        errors.append(field.not_supported(Path("fieldValidation"), mode, ["", IGNORE, WARN, STRICT]))
+        errors.append(field.not_supported(Path("fieldValidation"), mode, ["", IGNORE, STRICT, WARN]))
     return errors
 
 

@@ -72,12 +72,11 @@ class DaemonSetStrategy(StatusStrategy):
         if spec.get("revisionHistoryLimit") is None:
             spec["revisionHistoryLimit"] = 10
         default_pod_template(spec.get("template"))
+        _count_template(obj, 1)
 
     def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
         super().prepare_for_create(ctx, obj)
-        annotations = obj["metadata"].setdefault("annotations", {})
-        if not str(annotations.get(TEMPLATE_GENERATION, "")).isdecimal() or annotations[TEMPLATE_GENERATION] == "0":
-            annotations[TEMPLATE_GENERATION] = "1"
+        _count_template(obj, 1)
 
     def prepare_for_update(self, ctx: RequestContext, new: Object, old: Object) -> None:
         super().prepare_for_update(ctx, new, old)
@@ -131,6 +130,15 @@ class DaemonSetStrategy(StatusStrategy):
             images,
             selector_text(spec.get("selector")),
         ]
+
+
+def _count_template(obj: Object, number: int) -> None:
+    """Set the count of template changes where there is none."""
+    metadata = obj.setdefault("metadata", {})
+    annotations = metadata.get("annotations") or {}
+    known = annotations.get(TEMPLATE_GENERATION, "")
+    if not known.isdecimal() or known == "0":
+        metadata["annotations"] = {**annotations, TEMPLATE_GENERATION: str(number)}
 
 
 def _strategy_errors(strategy: Mapping[str, Any]) -> list[FieldError]:

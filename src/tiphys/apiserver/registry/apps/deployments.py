@@ -16,7 +16,7 @@ from tiphys.apiserver.registry.apps.common import (
 )
 from tiphys.apiserver.registry.defaults.pod import default_pod_template
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
-from tiphys.apiserver.registry.strategy import Cell, Object, age
+from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
 from tiphys.apiserver.registry.tables import containers_and_images, selector_text
 from tiphys.apiserver.registry.validation.int_or_percent import int_or_percent_errors, not_more_than_all, value_of
 from tiphys.machinery import field
@@ -61,6 +61,14 @@ class DeploymentStrategy(StatusStrategy):
 
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
         return self.validate(new) + immutable_selector(new, old)
+
+    def prepare_for_status_update(self, ctx: RequestContext, new: Object, old: Object) -> None:
+        """Labels do not change with the status."""
+        super().prepare_for_status_update(ctx, new, old)
+        if "labels" in old["metadata"]:
+            new["metadata"]["labels"] = old["metadata"]["labels"]
+        else:
+            new["metadata"].pop("labels", None)
 
     def validate_status_update(self, new: Object, old: Object) -> list[FieldError]:
         status = status_of(new)

@@ -68,7 +68,8 @@ class JobStrategy(StatusStrategy):
         return errors + validate_job_spec(spec_of(obj), SPEC)
 
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
-        errors = self.validate(new)
+        # The spec is judged twice, and both times reported, as upstream does.
+        errors = self.validate(new) + validate_job_spec(spec_of(new), SPEC)
         return errors + validate_job_update(spec_of(new), spec_of(old), status_of(old))
 
     def validate_status_update(self, new: Object, old: Object) -> list[FieldError]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import ClassVar, Final
 
@@ -55,6 +55,12 @@ APPROVAL: Final = ("Approved", "Denied")
 
 class CertificateSigningRequestStrategy(StatusStrategy):
     """Who asks is written down by the server; what is asked never changes."""
+
+    reset_fields: ClassVar[Mapping[str, Sequence[tuple[str, ...]]]] = {
+        "": (("spec",), ("status",)),
+        "status": (("spec",),),
+        "approval": (("spec",), ("status", "certificate")),
+    }
 
     def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
         super().prepare_for_create(ctx, obj)

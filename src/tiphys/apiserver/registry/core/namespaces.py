@@ -25,6 +25,9 @@ class NamespaceStrategy(TableStrategy):
 
     name_rule: ClassVar[NameRule] = NameRule.DNS_LABEL
 
+    def default(self, obj: Object) -> None:
+        _label(obj)
+
     def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
         obj["status"] = {"phase": "Active"}
         finalizers = list((obj.get("spec") or {}).get("finalizers") or ())
@@ -83,7 +86,7 @@ class NamespaceStrategy(TableStrategy):
 
     def selectable_fields(self, obj: Object) -> dict[str, str]:
         phase = status_of(obj).get("phase") or ""
-        return super().selectable_fields(obj) | {"status.phase": phase, "name": name_of(obj)}
+        return super().selectable_fields(obj) | {"status.phase": phase}
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         return [name_of(obj), status_of(obj).get("phase") or "", age(obj, now)]
@@ -91,6 +94,6 @@ class NamespaceStrategy(TableStrategy):
 
 def _label(obj: Object) -> None:
     """Every namespace can be selected by its name."""
-    metadata = obj["metadata"]
+    metadata = obj.get("metadata") or {}
     if metadata.get("name"):
         metadata["labels"] = {**(metadata.get("labels") or {}), NAME_LABEL: metadata["name"]}

@@ -159,10 +159,4 @@ def _status_errors(node: Object) -> list[FieldError]:
         for name in sorted(quantities):
             where = STATUS.child(kind).key(name)
             errors += validate_resource_name(name, where) + validate_quantity(name, quantities[name], where)
-    seen: set[tuple[str, str]] = set()
-    for index, address in enumerate(status.get("addresses") or ()):
-        key = (address.get("type") or "", address.get("address") or "")
-        if key in seen:
-            errors.append(field.duplicate(STATUS.child("addresses").index(index), {"Type": key[0], "Address": key[1]}))
-        seen.add(key)
     return errors

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final
 from tiphys.apiserver.registry.defaults.pod import default_resources
 from tiphys.apiserver.registry.defaults.volume import default_claim_spec
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
-from tiphys.apiserver.registry.strategy import Cell, Object, age
+from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
 from tiphys.apiserver.registry.tables import UNSET
 from tiphys.apiserver.registry.validation.claims import validate_access_modes, validate_claim_spec
 from tiphys.apiserver.registry.validation.internal import difference
@@ -38,9 +38,16 @@ class PersistentVolumeClaimStrategy(StatusStrategy):
         default_claim_spec(spec)
         if resources := spec.get("resources"):
             default_resources(resources)
-        _mirror_data_source(spec)
         if obj.get("status") is not None and not obj["status"].get("phase"):
             obj["status"]["phase"] = "Pending"
+
+    def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
+        super().prepare_for_create(ctx, obj)
+        _mirror_data_source(obj["spec"])
+
+    def prepare_for_update(self, ctx: RequestContext, new: Object, old: Object) -> None:
+        super().prepare_for_update(ctx, new, old)
+        _mirror_data_source(new["spec"])
 
     def validate(self, obj: Object) -> list[FieldError]:
         return validate_claim_spec(spec_of(obj), SPEC)
@@ -64,10 +71,6 @@ class PersistentVolumeClaimStrategy(StatusStrategy):
         for name, quantity in sorted((status.get("capacity") or {}).items()):
             errors += validate_quantity(name, quantity, Path("status").child("capacity").key(name))
         return errors
-
-    def selectable_fields(self, obj: Object) -> dict[str, str]:
-        """The name is known under a second name, as ever."""
-        return super().selectable_fields(obj) | {"name": name_of(obj)}
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         spec, status = spec_of(obj), status_of(obj)

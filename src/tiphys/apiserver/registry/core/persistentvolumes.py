@@ -93,9 +93,6 @@ class PersistentVolumeStrategy(TableStrategy):
             errors.append(field.invalid(Path("nodeAffinity"), spec.get("nodeAffinity"), detail))
         return errors
 
-    def selectable_fields(self, obj: Object) -> dict[str, str]:
-        return super().selectable_fields(obj) | {"name": name_of(obj)}
-
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         spec, status = spec_of(obj), status_of(obj)
         claim = spec.get("claimRef")

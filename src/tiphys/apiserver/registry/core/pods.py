@@ -83,6 +83,13 @@ class PodStrategy(TableStrategy):
             status.pop("conditions", None)
         pod["status"] = status
 
+    def spec_changed(self, new: Object, old: Object) -> bool:
+        """Being bound to a node is no change of what was asked for."""
+        spec, known = dict(new.get("spec") or {}), old.get("spec") or {}
+        if not known.get("nodeName"):
+            spec.pop("nodeName", None)
+        return spec != {key: value for key, value in known.items() if key != "nodeName" or value}
+
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
         return self._errors(new) + validate_pod_update(new, old)
 

@@ -164,7 +164,7 @@ class ServiceAllocation:
         where = SPEC.child("ipFamilyPolicy")
         if policy == "SingleStack" and len(families) > 1:
             detail = "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified"
-            errors.append(field.invalid(where, policy, detail))
+            return [field.invalid(where, policy, detail)]
         if policy == "RequireDualStack" and len(known) < 2:
             errors.append(field.invalid(where, policy, "this cluster is not configured for dual-stack services"))
         for index, family in enumerate(families):

@@ -284,8 +284,6 @@ def validate_service_update(new: Object, old: Object) -> list[FieldError]:
         old_families, families = list(known.get("ipFamilies") or ()), list(spec.get("ipFamilies") or ())
         if old_families and families and families[0] != old_families[0]:
             errors.append(field.invalid(SPEC.child("ipFamilies").index(0), families, ONCE_SET))
-        if before and before[0] == "None" and now and now[0] != "None":
-            errors.append(field.invalid(SPEC.child("clusterIPs").index(0), now, ONCE_SET))
     if known.get("type") == "LoadBalancer" and spec.get("type") == "LoadBalancer":
         if known.get("loadBalancerClass") != spec.get("loadBalancerClass"):
             value = spec.get("loadBalancerClass")

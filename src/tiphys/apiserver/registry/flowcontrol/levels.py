@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
@@ -27,8 +27,6 @@ SUBJECTS: Final = {"User": "user", "Group": "group", "ServiceAccount": "serviceA
 
 class FlowSchemaStrategy(StatusStrategy):
     """Which requests go to which priority level."""
-
-    allow_unconditional_update: ClassVar[bool] = False
 
     def default(self, obj: Object) -> None:
         spec = obj.setdefault("spec", {})
@@ -131,8 +129,6 @@ def _resource_errors(rule: Json, path: Path) -> list[FieldError]:
 
 class PriorityLevelConfigurationStrategy(StatusStrategy):
     """How many requests of a level run at once, and what happens to the others."""
-
-    allow_unconditional_update: ClassVar[bool] = False
 
     def default(self, obj: Object) -> None:
         spec = obj.setdefault("spec", {})

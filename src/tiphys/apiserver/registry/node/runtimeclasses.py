@@ -22,6 +22,7 @@ HANDLER: Final = Path("handler")
 class RuntimeClassStrategy(TableStrategy):
     """The handler never changes."""
 
+    allow_create_on_update: ClassVar[bool] = True
     allow_unconditional_update: ClassVar[bool] = False
 
     def validate(self, obj: Object) -> list[FieldError]:

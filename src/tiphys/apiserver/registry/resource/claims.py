@@ -11,11 +11,16 @@ from typing import Any, ClassVar, Final
 
 from tiphys.apiserver.registry.kinds import StatusStrategy, TableStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.resource.devices import devices_errors
-from tiphys.apiserver.registry.strategy import Cell, Object, age
+from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
 from tiphys.apiserver.registry.validation.meta import validate_annotations, validate_immutable, validate_labels
+from tiphys.machinery import field
+from tiphys.machinery.errors import invalid
 from tiphys.machinery.field import FieldError, Path
+from tiphys.machinery.meta import ObjectName
 
 SPEC: Final = Path("spec")
+ADMIN_LABEL: Final = "resource.kubernetes.io/admin-access"
+ADMIN_DETAIL: Final = f"admin access to devices requires the `{ADMIN_LABEL}: true` label on the containing namespace"
 
 
 def default_claim_spec(spec: Object) -> None:
@@ -45,6 +50,12 @@ class ResourceClaimStrategy(StatusStrategy):
     def default(self, obj: Object) -> None:
         default_claim_spec(obj.setdefault("spec", {}))
 
+    def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
+        super().prepare_for_create(ctx, obj)
+        errors = _admin_errors(obj, ctx)
+        if errors:
+            raise invalid(self.resource.group_kind, name_of(obj), errors)
+
     def validate(self, obj: Object) -> list[FieldError]:
         return devices_errors(spec_of(obj).get("devices") or {}, SPEC.child("devices"))
 
@@ -53,6 +64,18 @@ class ResourceClaimStrategy(StatusStrategy):
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         return [name_of(obj), _state(obj), age(obj, now)]
+
+
+def _admin_errors(claim: Object, ctx: RequestContext) -> list[FieldError]:
+    """Access to devices that others use is for namespaces of administrators."""
+    requests = (spec_of(claim).get("devices") or {}).get("requests") or ()
+    where = SPEC.child("devices", "requests")
+    asked = [index for index, one in enumerate(requests) if (one.get("exactly") or {}).get("adminAccess")]
+    namespace = ctx.reader.get("", "namespaces", ObjectName("", ctx.namespace)) if asked else None
+    labels = ((namespace or {}).get("metadata") or {}).get("labels") or {}
+    if not asked or labels.get(ADMIN_LABEL) == "true":
+        return []
+    return [field.forbidden(where.index(index).child("adminAccess"), ADMIN_DETAIL) for index in asked]
 
 
 def _state(claim: Object) -> str:

@@ -21,6 +21,10 @@ POLICIES: Final = ("PreemptLowerPriority", "Never")
 class PriorityClassStrategy(TableStrategy):
     """Value and policy never change; names of the system are its own."""
 
+    def spec_changed(self, new: Object, old: Object) -> bool:
+        """What counts never changes."""
+        return False
+
     def default(self, obj: Object) -> None:
         if obj.get("preemptionPolicy") is None:
             obj["preemptionPolicy"] = "PreemptLowerPriority"

@@ -113,7 +113,6 @@ def validate_pod_spec(spec: Json, path: Path) -> list[FieldError]:
     errors += _one_of(spec, "dnsPolicy", DNS_POLICIES, path)
     errors += validate_labels(spec.get("nodeSelector") or {}, path.child("nodeSelector"))
     errors += validate_pod_security(spec, path, path.child("securityContext"))
-    errors += _pull_secret_errors(spec.get("imagePullSecrets") or (), path.child("imagePullSecrets"))
     errors += validate_affinity(spec.get("affinity"), path.child("affinity"))
     errors += _dns_config_errors(spec, path.child("dnsConfig"))
     errors += validate_readiness_gates(spec.get("readinessGates") or (), path.child("readinessGates"))
@@ -202,14 +201,6 @@ def _host_network_errors(spec: Json, path: Path) -> list[FieldError]:
                     at = path.child(kind).index(index).child("ports").index(port_index).child("containerPort")
                     detail = "must match `hostPort` when `hostNetwork` is true"
                     errors.append(field.invalid(at, port.get("containerPort"), detail))
-    return errors
-
-
-def _pull_secret_errors(secrets: Sequence[Json], path: Path) -> list[FieldError]:
-    errors: list[FieldError] = []
-    for index, secret in enumerate(secrets):
-        if not secret.get("name"):
-            errors.append(field.required(path.index(index).child("name"), ""))
     return errors
 
 
