@@ -18,7 +18,7 @@ from tiphys.base.tasks import Supervised
 from tiphys.kubelet.cri import labels
 from tiphys.kubelet.cri.client import CRIClient, CRIError
 from tiphys.kubelet.pod import PodUID
-from tiphys.kubelet.waiting import wait_event
+from tiphys.kubelet.waiting import unless, wait_event
 
 log = get_logger(__name__)
 
@@ -45,6 +45,7 @@ class LifecycleEvents:
         self._streaming = False
         self._relisted_at: float | None = None
         self._relist_now = asyncio.Event()
+        self._lost = asyncio.Event()
 
     @property
     def healthy(self) -> bool:
@@ -73,10 +74,12 @@ class LifecycleEvents:
 
     async def _follow(self) -> None:
         while True:
+            self._lost.clear()
             try:
-                async for event in self._runtime.events():
-                    self._streaming = True
-                    await self._note(event)
+                await unless(self._lost, self._listen())
+                log.info("the runtime's event stream ended")
+            except InterruptedError:
+                log.info("the runtime does not answer: its event stream is opened anew")
             except CRIError as error:
                 if self._streaming:
                     log.warning("the runtime's event stream ended: %s", error)
@@ -85,7 +88,12 @@ class LifecycleEvents:
             self._relist_now.set()
             await self._clock.sleep(RELIST_WITHOUT_EVENTS)
 
-    async def _note(self, event: cri.ContainerEventResponse) -> None:
+    async def _listen(self) -> None:
+        async for event in self._runtime.events():
+            self._streaming = True
+            self._note(event)
+
+    def _note(self, event: cri.ContainerEventResponse) -> None:
         sandbox = event.pod_sandbox_status
         uid = sandbox.labels.get(labels.POD_UID) or sandbox.metadata.uid
         if uid:
@@ -100,6 +108,8 @@ class LifecycleEvents:
                 await self.relist()
             except CRIError as error:
                 log.warning("listing the runtime's pods failed: %s", error)
+                # A stream that is left over from a runtime that is gone may never say so itself.
+                self._lost.set()
             # Nothing tells us that an idle stream is alive until its first event: relist often until then.
             pause = RELIST_WITH_EVENTS if self._streaming else RELIST_WITHOUT_EVENTS
             await wait_event(self._relist_now, self._clock, pause)

@@ -91,7 +91,19 @@ class TestNode:
     runtime_options: RuntimeOptions
     kubelet: Kubelet | None = None
     kubelet_task: asyncio.Task[None] | None = None
+    runtime_task: asyncio.Task[None] | None = None
     namespaces: list[str] = field(default_factory=list)
+
+    async def start_runtime(self) -> None:
+        runtime = RuntimeServer(self.runtime_options, AddressOnly())
+        self.runtime_task = self.tasks.spawn(runtime.run, name="runtime")
+        await asyncio.wait_for(runtime.ready.wait(), TIMEOUT)
+
+    async def stop_runtime(self) -> None:
+        """The runtime goes; its containers run on under their monitors."""
+        assert self.runtime_task is not None
+        self.runtime_task.cancel()
+        await asyncio.wait({self.runtime_task})
 
     async def start_kubelet(self) -> None:
         self.kubelet = Kubelet(self.config, self.flags, self.own)
@@ -259,9 +271,6 @@ async def running_node(root: Path, **config: Any) -> AsyncIterator[TestNode]:
     node: TestNode | None = None
     try:
         async with Supervised() as tasks:
-            runtime = RuntimeServer(runtime_options, AddressOnly())
-            tasks.spawn(runtime.run, name="runtime")
-            await asyncio.wait_for(runtime.ready.wait(), TIMEOUT)
             node = TestNode(
                 client=client,
                 own=own,
@@ -275,6 +284,7 @@ async def running_node(root: Path, **config: Any) -> AsyncIterator[TestNode]:
                 runtime_options=runtime_options,
             )
             await _prepare(client)
+            await node.start_runtime()
             await node.start_kubelet()
             try:
                 yield node

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from tests.e2e.kubelet.node import TestNode
@@ -209,3 +211,57 @@ async def test_a_memory_hog_is_killed_as_oomkilled(node: TestNode) -> None:
     assert pod.status.qos_class == "Guaranteed"
     terminated = pod.status.container_statuses[0].state.terminated
     assert (terminated.reason, terminated.exit_code) == ("OOMKilled", 137)
+
+
+async def test_a_pod_on_the_hosts_network_is_probed_over_http(node: TestNode) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = f"mkdir /www; echo well > /www/health; exec httpd -f -p 127.0.0.1:{port} -h /www"
+    ready = {"httpGet": {"path": "/health", "port": port}, "periodSeconds": 1}
+    await node.create(
+        "host", {"hostNetwork": True, "containers": [busybox("app", "sh", "-c", server, readinessProbe=ready)]}
+    )
+    pod = await node.running("host")
+    assert pod.status.pod_ip == pod.status.host_ip == "127.0.0.1"
+    assert (await node.exec("host", "cat", "/etc/hosts")).startswith("# Kubernetes-managed hosts file (host network).")
+    await node.exec("host", "rm", "/www/health")
+    await node.wait("host", lambda pod: not pod.status.container_statuses[0].ready, "not ready")
+    messages = [message for reason, message in await node.events("host") if reason == "Unhealthy"]
+    assert "Readiness probe failed: HTTP probe failed with statuscode: 404" in messages
+
+
+async def test_an_ephemeral_container_joins_a_running_pod(node: TestNode) -> None:
+    await node.create("debugged", {"containers": [busybox()]})
+    await node.running("debugged")
+    debugger = {**busybox("debug", "sh", "-c", "echo hello; exit 4"), "targetContainerName": "app"}
+    await node.client.request_json(
+        "PATCH",
+        "/api/v1/namespaces/default/pods/debugged/ephemeralcontainers",
+        {"spec": {"ephemeralContainers": [debugger]}},
+        content_type="application/strategic-merge-patch+json",
+    )
+    pod = await node.wait(
+        "debugged",
+        lambda pod: (
+            bool(pod.status.ephemeral_container_statuses)
+            and pod.status.ephemeral_container_statuses[0].state.terminated is not None
+        ),
+        "the debugger ended",
+    )
+    assert pod.status.ephemeral_container_statuses[0].state.terminated.exit_code == 4
+    assert pod.status.phase == "Running"
+
+
+async def test_an_evicted_pod_says_why(node: TestNode) -> None:
+    volume = {"name": "data", "emptyDir": {"sizeLimit": "1Mi"}}
+    fill = "dd if=/dev/zero of=/data/file bs=1M count=3; exec sleep 1000"
+    mounts = [{"name": "data", "mountPath": "/data"}]
+    await node.create(
+        "greedy", {"volumes": [volume], "containers": [busybox("app", "sh", "-c", fill, volumeMounts=mounts)]}
+    )
+    pod = await node.phase("greedy", "Failed")
+    assert pod.status.reason == "Evicted"
+    assert pod.status.message == 'Usage of EmptyDir volume "data" exceeds the limit "1Mi". '
+    target = next(condition for condition in pod.status.conditions if condition.type == "DisruptionTarget")
+    assert (target.status, target.reason) == ("True", "TerminationByKubelet")

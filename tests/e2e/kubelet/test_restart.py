@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.e2e.kubelet.node import BUSYBOX, TestNode, eventually, leftovers
@@ -94,3 +96,45 @@ async def test_the_node_is_registered_and_ready(node: TestNode) -> None:
     await eventually(leased, "a lease")
     leases = (await node.client.list(Lease, namespace="kube-node-lease")).items
     assert leases[0].spec.holder_identity == "node-1"
+
+
+async def test_the_runtime_may_be_restarted_under_the_kubelet(node: TestNode) -> None:
+    await node.create("lasts", {"containers": [busybox()]})
+    before = await node.running("lasts")
+    await node.stop_runtime()
+    await node.start_runtime()
+    await node.create("fresh", {"containers": [busybox()]})
+    await node.running("fresh")
+    after = await node.running("lasts")
+    assert after.status.container_statuses == before.status.container_statuses
+
+
+async def test_a_container_that_ends_while_the_runtime_is_down_is_restarted(node: TestNode) -> None:
+    await node.create("unseen", {"containers": [busybox("app", "sleep", "1")]})
+    await node.running("unseen")
+    await node.stop_runtime()
+    await asyncio.sleep(1.5)  # the end has to happen unseen
+    await node.start_runtime()
+    pod = await node.wait("unseen", lambda pod: pod.status.container_statuses[0].restart_count >= 1, "restarted")
+    assert pod.status.phase == "Running"
+
+
+async def test_many_pods_leave_nothing(node: TestNode) -> None:
+    volumes = [{"name": "memory", "emptyDir": {"medium": "Memory"}}]
+    mounts = [{"name": "memory", "mountPath": "/memory"}]
+    spec = {"volumes": volumes, "containers": [busybox("app", "sleep", "1000", volumeMounts=mounts)]}
+    names = [f"many-{number}" for number in range(12)]
+    await asyncio.gather(*(node.create(name, spec) for name in names))
+    await asyncio.gather(*(node.running(name) for name in names))
+    # Half of them while others are being made anew: deletion in every state.
+    await asyncio.gather(*(node.create(f"{name}-again", spec) for name in names))
+    await asyncio.gather(*(node.delete(name, grace=1) for name in [*names, *(f"{name}-again" for name in names)]))
+    await asyncio.gather(*(node.gone(name) for name in [*names, *(f"{name}-again" for name in names)]))
+
+    async def clean() -> bool:
+        left = leftovers(node)
+        return not (left["mounts"] or left["cgroups"])
+
+    await eventually(clean, "nothing left")
+    assert list((node.root / "kubelet" / "pods").iterdir()) == []
+    assert list((node.root / "logs").iterdir()) == []

@@ -171,6 +171,10 @@ class CRIClient:
                 yield event
         except grpc.aio.AioRpcError as error:
             raise _translate(error) from error
+        except asyncio.CancelledError:
+            if _is_ours():
+                raise
+            raise CRIError("Canceled", "the runtime ended the stream") from None
         finally:
             stream.cancel()
 
@@ -293,6 +297,16 @@ async def _call(call: Awaitable[R]) -> R:
         return await call
     except grpc.aio.AioRpcError as error:
         raise _translate(error) from error
+    except asyncio.CancelledError:
+        if _is_ours():
+            raise
+        raise CRIError("Canceled", "the runtime ended the call") from None
+
+
+def _is_ours() -> bool:
+    """Whether a CancelledError means this task: gRPC raises the same when the server cancels a call."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 async def _gone_is_fine(call: Awaitable[Any]) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 from tiphys.api.core.v1 import Pod, PodCondition
 from tiphys.base.log import get_logger
 from tiphys.kubelet.cri.client import CRIError
+from tiphys.kubelet.eviction.local import over_limit
 from tiphys.kubelet.eviction.ranking import rank
 from tiphys.kubelet.eviction.signals import (
     IMAGEFS,
@@ -98,6 +99,7 @@ class EvictionManager:
         assert self._machine is not None
         images = await self._image_directory()
         seen = await asyncio.to_thread(measure, self._machine, self._services.flags.root_dir, images)
+        await self._enforce_local_limits()
         before = (self.memory_pressure, self.disk_pressure, self.pid_pressure)
         due = self._due(seen)
         if before != (self.memory_pressure, self.disk_pressure, self.pid_pressure):
@@ -111,6 +113,15 @@ class EvictionManager:
             if not threshold.crossed(seen[threshold.signal]):
                 return
         await self._evict_one(threshold, seen[threshold.signal])
+
+    async def _enforce_local_limits(self) -> None:
+        """Evict pods that put more into their emptyDir volumes than these may hold."""
+        for worker in list(self._manager.workers.values()):
+            if worker.pod.metadata.deletion_timestamp is None and worker.runtime.running:
+                message = await asyncio.to_thread(over_limit, worker.pod, self._services.paths)
+                if message:
+                    self._services.event(worker.pod, "Warning", "Evicted", message)
+                    worker.evict(evicted(message, worker.pod), 1.0)
 
     def _due(self, seen: dict[str, Observation]) -> list[Threshold]:
         """Note which thresholds are crossed; returns those that call for eviction now."""

@@ -70,6 +70,9 @@ def _condition(item: Json, old: Json | None) -> Json:
 
 def _container(item: Json) -> Json:
     full = {**_ALWAYS, **item}
+    linux = full.get("user", {}).get("linux")
+    if linux is not None:
+        full["user"] = {**full["user"], "linux": {"uid": 0, "gid": 0, **linux}}
     for name in ("state", "lastState"):
         terminated = full[name].get("terminated")
         if terminated is not None:
