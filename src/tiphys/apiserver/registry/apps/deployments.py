@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from tiphys.apiserver.registry.apps.common import (
     SPEC,
@@ -27,6 +27,8 @@ STRATEGY: Final = SPEC.child("strategy")
 
 class DeploymentStrategy(StatusStrategy):
     """Rules of deployments."""
+
+    reset_fields: ClassVar[Mapping[str, Sequence[tuple[str, ...]]]] = {"status": (("spec",), ("metadata", "labels"))}
 
     def default(self, obj: Object) -> None:
         spec = obj.setdefault("spec", {})
