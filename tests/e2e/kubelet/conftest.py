@@ -19,5 +19,8 @@ async def node() -> AsyncIterator[TestNode]:
         pytest.skip("needs root, runc and conmon")
     # A short path: sockets of the runtime have to fit into 108 bytes.
     root = Path(tempfile.mkdtemp(prefix="tph-test-", dir="/tmp"))
-    async with running_node(root) as started:
-        yield started
+    try:
+        async with running_node(root) as started:
+            yield started
+    finally:
+        shutil.rmtree(root, ignore_errors=True)  # also when it never came up
