@@ -18,6 +18,7 @@ from tiphys.apiserver.admission.interface import AdmissionChain
 from tiphys.apiserver.authn.interface import Authenticator
 from tiphys.apiserver.authz.interface import Authorizer
 from tiphys.apiserver.discovery.documents import Discovery, storage_version_hash
+from tiphys.apiserver.endpoints.connect import Connector, KubeletAccess
 from tiphys.apiserver.endpoints.context import Services
 from tiphys.apiserver.endpoints.handler import ApiHandler
 from tiphys.apiserver.endpoints.health import Health
@@ -72,8 +73,8 @@ class ApiServer:
         self.reader = CacheReader(self.resources)
         self.addresses: list[tuple[str, int]] = []
         self.started = False
-        # Handlers for subresources and reviews that need more than the registry, and further paths (see Services.extra).
-        self.extra_resources: dict[tuple[str, str, str], Any] = {}
+        # Handlers of subresources and reviews that need more than the registry, and of further paths.
+        self.extra_resources: dict[tuple[str, str, str], Any] = Connector(kubelet_access(options)).handlers()
         self.extra_paths: dict[str, PathHandler] = {}
         self._store: Store | None = None
         self._http: HttpServer | None = None
@@ -95,7 +96,7 @@ class ApiServer:
 
     # --- life -------------------------------------------------------------------------------------
     async def start(self) -> list[tuple[str, int]]:
-        """Load the state and listen; the addresses bound. Raises StoreOpenError, OSError (address in use), ssl.SSLError."""
+        """Load the state and listen; the addresses bound. StoreOpenError, OSError (address in use), ssl.SSLError."""
         try:
             await self.load()
             await self.listen()
@@ -210,6 +211,16 @@ class ApiServer:
     def _server_address(self) -> str:
         host, port = self.addresses[0] if self.addresses else ("127.0.0.1", self.options.port)
         return f"{self.options.advertise_address or host}:{port}"
+
+
+def kubelet_access(options: ServerOptions) -> KubeletAccess:
+    """How the options say kubelets are reached."""
+    return KubeletAccess(
+        options.kubelet_port,
+        options.kubelet_client_certificate,
+        options.kubelet_client_key,
+        options.kubelet_ca,
+    )
 
 
 def served_resources(runtime_config: Mapping[str, bool]) -> list[Resource]:

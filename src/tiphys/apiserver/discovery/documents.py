@@ -1,6 +1,6 @@
 """Discovery documents, made from the resource map when it changes and kept as bytes.
 
-    /api /apis                 APIVersions, APIGroupList; or one APIGroupDiscoveryList with everything (aggregated, ETag)
+    /api /apis                 APIVersions, APIGroupList; or one APIGroupDiscoveryList with everything and an ETag
     /api/v1 /apis/GROUP/VERSION    APIResourceList            /apis/GROUP   APIGroup
 
 https://kubernetes.io/docs/concepts/overview/kubernetes-api/#discovery-api
@@ -66,9 +66,7 @@ class Discovery:
             if known.name and known.name in versions:
                 given = versions.pop(known.name)
                 ordered.append((known.name, sorted(given, key=lambda version: _position(known.versions, version))))
-        for group in sorted(versions):
-            if group:
-                ordered.append((group, sorted(versions[group], key=version_priority)))
+        ordered += [(group, sorted(versions[group], key=version_priority)) for group in sorted(versions) if group]
         return ordered
 
     def serves_group(self, group: str) -> bool:
@@ -112,8 +110,7 @@ class Discovery:
         listed: list[Object] = []
         for resource in resources:
             listed.append(self._entry(resource))
-            for name in sorted(resource.subresources):
-                listed.append(_subresource_entry(resource, name, resource.subresources[name]))
+            listed += [_subresource_entry(resource, name, one) for name, one in sorted(resource.subresources.items())]
         return (
             {
                 "kind": "APIResourceList",

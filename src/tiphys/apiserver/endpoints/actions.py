@@ -86,7 +86,8 @@ def _check_bindable(pod: Object, wanted: Object, revision: int) -> None:
         message = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {metadata['uid']}"
         raise conflict(BINDING_RESOURCE, name, message)
     if version and version != str(revision):
-        message = f"Precondition failed: ResourceVersion in precondition: {version}, ResourceVersion in object meta: {revision}"
+        message = f"Precondition failed: ResourceVersion in precondition: {version}"
+        message += f", ResourceVersion in object meta: {revision}"
         raise conflict(BINDING_RESOURCE, name, message)
     if metadata.get("deletionTimestamp"):
         raise conflict(BINDING_RESOURCE, name, f"pod {name} is being deleted, cannot be assigned to a host")
@@ -151,9 +152,34 @@ async def evict_pod(api: ApiRequest, served: ServedResource) -> Response:
         if version and options.preconditions is None:
             # The judgement was about this very version of the pod.
             options.preconditions = Preconditions(uid=pod["metadata"]["uid"])
+    if options.preconditions is not None:
+        options.preconditions.check(store.group_resource, store.group_kind, pod["metadata"], 0)
+    await _mark_disrupted(api, store, ctx)
     deletion = RequestAdmission(api, served, Operation.DELETE, {"kind": "DeleteOptions", **options.raw}, subresource="")
     await store.delete(ctx, options, deletion)
     return value_response(201, CREATED, api.wanted)
+
+
+async def _mark_disrupted(api: ApiRequest, store: ResourceStore, ctx: RequestContext) -> None:
+    """Say in the pod's status why it goes, for controllers that count failures."""
+    condition: Object = {"type": "DisruptionTarget", "status": "True", **EVICTED}
+
+    async def make(old: Object | None, revision: int) -> Object:
+        assert old is not None
+        old["metadata"].pop("resourceVersion", None)
+        conditions = old.setdefault("status", {}).setdefault("conditions", [])
+        known = next((one for one in conditions if one.get("type") == condition["type"]), None)
+        if known is None or any(known.get(key) != value for key, value in condition.items()):
+            stamped = {**condition, "lastProbeTime": None, "lastTransitionTime": format_time(ctx.now)}
+            old["status"]["conditions"] = [one for one in conditions if one is not known] + [stamped]
+        return old
+
+    status = api.context(subresource="status")
+    status.dry_run = ctx.dry_run
+    await store.update(status, make, _Unasked(), patching=True)
+
+
+EVICTED: Final = {"reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}
 
 
 def _budget_does_not_matter(pod: Object) -> bool:

@@ -173,8 +173,9 @@ def _no_object(value: Any) -> str:
     if isinstance(value, bool):
         found = "bool"
     return (
-        f'json: cannot unmarshal {found} into Go value of type struct {{ APIVersion string "json:\\"apiVersion,omitempty\\""; '
-        f'Kind string "json:\\"kind,omitempty\\"" }}'
+        f"json: cannot unmarshal {found} into Go value of type struct "
+        '{ APIVersion string "json:\\"apiVersion,omitempty\\""; '
+        'Kind string "json:\\"kind,omitempty\\"" }'
     )
 
 

@@ -107,9 +107,9 @@ def deleted_response(api: ApiRequest, served: ServedResource, written: Written, 
 
 def _warn(api: ApiRequest, served: ServedResource, options: DeleteOptions) -> None:
     """Jobs keep their pods unless told otherwise: a trap worth a warning."""
-    if served.group_resource == ("batch", "jobs") and options.propagation_policy is None:
-        if options.orphan_dependents is None and api.info.verb == "delete":
-            api.warnings.append(JOBS_WARNING)
+    undecided = options.propagation_policy is None and options.orphan_dependents is None
+    if undecided and served.group_resource == ("batch", "jobs") and api.info.verb == "delete":
+        api.warnings.append(JOBS_WARNING)
 
 
 async def delete_collection(api: ApiRequest, served: ServedResource) -> Response:

@@ -38,7 +38,7 @@ def value_response(status: int, value: Any, wanted: Wanted, headers: Headers = (
 def encode_event(kind: str, value: Any, media_type: str) -> bytes:
     """One watch event in JSON, YAML or protobuf.
 
-    Protobuf events are delimited by their length (4 bytes, big endian): WatchEvent { type = 1, object = 2 { raw = 1 } }.
+    Protobuf events come after their length (4 bytes, big endian): WatchEvent { type = 1, object = 2 { raw = 1 } }.
     """
     if media_type != PROTOBUF:
         return encode_value({"type": kind, "object": value}, media_type)

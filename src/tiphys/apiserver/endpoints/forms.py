@@ -134,7 +134,7 @@ class PlainForm:
 
 
 def tail_of(event: CacheEvent, kind: str) -> bytes:
-    """The bytes of the object an event of this kind carries: after a deletion the last state at the deletion's revision."""
+    """The bytes of the object an event carries: after a deletion the last state at the deletion's revision."""
     if kind != DELETED and event.entry is not None:
         return event.entry.tail
     previous = event.previous

@@ -1,10 +1,10 @@
 """The handler chain: every request on its way in.
 
     audit id ─ request info ─ authentication ─ impersonation ─ authorization ─┬─ resource: verb table below
-                                                                             └─ path: discovery, OpenAPI, health, metrics …
+                                                                             └─ path: discovery, health, metrics …
 
-Everything that goes wrong is a StatusError and is answered as a Status. The table `_VERBS` is the list of what can be done
-to a stored resource; subresources are in `subresources.py`, resources that are not stored in `virtual.py`.
+Everything that goes wrong is a StatusError and is answered as a Status. The table `_VERBS` lists what can be done to a
+stored resource; subresources are in `subresources.py`, resources that are not stored in `virtual.py`.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ class ApiHandler:
         if isinstance(answer, Upgrade):
             return
         headers = [("Audit-Id", request.audit_id), ("Cache-Control", "no-cache, private"), *answer.headers]
-        for warning in dict.fromkeys(request.warnings):
-            headers.append(("Warning", f"299 - {_quoted(warning)}"))
+        if request.warnings:
+            headers += [("Warning", f"299 - {_quoted(warning)}") for warning in dict.fromkeys(request.warnings)]
         answer.headers = headers
 
     async def _serve(self, request: Request, info: RequestInfo) -> Answer:

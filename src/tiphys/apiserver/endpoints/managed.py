@@ -79,8 +79,8 @@ SCALE_VERSION: Final = "autoscaling/v1"
 def own_replicas(ctx: RequestContext, old: Object, new: Object, old_scale: Object, new_scale: Object) -> None:
     """Note in `new` (a workload) who owns its replica count after a write of its scale.
 
-    The scale is an object of its own to the tracking: those who own `spec.replicas` of the workload own it there. Nobody
-    left there means that the count is not tracked any more.
+    The scale is an object of its own to the tracking: those who own `spec.replicas` of the workload own it there.
+    Nobody left there means that the count is not tracked any more.
     """
     parent: list[Object] = old["metadata"].get("managedFields") or []
     owners = [

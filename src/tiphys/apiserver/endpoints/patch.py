@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from tiphys.apiserver.admission.interface import Operation
-from tiphys.apiserver.endpoints.body import STRICT, IGNORE, unsupported_body, write_options_errors
+from tiphys.apiserver.endpoints.body import IGNORE, STRICT, unsupported_body, write_options_errors
 from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
 from tiphys.apiserver.endpoints.managed import apply_fields
 from tiphys.apiserver.endpoints.request_info import is_true
@@ -112,8 +112,8 @@ class Patch:
                     status_of(
                         413,
                         "RequestEntityTooLarge",
-                        f"Request entity too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, "
-                        f"got {len(self._patch)}",
+                        "Request entity too large: The allowed maximum operations in a JSON patch is "
+                        f"{MAX_OPERATIONS}, got {len(self._patch)}",
                     )
                 )
             return
@@ -299,9 +299,8 @@ def decode_applied(api: ApiRequest, kind: GroupVersionKind) -> Object:
     except ValueError as error:
         raise bad_request(f"error decoding YAML: {error}") from None
     if not isinstance(value, dict):
-        raise bad_request(
-            f"error decoding YAML: json: cannot unmarshal {_json_name(value)} into Go value of type map[string]interface {{}}"
-        )
+        problem = f"json: cannot unmarshal {_json_name(value)} into Go value of type map[string]interface {{}}"
+        raise bad_request(f"error decoding YAML: {problem}")
     given_version, given_kind = value.get("apiVersion") or "", value.get("kind") or ""
     if given_version != kind.api_version or given_kind != kind.kind:
         shown = given_version if "/" in str(given_version) else f"/{given_version}"

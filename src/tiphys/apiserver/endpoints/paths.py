@@ -11,7 +11,7 @@ import orjson
 from tiphys.apiserver.discovery.documents import Discovery
 from tiphys.apiserver.endpoints.encoding import value_response
 from tiphys.apiserver.endpoints.health import TEXT, Health
-from tiphys.apiserver.endpoints.negotiation import Wanted, negotiate, pretty_by_default
+from tiphys.apiserver.endpoints.negotiation import MEDIA_TYPES, Wanted, negotiate, pretty_by_default
 from tiphys.apiserver.endpoints.request_info import RequestInfo
 from tiphys.apiserver.http.request import Request
 from tiphys.apiserver.http.response import Answer, Response
@@ -175,9 +175,7 @@ def _aggregation(request: Request) -> Wanted | None:
             return None
         if "g=apidiscovery.k8s.io" in parts and "v=v2" in parts:
             return Wanted()
-    raise not_acceptable(
-        "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"
-    )
+    raise not_acceptable(f"only the following media types are accepted: {', '.join(MEDIA_TYPES)}")
 
 
 def _value(request: Request, document: dict[str, Any]) -> Response:

@@ -153,7 +153,7 @@ class _Watch:
             closed.cancel()
 
     async def _from_store(self, stream: Stream) -> tuple[list[bytes], int] | None:
-        """Frames of the changes from the start to now, read from the store; None (and an ERROR event) when compacted."""
+        """Frames of the changes up to now, read from the store; None (and an ERROR event) when compacted."""
         cache = self._kind.cache
         until = self._cache.revision
         watcher = self._cache.store.watch(cache.prefix, prefix_end(cache.prefix), from_revision=self._start + 1)

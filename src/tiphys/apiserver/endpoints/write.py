@@ -1,7 +1,7 @@
 """POST, PUT and PATCH of stored objects, and of their subresources that write the object itself.
 
-    body ─ decode (normal form, unknown fields) ─ to storage version ─ defaults ─ managedFields ─ mutating admission ─▶ registry
-                    PATCH: the patch is applied to the current version, as often as somebody else is faster
+    body ─ decode (normal form, unknown fields) ─ to storage version ─ defaults ─ managedFields ─ admission ─▶ registry
+    PATCH: the patch is applied to the current version, as often as somebody else is faster
 
 managedFields are kept in the version of the request, and are settled before mutating admission as upstream does.
 """
@@ -93,8 +93,8 @@ def dedup_owners(obj: Object, warnings: list[str]) -> None:
     if len(kept) != len(owners):
         repeated = next(owner.get("uid", "") for index, owner in enumerate(owners) if owner in owners[:index])
         warnings.append(
-            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may "
-            f"reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {repeated}"
+            ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, "
+            f"and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {repeated}"
         )
         obj["metadata"]["ownerReferences"] = kept
 

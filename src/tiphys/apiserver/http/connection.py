@@ -173,10 +173,10 @@ class Connection(asyncio.Protocol):
         if length.isdecimal() and int(length) > self._server.max_body:
             self._failure = request_entity_too_large(f"limit is {self._server.max_body}")
             raise ValueError("body too large")
-        if self._headers.get("expect", "").lower() == "100-continue" and self._transport is not None:
-            # Sent at once only when no answer of an earlier request is still to come.
-            if not self.busy and not self._queue:
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        expects = self._headers.get("expect", "").lower() == "100-continue"
+        # Sent at once only when no answer of an earlier request is still to come.
+        if expects and self._transport is not None and not self.busy and not self._queue:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         self._body_size += len(body)

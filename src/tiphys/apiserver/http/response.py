@@ -100,7 +100,7 @@ class RawConnection(Protocol):
 
 
 class Upgrade:
-    """The handler takes the connection over; it writes the status line itself. The connection closes when `run` ends."""
+    """The handler takes the connection over and writes the status line itself; it closes when `run` ends."""
 
     __slots__ = ("run",)
 

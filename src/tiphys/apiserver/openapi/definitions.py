@@ -26,9 +26,9 @@ QUANTITY_TEXT: Final = (
     "YAML, in addition to String() and AsInt64() accessors."
 )
 INT_OR_STRING_TEXT: Final = (
-    "IntOrString is a type that can hold an int32 or a string.  When used in JSON or YAML marshalling and unmarshalling, "
-    "it produces or consumes the inner type.  This allows you to have, for example, a JSON field that can accept a name "
-    "or number."
+    "IntOrString is a type that can hold an int32 or a string.  When used in JSON or YAML marshalling and "
+    "unmarshalling, it produces or consumes the inner type.  This allows you to have, for example, a JSON field that "
+    "can accept a name or number."
 )
 
 

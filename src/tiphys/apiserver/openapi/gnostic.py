@@ -1,7 +1,7 @@
 """The OpenAPI v2 document in gnostic's protobuf form, which is the only one current kubectl asks for.
 
-Message and field numbers: https://github.com/google/gnostic-models, openapiv2/OpenAPIv2.proto. Only what our document has is
-encoded. A message is its encoded fields joined; `_field` adds one length-delimited field.
+Message and field numbers: https://github.com/google/gnostic-models, openapiv2/OpenAPIv2.proto. Only what our document
+has is encoded. A message is its encoded fields joined; `_field` adds one length-delimited field.
 """
 
 from __future__ import annotations

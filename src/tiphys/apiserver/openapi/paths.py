@@ -1,6 +1,6 @@
 """Paths: the operations on a resource, as the official OpenAPI v2 document lists them.
 
-Operation ids are read by client generators and by tests: `listCoreV1NamespacedPod`, `replaceAppsV1NamespacedDeploymentStatus`.
+Operation ids are read by client generators: `listCoreV1NamespacedPod`, `replaceAppsV1NamespacedDeploymentStatus`.
 """
 
 from __future__ import annotations

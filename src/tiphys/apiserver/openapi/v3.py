@@ -63,10 +63,7 @@ def _operation(operation: Object) -> Object:
             schema = schema_v3(response["schema"])
             responses[code]["content"] = {media: {"schema": schema} for media in operation["produces"]}
     out["responses"] = responses
-    for key, value in operation.items():
-        if key.startswith("x-"):
-            out[key] = value
-    return out
+    return out | {key: value for key, value in operation.items() if key.startswith("x-")}
 
 
 def path_v3(item: Object) -> Object:

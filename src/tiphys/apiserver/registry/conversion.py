@@ -1,7 +1,7 @@
 """Versions: which one a resource is stored in, and how the others are made from it.
 
-Most versions have one shape; the few that do not have a small explicit conversion here. A kind is stored once, also when
-two groups serve it (events).
+Most versions have one shape; the few that do not have a small explicit conversion here. A kind is stored once, also
+when two groups serve it (events).
 """
 
 from __future__ import annotations

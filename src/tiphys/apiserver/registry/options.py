@@ -25,7 +25,7 @@ class Preconditions:
     resource_version: str = ""
 
     def check(self, resource: GroupResource, kind: GroupKind, metadata: dict[str, Any], revision: int) -> None:
-        """Raise StatusError (409) when the object is another one than was meant."""
+        """Raise StatusError (409) when the object is another one than was meant; `revision` 0 is not compared."""
         uid = metadata.get("uid", "")
         name = metadata.get("name", "")
         if self.uid and self.uid != uid:
@@ -35,7 +35,7 @@ class Preconditions:
                 f"the UID in the precondition ({self.uid}) does not match the UID in record ({uid}). "
                 "The object might have been deleted and then recreated",
             )
-        if self.resource_version and self.resource_version != str(revision):
+        if revision and self.resource_version and self.resource_version != str(revision):
             raise conflict(
                 GroupResource(kind.group, kind.kind),
                 name,

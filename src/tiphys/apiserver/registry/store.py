@@ -85,7 +85,7 @@ class NoAdmission:
 class Written:
     """What a write ended in. `entry` is the version to answer with; `created`: it was not there before.
 
-    `deleted`: the object is gone; `marked`: this write marked it, it stays until finalizers or its grace period are over.
+    `deleted`: the object is gone; `marked`: this write marked it, it stays until finalizers or grace period are over.
     """
 
     entry: Entry

@@ -2,13 +2,13 @@
 
 The generic registry (`registry/store.py`) owns the flow of a write and calls a strategy in this order:
 
-    create   default → [mutating admission] → prepare_for_create → validate → begin → [validating admission] → commit
-    update   default → [mutating admission] → prepare_for_update → validate_update → begin → [validating admission] → commit
+    create   default → [mutating admission] → prepare_for_create → validate → [validating admission] → begin → commit
+    update   default → [mutating admission] → prepare_for_update → validate_update → [validating] → begin → commit
     delete   check_graceful_deletion → (prepare_for_deletion → update) or removal → after_delete
 
-Objects are plain dicts as decoded from JSON, in the storage version of the resource; a strategy changes only the object it
-is told to change ("new"), never `old`. The registry itself does what is the same for every kind: names, generateName, uid,
-creationTimestamp, finalizers, preconditions, ObjectMeta validation, managedFields.
+Objects are plain dicts as decoded from JSON, in the storage version of the resource; a strategy changes only the object
+it is told to change ("new"), never `old`. The registry itself does what is the same for every kind: names,
+generateName, uid, creationTimestamp, finalizers, preconditions, ObjectMeta validation, managedFields.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Cell = str | int | float | bool | None
 
 
 class Reader(Protocol):
-    """Read access to every other resource, from the watch caches (never blocks, always current). Do not change results."""
+    """Read access to every other resource, from the watch caches (never blocks, always current); read only."""
 
     def get(self, group: str, resource: str, key: ObjectName) -> Object | None:
         """The object in storage version, or None."""
@@ -92,9 +92,9 @@ NAME_COLUMN: Final = Column(
     "Name",
     format="name",
     description=(
-        "Name must be unique within a namespace. Is required when creating resources, although some resources may allow "
-        "a client to request the generation of an appropriate name automatically. Name is primarily intended for creation "
-        "idempotence and configuration definition. Cannot be updated. More info: "
+        "Name must be unique within a namespace. Is required when creating resources, although some resources may "
+        "allow a client to request the generation of an appropriate name automatically. Name is primarily intended "
+        "for creation idempotence and configuration definition. Cannot be updated. More info: "
         "https://kubernetes.io/docs/concepts/overview/working-with-objects/names#names"
     ),
 )
@@ -102,9 +102,9 @@ CREATED_AT_COLUMN: Final = Column(
     "Created At",
     type="date",
     description=(
-        "CreationTimestamp is a timestamp representing the server time when this object was created. It is not guaranteed "
-        "to be set in happens-before order across separate operations. Clients may not set this value. It is represented "
-        "in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: "
+        "CreationTimestamp is a timestamp representing the server time when this object was created. It is not "
+        "guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It "
+        "is represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: "
         "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"
     ),
 )
@@ -204,7 +204,7 @@ class Strategy:
         """Set static defaults in place (defaults.md); runs before admission, on create and on update."""
 
     def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
-        """Wipe what a client may not set and set what the server does. `status` is wiped and generation is 1 by default."""
+        """Wipe what a client may not set, and set what the server does. By default `status` is wiped."""
         if self.has_status:
             obj.pop("status", None)
 
@@ -270,7 +270,7 @@ class Strategy:
 
     # --- delete -----------------------------------------------------------------------------------
     def check_graceful_deletion(self, ctx: RequestContext, obj: Object, grace_period_seconds: int | None) -> int | None:
-        """The grace period in seconds for a graceful deletion (0: at once, but in the graceful way); None: not graceful."""
+        """The grace period in seconds of a graceful deletion (0: at once, but in that way); None: not graceful."""
         return None
 
     def prepare_for_deletion(self, ctx: RequestContext, obj: Object) -> None:

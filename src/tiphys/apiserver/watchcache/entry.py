@@ -2,14 +2,14 @@
 
 What the store holds, and what is kept (`tail`), with the revision spliced in behind the uid:
 
-    store   {"kind":"Pod","apiVersion":"v1","metadata":{"name":"a","namespace":"d","uid":"…","creationTimestamp":…},"spec":…}
-    tail                                   "metadata":{"name":"a","namespace":"d","uid":"…","resourceVersion":"7",…},"spec":…}
-                                                                                            └─ rv_at
+    store   {"kind":"Pod","apiVersion":"v1","metadata":{"name":"a","namespace":"d","uid":"…","labels":…},"spec":…}
+    tail              "metadata":{"name":"a","namespace":"d","uid":"…","resourceVersion":"7","labels":…},"spec":…}
+                                                                       └─ rv_at
 
 GET answers `prefix + tail`, an item of a LIST is `{ + tail`, a watch event `{"type":…,"object":` + prefix + tail + `}`.
 The prefix `{"kind":…,"apiVersion":…,` belongs to the version that is asked for, so versions that differ in nothing else
-share the bytes. The writer puts name, generateName, namespace, uid first in metadata, in this order (see `encode_stored`);
-none of these can contain a quote, so the first `"uid":"` is the object's own.
+share the bytes. The writer puts name, generateName, namespace, uid first in metadata, in this order; none of these can
+contain a quote, so the first `"uid":"` is the object's own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """autoscaling/v1 HorizontalPodAutoscaler over the stored autoscaling/v2.
 
-v1 knows one metric, the CPU utilization. What else v2 holds travels in annotations, so that a v1 client that reads, changes
-and writes back loses nothing:
+v1 knows one metric, the CPU utilization. What else v2 holds travels in annotations, so that a v1 client that reads,
+changes and writes back loses nothing:
 
     autoscaling.alpha.kubernetes.io/{metrics,behavior,conditions,current-metrics}   JSON
 

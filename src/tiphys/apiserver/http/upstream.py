@@ -1,0 +1,176 @@
+"""The client side of a proxied request: one HTTP/1.1 exchange with a kubelet, a pod or a service.
+
+An ordinary request is parsed so that the client's connection can be kept; an upgrade (SPDY, WebSocket) is a tunnel:
+what either side sends reaches the other unchanged, from the status line on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import httptools
+
+from tiphys.apiserver.http.response import RawConnection, Stream
+
+CONNECT_TIMEOUT: Final = 10.0  # seconds
+PIECE: Final = 64 * 1024
+# Headers that belong to one connection and are not passed on (RFC 9110, 7.6.1).
+HOP_BY_HOP: Final = frozenset(
+    {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where a request goes. `tls` None is plain HTTP; `path` includes the query."""
+
+    host: str
+    port: int
+    path: str
+    tls: ssl.SSLContext | None
+    server_name: str = ""
+
+
+@dataclass(slots=True)
+class Head:
+    """The head of an answer."""
+
+    status: int = 0
+    headers: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Exchange:
+    """One connection to a target. Call `open`, then either `answer` and `body`, or `tunnel`; always `close`."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._head = Head()
+        self._head_done = False
+        self._done = False
+        self._chunks: list[bytes] = []
+
+    async def open(self) -> None:
+        """Connect. Raises OSError (also for TLS) and TimeoutError."""
+        target = self._target
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            self._reader, self._writer = await asyncio.open_connection(
+                target.host,
+                target.port,
+                ssl=target.tls,
+                server_hostname=(target.server_name or target.host) if target.tls else None,
+            )
+
+    async def send(self, method: str, headers: dict[str, str], body: bytes, *, upgrade: bool) -> None:
+        """Send the request. With `upgrade` its Upgrade and Connection headers are passed on."""
+        assert self._writer is not None
+        target = self._target
+        lines = [f"{method} {target.path} HTTP/1.1", f"Host: {target.host}:{target.port}"]
+        for name, value in headers.items():
+            if name in HOP_BY_HOP or name in ("host", "content-length", "authorization", "expect"):
+                continue
+            if name.startswith(("impersonate-", "x-remote-")):
+                continue
+            lines.append(f"{name}: {value}")
+        if upgrade:
+            lines.append("Connection: Upgrade")
+            lines.append(f"Upgrade: {headers.get('upgrade', '')}")
+        else:
+            lines.append("Connection: close")
+        if body or method in ("POST", "PUT", "PATCH"):
+            lines.append(f"Content-Length: {len(body)}")
+        self._writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+        await self._writer.drain()
+
+    # --- httptools callbacks -------------------------------------------------------------------------
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head.headers.append((name.decode("latin-1"), value.decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        self._head.status = self._parser.get_status_code()
+        self._head_done = self._head.status >= 200
+        if not self._head_done:
+            self._head.headers.clear()
+
+    def on_body(self, body: bytes) -> None:
+        self._chunks.append(body)
+
+    def on_message_complete(self) -> None:
+        self._done = self._head_done
+
+    # --- reading -------------------------------------------------------------------------------------
+    async def _more(self) -> bool:
+        assert self._reader is not None
+        data = await self._reader.read(PIECE)
+        if not data:
+            self._done = True
+            return False
+        self._parser.feed_data(data)
+        return True
+
+    async def answer(self) -> Head:
+        """Read the head of the answer. ConnectionResetError when there is none, httptools errors for nonsense."""
+        while not self._head_done:
+            if not await self._more():
+                raise ConnectionResetError("the connection ended before an answer")
+        return self._head
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """The body, piece by piece, as it arrives."""
+        while True:
+            if self._chunks:
+                data = b"".join(self._chunks)
+                self._chunks.clear()
+                yield data
+            if self._done:
+                return
+            await self._more()
+
+    async def relay(self, stream: Stream) -> None:
+        """Write the body to a client's stream as fast as the client takes it."""
+        async for data in self.body():
+            stream.write(data)
+            await stream.drain()
+
+    async def tunnel(self, client: RawConnection) -> None:
+        """Pass bytes both ways until one side ends."""
+        reader, writer = self._reader, self._writer
+        assert reader is not None
+        assert writer is not None
+
+        async def upwards() -> None:
+            while data := await client.read():
+                writer.write(data)
+                await writer.drain()
+            if writer.can_write_eof():
+                writer.write_eof()
+            else:
+                writer.close()
+
+        async def downwards() -> None:
+            while data := await reader.read(PIECE):
+                await client.write(data)
+
+        tasks = [asyncio.ensure_future(upwards()), asyncio.ensure_future(downwards())]
+        try:
+            # When the target has said everything the session is over; the client may end its side earlier.
+            await asyncio.wait(tasks[1:])
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """End the connection."""
+        if self._writer is not None:
+            self._writer.close()
+            try:
+                await self._writer.wait_closed()
+            except (OSError, asyncio.CancelledError):
+                pass
