@@ -22,7 +22,7 @@ from tiphys.client.endpoint import Object
 from tiphys.client.informer import SharedInformer
 from tiphys.client.transport import ApiConnectionError
 from tiphys.client.workqueue import WorkQueue
-from tiphys.machinery.errors import ConflictError, StatusError
+from tiphys.machinery.errors import ConflictError, NotFoundError, StatusError
 
 log = get_logger(__name__)
 
@@ -85,8 +85,8 @@ class Controller(ABC, Generic[K]):
         """Sync one key taken from the queue and decide when it comes back."""
         try:
             result = await self.sync(key)
-        except (ConflictError, ApiConnectionError) as error:
-            # Both are part of life: the cache will catch up, the server come back.
+        except (ConflictError, NotFoundError, ApiConnectionError) as error:
+            # All are part of life: the cache will catch up, the server come back.
             log.debug("%s: %s: %s", self.name, key, error)
             self.queue.add_rate_limited(key)
         except StatusError as error:

@@ -51,12 +51,15 @@ class PVCProtectionController(Controller[ObjectName]):
 
         self._pods.add_index(BY_CLAIM, by_claim)
         enqueue(self.queue, self._claims)
-        self._pods.add_handler(None, lambda _, new: self._pod_changed(new), self._pod_changed)
+        self._pods.add_handler(None, lambda _, new: self._pod_updated(new), self._pod_gone)
 
-    def _pod_changed(self, pod: Pod) -> None:
-        if pod.status.phase in ("Succeeded", "Failed") or pod.metadata.deletion_timestamp is not None:
-            for name in claims_of(pod):
-                self.queue.add(name)
+    def _pod_updated(self, pod: Pod) -> None:
+        if not _holds(pod):
+            self._pod_gone(pod)
+
+    def _pod_gone(self, pod: Pod) -> None:
+        for name in claims_of(pod):
+            self.queue.add(name)
 
     async def sync(self, key: ObjectName) -> Result:
         """Put the finalizer on a claim that lacks it, or take it off one that is free to go."""

@@ -22,6 +22,14 @@ def fnv1a_32(data: bytes) -> int:
     return value
 
 
+def fnv1_32(data: bytes) -> int:
+    """The 32-bit FNV-1 hash, which multiplies first."""
+    value = 0x811C9DC5
+    for byte in data:
+        value = value * 0x01000193 & 0xFFFFFFFF ^ byte
+    return value
+
+
 def safe_encode(text: str) -> str:
     """`text` in characters that are safe in names; digits and letters are spread over 27 of them."""
     return "".join([_SAFE[ord(char) % len(_SAFE)] for char in text])
@@ -33,3 +41,9 @@ def template_hash(template: Any, collision_count: int | None = None) -> str:
     if collision_count is not None:
         content += collision_count.to_bytes(8, "little")
     return safe_encode(str(fnv1a_32(content)))
+
+
+def revision_hash(data: Any, collision_count: int) -> str:
+    """The hash of a ControllerRevision's content, as every controller of StatefulSets computes it."""
+    content = orjson.dumps(data, option=orjson.OPT_SORT_KEYS) + str(collision_count).encode()
+    return safe_encode(str(fnv1_32(content)))

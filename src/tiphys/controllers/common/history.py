@@ -5,7 +5,7 @@ https://kubernetes.io/docs/concepts/workloads/controllers/statefulset/#revision-
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +16,6 @@ from tiphys.api.codec import to_dict
 from tiphys.api.core.v1 import PodTemplateSpec
 from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.client import Client, Object, key_of
-from tiphys.controllers.common.hashing import template_hash
 from tiphys.controllers.common.owners import controller_reference
 from tiphys.machinery.errors import AlreadyExistsError, NotFoundError
 
@@ -55,12 +54,16 @@ async def create(
     *,
     number: int,
     hash_label: str,
+    hasher: Callable[[int], str],
     collision_count: int,
     annotations: Mapping[str, str] | None = None,
 ) -> tuple[ControllerRevision, int]:
-    """A new revision, and the collision count after finding it a free name."""
+    """A new revision, and the collision count after finding it a free name.
+
+    `hasher` makes the suffix of the name from the collision count.
+    """
     while True:
-        hashed = template_hash(template, collision_count)
+        hashed = hasher(collision_count)
         revision = ControllerRevision(
             metadata=ObjectMeta(
                 name=f"{owner.metadata.name}-{hashed}",

@@ -15,6 +15,7 @@ from tiphys.api.core.v1 import Node, Pod
 from tiphys.client import DONE, NORMAL, WARNING, Controller, Expectations, RequeueAfter, Result, enqueue, key_of
 from tiphys.controllers.common import history
 from tiphys.controllers.common.context import ControllerContext
+from tiphys.controllers.common.hashing import template_hash
 from tiphys.controllers.common.owners import (
     BY_CONTROLLER,
     claim,
@@ -161,6 +162,7 @@ class DaemonSetController(Controller[ObjectName]):
             daemon.spec.template,
             number=history.next_number(revisions),
             hash_label=rolling.HASH_LABEL,
+            hasher=lambda count: template_hash(daemon.spec.template, count or None),
             collision_count=daemon.status.collision_count or 0,
             annotations=annotations,
         )

@@ -23,6 +23,7 @@ from tiphys.client import (
 )
 from tiphys.controllers.common import history
 from tiphys.controllers.common.context import ControllerContext
+from tiphys.controllers.common.hashing import revision_hash
 from tiphys.controllers.common.owners import (
     BY_CONTROLLER,
     claim,
@@ -143,6 +144,7 @@ class StatefulSetController(Controller[ObjectName]):
                 owner.spec.template,
                 number=history.next_number(revisions),
                 hash_label=HASH_LABEL,
+                hasher=lambda count: revision_hash(history.data_of(owner.spec.template), count),
                 collision_count=collisions or 0,
             )
             collisions = count
