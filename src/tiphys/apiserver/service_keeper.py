@@ -68,7 +68,7 @@ class StoredAddresses:
 
 
 class ServiceKeeper:
-    """Allocation for services of one API server, and its upkeep. `start` after the cache is filled, `stop` before it ends."""
+    """Allocation for services of one API server, and its upkeep. Started once the cache is filled."""
 
     def __init__(
         self,

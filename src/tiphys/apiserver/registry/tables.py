@@ -1,7 +1,7 @@
 """What the Table form shows of each resource, and the cells several of them share.
 
-The columns (name, type, format, priority, description) stand in `data/columns.json`, one entry a resource; the cells are
-made by each strategy's `row`, in the same order. Nothing in that file: name and creation time.
+The columns (name, type, format, priority, description) stand in `data/columns.json`, one entry a resource; the cells
+are made by each strategy's `row`, in the same order. Nothing in that file: name and creation time.
 """
 
 from __future__ import annotations

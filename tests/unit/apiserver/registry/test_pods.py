@@ -96,18 +96,24 @@ def test_host_network_fills_host_ports() -> None:
         ),
         (
             {"containers": [{"name": "c", "image": "i", "env": [{"name": "A", "valueFrom": {}}]}]},
-            'spec.containers[0].env[0].valueFrom: Invalid value: "": must specify one of: `fieldRef`, `resourceFieldRef`, '
-            "`configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
+            (
+                'spec.containers[0].env[0].valueFrom: Invalid value: "": must specify one of: '
+                "`fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"
+            ),
         ),
         (
             {"containers": [{"name": "c", "image": "i", "resources": {"claims": [{"name": "x"}]}}]},
-            'spec.containers[0].resources.claims[0]: Not found: "x": must be one of the names in pod.spec.resourceClaims '
-            "which is empty",
+            (
+                'spec.containers[0].resources.claims[0]: Not found: "x": must be one of the names '
+                "in pod.spec.resourceClaims which is empty"
+            ),
         ),
         (
             {"tolerations": [{"value": "x"}]},
-            'spec.tolerations[0].operator: Invalid value: "": operator must be Exists when `key` is empty, which means '
-            '"match all values and all keys"',
+            (
+                'spec.tolerations[0].operator: Invalid value: "": operator must be Exists when `key` is empty, '
+                'which means "match all values and all keys"'
+            ),
         ),
     ],
 )

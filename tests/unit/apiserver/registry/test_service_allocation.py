@@ -90,7 +90,8 @@ async def test_an_address_is_given_once_and_again_after_its_service_is_gone(clus
     with pytest.raises(InvalidError) as refused:
         await cluster.create("b", **wanted)
     assert message(refused.value) == (
-        'spec.clusterIPs: Invalid value: ["10.96.0.7"]: failed to allocate IP 10.96.0.7: provided IP is already allocated'
+        'spec.clusterIPs: Invalid value: ["10.96.0.7"]: failed to allocate IP 10.96.0.7: '
+        "provided IP is already allocated"
     )
     cluster.allocation.on_delete(first)
     await cluster.create("b", **wanted)

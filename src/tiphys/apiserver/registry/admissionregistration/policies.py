@@ -190,7 +190,10 @@ class ValidatingAdmissionPolicyBindingStrategy(AdmissionPolicyBindingStrategy):
             if action in actions[:index]:
                 errors.append(field.duplicate(where.index(index), action))
         if "Deny" in actions and "Warn" in actions:
-            detail = "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)"
+            detail = (
+                "must not contain both Deny and Warn (repeating the same validation failure information in the API "
+                "response and headers serves no purpose)"
+            )
             errors.append(field.invalid(where, actions, detail))
         return errors
 
@@ -232,8 +235,10 @@ def _param_kind_errors(kind: Json, path: Path) -> list[FieldError]:
         detail = f"unexpected GroupVersion string: {version}"
         errors.append(field.invalid(path.child("apiVersion"), version, detail))
     else:
-        for message in formats.dns1035_label(version.rpartition("/")[2]):
-            errors.append(field.invalid(path.child("apiVersion"), version, message))
+        errors.extend(
+            field.invalid(path.child("apiVersion"), version, message)
+            for message in formats.dns1035_label(version.rpartition("/")[2])
+        )
     if not name:
         errors.append(field.required(path.child("kind"), ""))
     else:

@@ -130,8 +130,7 @@ def _version_errors(webhook: Json, path: Path) -> list[FieldError]:
         if version in versions[:index]:
             errors.append(field.invalid(path.index(index), version, "duplicate version"))
             continue
-        for message in formats.dns1035_label(version):
-            errors.append(field.invalid(path.index(index), version, message))
+        errors.extend(field.invalid(path.index(index), version, message) for message in formats.dns1035_label(version))
     if not errors and not set(versions) & set(REVIEW_VERSIONS):
         detail = f"must include at least one of {', '.join(REVIEW_VERSIONS)}"
         errors.append(field.invalid(path, versions, detail))
@@ -168,12 +167,12 @@ def url_errors(url: str, path: Path) -> list[FieldError]:
 def service_errors(service: Json, path: Path) -> list[FieldError]:
     """A reference to a service: name, namespace, port, and a path below it."""
     errors: list[FieldError] = []
-    for name in ("name", "namespace"):
-        if not service.get(name):
-            errors.append(field.required(path.child(name), ""))
+    errors.extend(field.required(path.child(name), "") for name in ("name", "namespace") if not service.get(name))
     port = service.get("port", 443)
-    for message in formats.port_number(port):
-        errors.append(field.invalid(path.child("port"), port, f"port is not valid: {message}"))
+    errors.extend(
+        field.invalid(path.child("port"), port, f"port is not valid: {message}")
+        for message in formats.port_number(port)
+    )
     text = service.get("path")
     where = path.child("path")
     if text is None or text == "/":
@@ -187,6 +186,7 @@ def service_errors(service: Json, path: Path) -> list[FieldError]:
         if not segment:
             errors.append(field.invalid(where, text, f"segment[{index}] may not be empty"))
             continue
-        for message in formats.dns1123_subdomain(segment):
-            errors.append(field.invalid(where, text, f"segment[{index}]: {message}"))
+        errors.extend(
+            field.invalid(where, text, f"segment[{index}]: {message}") for message in formats.dns1123_subdomain(segment)
+        )
     return errors

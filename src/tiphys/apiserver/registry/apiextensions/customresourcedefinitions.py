@@ -123,7 +123,10 @@ def _group_errors(group: str, obj: Object) -> list[FieldError]:
         if not approval:
             errors.append(field.required(at, APPROVAL_DETAIL))
         elif not approval.startswith(("unapproved", "https://", "http://")):
-            detail = 'protected groups must have approval annotation with either a URL or a reason starting with "unapproved"'
+            detail = (
+                "protected groups must have approval annotation with either a URL or a reason starting with "
+                '"unapproved"'
+            )
             errors.append(field.invalid(at, approval, detail))
     return errors
 

@@ -134,7 +134,8 @@ class StatefulSetStrategy(StatusStrategy):
         limit = spec_of(obj).get("revisionHistoryLimit")
         if limit is not None and limit < 0:
             found.append(
-                "spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended"
+                "spec.revisionHistoryLimit: a negative value retains all historical revisions; "
+                "a value >= 0 is recommended"
             )
         return found
 

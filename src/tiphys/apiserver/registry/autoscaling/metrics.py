@@ -71,9 +71,11 @@ def _target_errors(target: Json, kind: str, path: Path) -> list[FieldError]:
         errors.append(field.required(path.child("type"), "must specify a metric target type"))
     elif what not in ("AverageValue", "Utilization", "Value"):
         errors.append(field.invalid(path.child("type"), what, "must be either Utilization, Value, or AverageValue"))
-    for name in ("value", "averageValue"):
-        if target.get(name) is not None and Quantity.parse(target[name]) <= Quantity.parse("0"):
-            errors.append(field.invalid(path.child(name), str(target[name]), "must be positive"))
+    errors.extend(
+        field.invalid(path.child(name), str(target[name]), "must be positive")
+        for name in ("value", "averageValue")
+        if target.get(name) is not None and Quantity.parse(target[name]) <= Quantity.parse("0")
+    )
     used = target.get("averageUtilization")
     if used is not None and used < 1:
         errors.append(field.invalid(path.child("averageUtilization"), used, "must be greater than 0"))

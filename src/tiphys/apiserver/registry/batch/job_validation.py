@@ -90,9 +90,11 @@ def _mode_errors(spec: Json, path: Path) -> list[FieldError]:
             detail = "must be less than or equal to completions"
             errors.append(field.invalid(path.child("maxFailedIndexes"), limit, detail))
     else:
-        for name in ("backoffLimitPerIndex", "maxFailedIndexes"):
-            if spec.get(name) is not None:
-                errors.append(field.invalid(path.child(name), spec[name], "requires indexed completion mode"))
+        errors.extend(
+            field.invalid(path.child(name), spec[name], "requires indexed completion mode")
+            for name in ("backoffLimitPerIndex", "maxFailedIndexes")
+            if spec.get(name) is not None
+        )
     if spec.get("maxFailedIndexes") is not None and spec.get("backoffLimitPerIndex") is None:
         errors.append(field.required(path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified"))
     return errors

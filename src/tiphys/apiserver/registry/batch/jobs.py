@@ -87,7 +87,8 @@ class JobStrategy(StatusStrategy):
         if old is None and "." in name and not formats.dns1123_subdomain(name):
             problems = ", ".join(formats.dns1123_label(name))
             found.append(
-                f"metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{problems}]"
+                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; "
+                f"a DNS label is recommended: [{problems}]"
             )
         template = spec_of(obj).get("template") or {}
         if old is None or template != (spec_of(old).get("template") or {}):

@@ -23,9 +23,11 @@ class LeaseCandidateStrategy(TableStrategy):
     def validate(self, obj: Object) -> list[FieldError]:
         spec = spec_of(obj)
         errors: list[FieldError] = []
-        for name in ("leaseName", "binaryVersion", "strategy"):
-            if not spec.get(name):
-                errors.append(field.required(SPEC.child(name), ""))
+        errors.extend(
+            field.required(SPEC.child(name), "")
+            for name in ("leaseName", "binaryVersion", "strategy")
+            if not spec.get(name)
+        )
         return errors
 
     def selectable_fields(self, obj: Object) -> dict[str, str]:

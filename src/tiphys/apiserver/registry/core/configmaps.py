@@ -48,7 +48,9 @@ def immutability_errors(new: Object, old: Object, names: Sequence[str]) -> list[
     errors: list[FieldError] = []
     if not new.get("immutable"):
         errors.append(field.forbidden(Path("immutable"), IMMUTABLE_DETAIL))
-    for name in names:
-        if (new.get(name) or {}) != (old.get(name) or {}):
-            errors.append(field.forbidden(Path(name), IMMUTABLE_DETAIL))
+    errors.extend(
+        field.forbidden(Path(name), IMMUTABLE_DETAIL)
+        for name in names
+        if (new.get(name) or {}) != (old.get(name) or {})
+    )
     return errors

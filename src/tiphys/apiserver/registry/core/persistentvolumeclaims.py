@@ -100,10 +100,10 @@ DATA_SOURCES: Final = (("", "PersistentVolumeClaim"), ("snapshot.storage.k8s.io"
 def _mirror_data_source(spec: Object) -> None:
     """An impossible dataSource is dropped; then dataSource and dataSourceRef say the same where only one is set."""
     source = spec.get("dataSource")
-    if source is not None and (source.get("apiGroup") or "", source.get("kind")) not in DATA_SOURCES:
-        if spec.get("dataSourceRef") is None:
-            del spec["dataSource"]
-            source = None
+    possible = source is None or (source.get("apiGroup") or "", source.get("kind")) in DATA_SOURCES
+    if not possible and spec.get("dataSourceRef") is None:
+        del spec["dataSource"]
+        source = None
     reference = spec.get("dataSourceRef")
     if source is not None and reference is None:
         spec["dataSourceRef"] = dict(source)

@@ -118,9 +118,7 @@ def _mode_errors(spec: Object) -> list[FieldError]:
     errors: list[FieldError] = []
     if not modes:
         errors.append(field.required(where, ""))
-    for mode in modes:
-        if mode not in ACCESS_MODES:
-            errors.append(field.not_supported(where, mode, ACCESS_MODES))
+    errors.extend(field.not_supported(where, mode, ACCESS_MODES) for mode in modes if mode not in ACCESS_MODES)
     if "ReadWriteOncePod" in modes and len(modes) > 1:
         errors.append(field.forbidden(where, "may not use ReadWriteOncePod with other access modes"))
     return errors

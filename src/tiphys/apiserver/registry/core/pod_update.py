@@ -153,8 +153,9 @@ def validate_pod_status_update(new: Object, old: Object) -> list[FieldError]:
         errors.append(field.forbidden(STATUS.child("nodeName"), "may not be changed directly"))
     nominated = (new.get("status") or {}).get("nominatedNodeName")
     if nominated is not None and nominated != (old.get("status") or {}).get("nominatedNodeName"):
-        for message in formats.dns1123_subdomain(nominated) if nominated else ():
-            errors.append(field.invalid(STATUS.child("nominatedNodeName"), nominated, message))
+        messages = formats.dns1123_subdomain(nominated) if nominated else ()
+        where = STATUS.child("nominatedNodeName")
+        errors += [field.invalid(where, nominated, message) for message in messages]
     if spec.get("restartPolicy") != "Always":
         errors += _restarted_errors(new, old, spec)
     return errors

@@ -101,12 +101,12 @@ def _set_errors(scopes: list[str], hard: Collection[str], path: Path) -> list[Fi
     for scope in scopes:
         if scope not in SCOPES:
             errors.append(field.invalid(path, scopes, "unsupported scope"))
-        for resource in sorted(hard):
-            if scope in SCOPES and not _scope_fits(scope, resource):
-                errors.append(field.invalid(path, scopes, "unsupported scope applied to resource"))
-    for pair in CONFLICTS:
-        if set(pair) <= set(scopes):
-            errors.append(field.invalid(path, scopes, "conflicting scopes"))
+        errors.extend(
+            field.invalid(path, scopes, "unsupported scope applied to resource")
+            for resource in sorted(hard)
+            if scope in SCOPES and not _scope_fits(scope, resource)
+        )
+    errors.extend(field.invalid(path, scopes, "conflicting scopes") for pair in CONFLICTS if set(pair) <= set(scopes))
     return errors
 
 
@@ -126,9 +126,11 @@ def _selector_errors(spec: Object) -> list[FieldError]:
         values = expression.get("values") or ()
         if scope not in SCOPES:
             errors.append(field.invalid(path.child("scopeName"), scope, "unsupported scope"))
-        for resource in sorted(spec.get("hard") or ()):
-            if scope in SCOPES and not _scope_fits(scope, resource):
-                errors.append(field.invalid(path, dict(expression), "unsupported scope applied to resource"))
+        errors.extend(
+            field.invalid(path, dict(expression), "unsupported scope applied to resource")
+            for resource in sorted(spec.get("hard") or ())
+            if scope in SCOPES and not _scope_fits(scope, resource)
+        )
         if scope in EXISTS_ONLY and operator != "Exists":
             errors.append(field.invalid(path.child("operator"), operator, EXISTS_DETAIL))
         errors += _operator_errors(operator, values, path)

@@ -67,9 +67,9 @@ def patch_allocated_values(spec: Object, old: Json) -> None:
             spec["clusterIPs"] = list(cluster_ips(old))
     if needs_node_port(old) and needs_node_port(spec):
         _patch_node_ports(spec.get("ports") or (), old.get("ports") or ())
-    if needs_health_check_port(old) and needs_health_check_port(spec) and not spec.get("healthCheckNodePort"):
-        if old.get("healthCheckNodePort"):
-            spec["healthCheckNodePort"] = old["healthCheckNodePort"]
+    both = needs_health_check_port(old) and needs_health_check_port(spec)
+    if both and not spec.get("healthCheckNodePort") and old.get("healthCheckNodePort"):
+        spec["healthCheckNodePort"] = old["healthCheckNodePort"]
 
 
 def _patch_node_ports(ports: Sequence[Object], old: Sequence[Json]) -> None:

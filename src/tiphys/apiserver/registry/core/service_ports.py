@@ -4,8 +4,8 @@ A claimed port is a key of the store, so that several API servers never give one
 
     /registry/ranges/servicenodeports/30501 → uid of the service
 
-A service may use one port for several protocols. Ports are given from the upper band of the range, which leaves the lower
-one to those who ask for a number: https://kubernetes.io/docs/concepts/services-networking/service/#avoid-nodeport-collisions
+A service may use one port for several protocols. Ports are given from the upper band of the range, which leaves the
+lower one to those who ask for a number: https://kubernetes.io/docs/concepts/services-networking/service/#avoid-nodeport-collisions
 """
 
 from __future__ import annotations

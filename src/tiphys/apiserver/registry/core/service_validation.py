@@ -89,9 +89,11 @@ def _type_errors(spec: Json, kind: str) -> list[FieldError]:
         detail = f"may not be set to 'None' for {kind} services"
         errors.append(field.invalid(SPEC.child("clusterIPs").index(0), "None", detail))
     if kind == "ExternalName":
-        for name in ("clusterIPs", "ipFamilies"):
-            if spec.get(name):
-                errors.append(field.forbidden(SPEC.child(name), NOT_EXTERNAL_NAME))
+        errors.extend(
+            field.forbidden(SPEC.child(name), NOT_EXTERNAL_NAME)
+            for name in ("clusterIPs", "ipFamilies")
+            if spec.get(name)
+        )
         if spec.get("ipFamilyPolicy") is not None:
             errors.append(field.forbidden(SPEC.child("ipFamilyPolicy"), NOT_EXTERNAL_NAME))
         name = (spec.get("externalName") or "").removesuffix(".")
@@ -284,10 +286,10 @@ def validate_service_update(new: Object, old: Object) -> list[FieldError]:
         old_families, families = list(known.get("ipFamilies") or ()), list(spec.get("ipFamilies") or ())
         if old_families and families and families[0] != old_families[0]:
             errors.append(field.invalid(SPEC.child("ipFamilies").index(0), families, ONCE_SET))
-    if known.get("type") == "LoadBalancer" and spec.get("type") == "LoadBalancer":
-        if known.get("loadBalancerClass") != spec.get("loadBalancerClass"):
-            value = spec.get("loadBalancerClass")
-            errors.append(field.invalid(SPEC.child("loadBalancerClass"), value, ONCE_SET))
+    balanced = known.get("type") == "LoadBalancer" and spec.get("type") == "LoadBalancer"
+    if balanced and known.get("loadBalancerClass") != spec.get("loadBalancerClass"):
+        value = spec.get("loadBalancerClass")
+        errors.append(field.invalid(SPEC.child("loadBalancerClass"), value, ONCE_SET))
     return errors + validate_service(new)
 
 

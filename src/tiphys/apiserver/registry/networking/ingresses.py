@@ -129,12 +129,12 @@ def _path_errors(one: Json, path: Path) -> list[FieldError]:
         if not text.startswith("/"):
             errors.append(field.invalid(where, text, "must be an absolute path"))
         if text:
-            for bad in BAD_SEQUENCES:
-                if bad in text:
-                    errors.append(field.invalid(where, text, f"must not contain '{bad}'"))
-            for bad in BAD_SUFFIXES:
-                if text.endswith(bad):
-                    errors.append(field.invalid(where, text, f"cannot end with '{bad}'"))
+            errors.extend(
+                field.invalid(where, text, f"must not contain '{bad}'") for bad in BAD_SEQUENCES if bad in text
+            )
+            errors.extend(
+                field.invalid(where, text, f"cannot end with '{bad}'") for bad in BAD_SUFFIXES if text.endswith(bad)
+            )
     elif kind == "ImplementationSpecific":
         if text and not text.startswith("/"):
             errors.append(field.invalid(where, text, "must be an absolute path"))
@@ -150,9 +150,7 @@ def _backend_errors(backend: Json, path: Path) -> list[FieldError]:
     if resource is not None:
         errors: list[FieldError] = []
         where = path.child("resource")
-        for name in ("kind", "name"):
-            if not resource.get(name):
-                errors.append(field.required(where.child(name), ""))
+        errors.extend(field.required(where.child(name), "") for name in ("kind", "name") if not resource.get(name))
         return errors
     if service is None:
         return [field.invalid(path, "", "resource or service backend is required")]

@@ -33,8 +33,10 @@ class VolumeAttachmentStrategy(StatusStrategy):
         if not attacher:
             errors.append(field.required(SPEC.child("attacher"), ""))
         else:
-            for message in formats.dns1123_subdomain(attacher.lower()):
-                errors.append(field.invalid(SPEC.child("attacher"), attacher, message))
+            errors.extend(
+                field.invalid(SPEC.child("attacher"), attacher, message)
+                for message in formats.dns1123_subdomain(attacher.lower())
+            )
         source = spec.get("source") or {}
         where = SPEC.child("source")
         inline, name = source.get("inlineVolumeSpec"), source.get("persistentVolumeName")

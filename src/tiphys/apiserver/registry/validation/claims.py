@@ -33,9 +33,7 @@ def validate_access_modes(modes: list[str], path: Path) -> list[FieldError]:
     errors: list[FieldError] = []
     if not modes:
         errors.append(field.required(path, "at least 1 access mode is required"))
-    for mode in modes:
-        if mode not in ACCESS_MODES:
-            errors.append(field.not_supported(path, mode, list(ACCESS_MODES)))
+    errors.extend(field.not_supported(path, mode, list(ACCESS_MODES)) for mode in modes if mode not in ACCESS_MODES)
     if "ReadWriteOncePod" in modes and len(modes) > 1:
         errors.append(field.forbidden(path, "may not use ReadWriteOncePod with other access modes"))
     return errors

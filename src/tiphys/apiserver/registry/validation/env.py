@@ -127,9 +127,9 @@ def _key_reference_errors(source: Json, path: Path) -> list[FieldError]:
 
 def _file_key_errors(source: Json, path: Path) -> list[FieldError]:
     errors: list[FieldError] = []
-    for name in ("volumeName", "path", "key"):
-        if not source.get(name):
-            errors.append(field.required(path.child(name), ""))
+    errors.extend(
+        field.required(path.child(name), "") for name in ("volumeName", "path", "key") if not source.get(name)
+    )
     return errors
 
 

@@ -65,20 +65,23 @@ def in_range(low: int, high: int) -> str:
 
 
 _LABEL_ERROR: Final = regex_error(
-    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with "
+    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and "
+    "end with "
     "an alphanumeric character",
     LABEL_1123,
     "my-name",
     "123-abc",
 )
 _SUBDOMAIN_ERROR: Final = regex_error(
-    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and "
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must "
+    "start and "
     "end with an alphanumeric character",
     SUBDOMAIN_1123,
     "example.com",
 )
 _UNDERSCORE_ERROR: Final = regex_error(
-    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start "
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and "
+    "must start "
     "and end with an alphanumeric character",
     UNDERSCORE_1123,
     "example.com",
@@ -91,7 +94,8 @@ _LABEL_1035_ERROR: Final = regex_error(
     "abc-123",
 )
 _WILDCARD_ERROR: Final = regex_error(
-    "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower "
+    "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist "
+    "of lower "
     "case alphanumeric characters, '-' or '.' and end with an alphanumeric character",
     WILDCARD_1123,
     "*.example.com",
@@ -101,7 +105,8 @@ _QUALIFIED_MESSAGE: Final = (
 )
 _QUALIFIED_ERROR: Final = regex_error(_QUALIFIED_MESSAGE, QUALIFIED, "MyName", "my.name", "123-abc")
 _LABEL_VALUE_ERROR: Final = regex_error(
-    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and "
+    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must "
+    "start and "
     "end with an alphanumeric character",
     LABEL_VALUE,
     "MyValue",

@@ -29,21 +29,25 @@ _CONTAINER: Final = (
     "TerminationMessagePolicy:s ImagePullPolicy:s SecurityContext:*SecurityContext Stdin:b StdinOnce:b TTY:b"
 )
 TYPES: Final[Mapping[str, str]] = {
-    "PodSpec": "Volumes:[]Volume InitContainers:[]Container Containers:[]Container EphemeralContainers:[]EphemeralContainer "
+    "PodSpec": "Volumes:[]Volume InitContainers:[]Container Containers:[]Container "
+    "EphemeralContainers:[]EphemeralContainer "
     "RestartPolicy:s TerminationGracePeriodSeconds:i* ActiveDeadlineSeconds:i* DNSPolicy:s NodeSelector:x "
     "ServiceAccountName:s AutomountServiceAccountToken:b* NodeName:s SecurityContext:*PodSecurityContext "
-    "ImagePullSecrets:[]LocalObjectReference Hostname:s Subdomain:s SetHostnameAsFQDN:b* Affinity:*Affinity SchedulerName:s "
+    "ImagePullSecrets:[]LocalObjectReference Hostname:s Subdomain:s SetHostnameAsFQDN:b* Affinity:*Affinity "
+    "SchedulerName:s "
     "Tolerations:[]Toleration HostAliases:[]HostAlias PriorityClassName:s Priority:i* PreemptionPolicy:s* "
     "DNSConfig:*PodDNSConfig ReadinessGates:[]PodReadinessGate RuntimeClassName:s* Overhead:x EnableServiceLinks:b* "
     "TopologySpreadConstraints:[]TopologySpreadConstraint OS:*PodOS SchedulingGates:[]PodSchedulingGate "
     "ResourceClaims:[]PodResourceClaim Resources:*ResourceRequirements HostnameOverride:s* SchedulingGroup:x",
     "Container": _CONTAINER,
     "EphemeralContainer": _CONTAINER + " TargetContainerName:s",
-    "PodSecurityContext": "HostNetwork:b HostPID:b HostIPC:b ShareProcessNamespace:b* HostUsers:b* SELinuxOptions:*SELinuxOptions "
+    "PodSecurityContext": "HostNetwork:b HostPID:b HostIPC:b ShareProcessNamespace:b* HostUsers:b* "
+    "SELinuxOptions:*SELinuxOptions "
     "WindowsOptions:*WindowsOptions RunAsUser:i* RunAsGroup:i* RunAsNonRoot:b* SupplementalGroups:x "
     "SupplementalGroupsPolicy:s* FSGroup:i* FSGroupChangePolicy:s* Sysctls:[]Sysctl SeccompProfile:*SeccompProfile "
     "AppArmorProfile:*SeccompProfile SELinuxChangePolicy:s*",
-    "SecurityContext": "Capabilities:*Capabilities Privileged:b* SELinuxOptions:*SELinuxOptions WindowsOptions:*WindowsOptions "
+    "SecurityContext": "Capabilities:*Capabilities Privileged:b* SELinuxOptions:*SELinuxOptions "
+    "WindowsOptions:*WindowsOptions "
     "RunAsUser:i* RunAsGroup:i* RunAsNonRoot:b* ReadOnlyRootFilesystem:b* AllowPrivilegeEscalation:b* ProcMount:s* "
     "SeccompProfile:*SeccompProfile AppArmorProfile:*SeccompProfile",
     "Capabilities": "Add:x Drop:x",
@@ -55,7 +59,8 @@ TYPES: Final[Mapping[str, str]] = {
     "EnvFromSource": "Prefix:s ConfigMapRef:*NamedOptional SecretRef:*NamedOptional",
     "NamedOptional": "Name:s Optional:b*",
     "EnvVar": "Name:s Value:s ValueFrom:*EnvVarSource",
-    "EnvVarSource": "FieldRef:*ObjectFieldSelector ResourceFieldRef:*ResourceFieldSelector ConfigMapKeyRef:*KeySelector "
+    "EnvVarSource": "FieldRef:*ObjectFieldSelector ResourceFieldRef:*ResourceFieldSelector "
+    "ConfigMapKeyRef:*KeySelector "
     "SecretKeyRef:*KeySelector FileKeyRef:*FileKeySelector",
     "FileKeySelector": "VolumeName:s Path:s Key:s Optional:b*",
     "ObjectFieldSelector": "APIVersion:s FieldPath:s",
@@ -68,7 +73,8 @@ TYPES: Final[Mapping[str, str]] = {
     "ExitCodes": "Operator:s Values:x",
     "VolumeMount": "Name:s ReadOnly:b RecursiveReadOnly:s* MountPath:s SubPath:s MountPropagation:s* SubPathExpr:s",
     "VolumeDevice": "Name:s DevicePath:s",
-    "Probe": "Exec:*ExecAction HTTPGet:*HTTPGetAction TCPSocket:*TCPSocketAction GRPC:*GRPCAction InitialDelaySeconds:i "
+    "Probe": "Exec:*ExecAction HTTPGet:*HTTPGetAction TCPSocket:*TCPSocketAction GRPC:*GRPCAction "
+    "InitialDelaySeconds:i "
     "TimeoutSeconds:i PeriodSeconds:i SuccessThreshold:i FailureThreshold:i TerminationGracePeriodSeconds:i*",
     "Lifecycle": "PostStart:*LifecycleHandler PreStop:*LifecycleHandler StopSignal:s*",
     "LifecycleHandler": "Exec:*ExecAction HTTPGet:*HTTPGetAction TCPSocket:*TCPSocketAction Sleep:*SleepAction",
@@ -88,7 +94,8 @@ TYPES: Final[Mapping[str, str]] = {
     "PreferredSchedulingTerm": "Weight:i Preference:NodeSelectorTerm",
     "PodAffinity": "RequiredDuringSchedulingIgnoredDuringExecution:[]PodAffinityTerm "
     "PreferredDuringSchedulingIgnoredDuringExecution:[]WeightedPodAffinityTerm",
-    "PodAffinityTerm": "LabelSelector:x Namespaces:x TopologyKey:s NamespaceSelector:x MatchLabelKeys:x MismatchLabelKeys:x",
+    "PodAffinityTerm": "LabelSelector:x Namespaces:x TopologyKey:s NamespaceSelector:x MatchLabelKeys:x "
+    "MismatchLabelKeys:x",
     "WeightedPodAffinityTerm": "Weight:i PodAffinityTerm:PodAffinityTerm",
     "Toleration": "Key:s Operator:s Value:s Effect:s TolerationSeconds:i*",
     "HostAlias": "IP:s Hostnames:x",
@@ -101,9 +108,11 @@ TYPES: Final[Mapping[str, str]] = {
     "PodSchedulingGate": "Name:s",
     "PodResourceClaim": "Name:s ResourceClaimName:s* ResourceClaimTemplateName:s*",
     "Volume": "Name:s HostPath:*HostPath EmptyDir:*EmptyDir GCEPersistentDisk:x AWSElasticBlockStore:x GitRepo:x "
-    "Secret:*SecretVolume NFS:*NFS ISCSI:x Glusterfs:x PersistentVolumeClaim:*ClaimVolume RBD:x Quobyte:x FlexVolume:x "
+    "Secret:*SecretVolume NFS:*NFS ISCSI:x Glusterfs:x PersistentVolumeClaim:*ClaimVolume RBD:x Quobyte:x "
+    "FlexVolume:x "
     "Cinder:x CephFS:x Flocker:x DownwardAPI:*DownwardAPIVolume FC:x AzureFile:x ConfigMap:*ConfigMapVolume "
-    "VsphereVolume:x AzureDisk:x PhotonPersistentDisk:x Projected:*Projected PortworxVolume:x ScaleIO:x StorageOS:x CSI:x "
+    "VsphereVolume:x AzureDisk:x PhotonPersistentDisk:x Projected:*Projected PortworxVolume:x ScaleIO:x "
+    "StorageOS:x CSI:x "
     "Ephemeral:x Image:*ImageVolume",
     "HostPath": "Path:s Type:s*",
     "EmptyDir": "Medium:s SizeLimit:s*",
@@ -142,7 +151,8 @@ TYPES: Final[Mapping[str, str]] = {
     "VolumeResourceRequirements": "Limits:x Requests:x",
     "TypedLocalObjectReference": "APIGroup:s* Kind:s Name:s",
     "TypedObjectReference": "APIGroup:s* Kind:s Name:s Namespace:s*",
-    "PersistentVolumeSource": "GCEPersistentDisk:x AWSElasticBlockStore:x HostPath:*HostPath Glusterfs:x NFS:*NFS RBD:x "
+    "PersistentVolumeSource": "GCEPersistentDisk:x AWSElasticBlockStore:x HostPath:*HostPath Glusterfs:x "
+    "NFS:*NFS RBD:x "
     "Quobyte:x ISCSI:x FlexVolume:x Cinder:x CephFS:x FC:x Flocker:x AzureFile:x VsphereVolume:x AzureDisk:x "
     "PhotonPersistentDisk:x PortworxVolume:x ScaleIO:x Local:*LocalVolume StorageOS:x CSI:x",
     "LocalVolume": "Path:s FSType:s*",

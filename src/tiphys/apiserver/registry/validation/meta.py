@@ -68,8 +68,9 @@ def name_errors(metadata: Mapping[str, Any], check: NameFunction, path: Path = M
     """Errors of generateName and name by the rule of a kind; a missing name is not judged."""
     errors: list[FieldError] = []
     if prefix := metadata.get("generateName"):
-        for message in check(_mask_trailing_dash(prefix)):
-            errors.append(field.invalid(path.child("generateName"), prefix, message))
+        errors.extend(
+            field.invalid(path.child("generateName"), prefix, message) for message in check(_mask_trailing_dash(prefix))
+        )
     if name := metadata.get("name"):
         errors += [field.invalid(path.child("name"), name, message) for message in check(name)]
     return errors
@@ -180,19 +181,24 @@ def validate_finalizer_name(finalizer: str, path: Path) -> list[FieldError]:
 def validate_object_meta_update(
     new: Mapping[str, Any], old: Mapping[str, Any], path: Path = METADATA
 ) -> list[FieldError]:
-    """What an update may not change: identity; the time of deletion; finalizers of an object being deleted may only go."""
+    """What an update may not change: identity, time of deletion; finalizers of an object being deleted only go."""
     errors: list[FieldError] = []
     if old.get("deletionTimestamp"):
         added = sorted(set(new.get("finalizers") or ()) - set(old.get("finalizers") or ()))
         if added:
             listed = " ".join(f'"{name}"' for name in added)
-            detail = f"no new finalizers can be added if the object is being deleted, found new finalizers []string{{{listed}}}"
+            detail = (
+                "no new finalizers can be added if the object is being deleted, "
+                f"found new finalizers []string{{{listed}}}"
+            )
             errors.append(field.forbidden(path.child("finalizers"), detail.replace('" "', '", "')))
     if not new.get("resourceVersion"):
         errors.append(field.invalid(path.child("resourceVersion"), "", "must be specified for an update"))
-    for name in ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"):
-        if new.get(name) != old.get(name):
-            errors.append(field.invalid(path.child(name), new.get(name), IMMUTABLE))
+    errors.extend(
+        field.invalid(path.child(name), new.get(name), IMMUTABLE)
+        for name in ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
+        if new.get(name) != old.get(name)
+    )
     return errors
 
 

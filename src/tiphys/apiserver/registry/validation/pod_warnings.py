@@ -68,7 +68,8 @@ def pod_warnings(spec: Json, metadata: Json, path: Path, meta_path: Path) -> lis
     warnings += _fraction_warnings(overhead, path.child("overhead"))
     if (spec.get("terminationGracePeriodSeconds") or 0) < 0:
         warnings.append(
-            f"{path.child('terminationGracePeriodSeconds')}: must be >= 0; negative values are invalid and will be treated as 1"
+            f"{path.child('terminationGracePeriodSeconds')}: must be >= 0; "
+            "negative values are invalid and will be treated as 1"
         )
     warnings += _dns_warnings(spec, path)
     return warnings + _port_warnings(spec, path)
@@ -202,5 +203,8 @@ def ip_warnings(text: str, path: Path) -> list[str]:
     if re.fullmatch(r"[0-9.]+", text):
         return [f"{path}: non-standard IP address {quote(text)} is invalid: use {quote(str(address))}"]
     return [
-        f"{path}: IPv6 address {quote(text)} is not in RFC 5952 canonical format ({quote(str(address))}), which may cause controller apply-loops"
+        (
+            f"{path}: IPv6 address {quote(text)} is not in RFC 5952 canonical format ({quote(str(address))}), "
+            "which may cause controller apply-loops"
+        )
     ]

@@ -227,12 +227,10 @@ def _windows_pod_errors(spec: Json, path: Path) -> list[FieldError]:
     context: Json = spec.get("securityContext") or {}
     where = path.child("securityContext")
     errors: list[FieldError] = []
-    for name in LINUX_POD_FIELDS:
-        if context.get(name) is not None:
-            errors.append(field.forbidden(where.child(name), detail))
-    for name in ("hostPID", "hostIPC"):
-        if spec.get(name):
-            errors.append(field.forbidden(path.child(name), detail))
+    errors.extend(
+        field.forbidden(where.child(name), detail) for name in LINUX_POD_FIELDS if context.get(name) is not None
+    )
+    errors.extend(field.forbidden(path.child(name), detail) for name in ("hostPID", "hostIPC") if spec.get(name))
     if spec.get("shareProcessNamespace") is not None:
         errors.append(field.forbidden(where.child("shareProcessNamespace"), detail))
     for kind in ("initContainers", "containers"):
