@@ -12,12 +12,11 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from msgspec.structs import replace
-
-from tiphys.api.core.v1 import Node, Pod, PodCondition
+from tiphys.api.core.v1 import Node, Pod
 from tiphys.base.log import get_logger
 from tiphys.client import ApiConnectionError, Controller, RequeueAfter, Result, key_of
 from tiphys.controllers.common.context import ControllerContext
+from tiphys.controllers.common.disrupted import mark_disrupted
 from tiphys.controllers.common.pods import is_finished
 from tiphys.machinery.errors import NotFoundError, StatusError
 from tiphys.machinery.meta import ObjectName
@@ -114,22 +113,9 @@ class PodGCController(Controller[str]):
         try:
             with suppress(NotFoundError):
                 if disruption is not None and not is_finished(pod):
-                    await self._client.update_status(failed(pod, disruption, self.clock.now()))
+                    reason = "DeletionByPodGC"
+                    await mark_disrupted(self._client, pod, reason, disruption, self.clock.now(), phase="Failed")
                 await self._client.delete(Pod, key_of(pod), grace_period_seconds=0)
         except (StatusError, ApiConnectionError) as error:
             # The next round comes anyway; one pod must not keep the others.
             log.warning("%s: %s: %s", self.name, key_of(pod), error)
-
-
-def failed(pod: Pod, message: str, now: datetime) -> Pod:
-    """`pod` with phase Failed and the condition that says it was disrupted."""
-    target = PodCondition(
-        type="DisruptionTarget",
-        status="True",
-        reason="DeletionByPodGC",
-        message=message,
-        observed_generation=pod.metadata.generation,
-        last_transition_time=now.replace(microsecond=0),
-    )
-    others = tuple(found for found in pod.status.conditions if found.type != target.type)
-    return replace(pod, status=replace(pod.status, phase="Failed", conditions=(*others, target)))

@@ -11,17 +11,18 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Final
 
-from msgspec.structs import replace
-
-from tiphys.api.core.v1 import Node, Pod, PodCondition, Taint
+from tiphys.api.core.v1 import Node, Pod, Taint
 from tiphys.client import DONE, NORMAL, Controller, Preconditions, RequeueAfter, Result, enqueue, key_of
 from tiphys.controllers.common.context import ControllerContext
+from tiphys.controllers.common.disrupted import mark_disrupted
 from tiphys.controllers.common.pods import is_finished
 from tiphys.controllers.common.taints import no_execute, tolerates
 from tiphys.machinery.errors import NotFoundError
 from tiphys.machinery.meta import ObjectName
 
 BY_NODE: Final = "node"
+REASON: Final = "DeletionByTaintManager"
+MESSAGE: Final = "Taint manager: deleting due to NoExecute taint"
 
 
 def time_left(pod: Pod, taints: Sequence[Taint], now: datetime) -> timedelta | None:
@@ -86,21 +87,7 @@ class TaintEvictionController(Controller[ObjectName]):
         self._recorder.event(pod, NORMAL, "TaintManagerEviction", f"Marking for deletion Pod {key}")
         with suppress(NotFoundError):
             if not is_finished(pod):
-                await self._client.update_status(disrupted(pod, self.clock.now()))
+                await mark_disrupted(self._client, pod, REASON, MESSAGE, self.clock.now())
             await self._client.delete(Pod, key, only_if=Preconditions(uid=pod.metadata.uid))
         self._waiting.discard(key)
         return DONE
-
-
-def disrupted(pod: Pod, now: datetime) -> Pod:
-    """`pod` with the condition that says who ended it."""
-    target = PodCondition(
-        type="DisruptionTarget",
-        status="True",
-        reason="DeletionByTaintManager",
-        message="Taint manager: deleting due to NoExecute taint",
-        observed_generation=pod.metadata.generation,
-        last_transition_time=now.replace(microsecond=0),
-    )
-    others = tuple(found for found in pod.status.conditions if found.type != target.type)
-    return replace(pod, status=replace(pod.status, conditions=(*others, target)))
