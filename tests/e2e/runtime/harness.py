@@ -127,10 +127,13 @@ class Client:
 
 def log_lines(path: str) -> list[tuple[str, str]]:
     """(stream, text) of every line of a log in CRI's format."""
-    lines = []
+    lines: list[tuple[str, str]] = []
+    begun: dict[str, str] = {}
     for line in Path(path).read_text().splitlines():
-        _, stream, _, text = line.split(" ", 3)
-        lines.append((stream, text))
+        _, stream, tag, text = line.split(" ", 3)
+        begun[stream] = begun.get(stream, "") + text
+        if tag == "F":  # "P" is a part of a line
+            lines.append((stream, begun.pop(stream)))
     return lines
 
 

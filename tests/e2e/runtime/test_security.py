@@ -231,7 +231,7 @@ async def test_loopback_is_up(cri_client: Client) -> None:
 async def test_mounts(cri_client: Client, base: Path) -> None:
     source = base / "volume"
     source.mkdir()
-    (source / "file").write_text("content")
+    (source / "file").write_text("content\n")
 
     def edit(config: cri.ContainerConfig) -> None:
         config.mounts.add(container_path="/rw", host_path=str(source))
@@ -241,7 +241,7 @@ async def test_mounts(cri_client: Client, base: Path) -> None:
 
     script = "exec 2>&1; echo new > /rw/new; cat /ro/new; touch /ro/x; cat /etc/hosts; ls -d /made"
     output = await cri_client.output(await cri_client.sandbox(), "sh", "-c", script, edit=edit)
-    assert output.split("\n") == ["new", "touch: /ro/x: Read-only file system", "content/made"]
+    assert output.split("\n") == ["new", "touch: /ro/x: Read-only file system", "content", "/made"]
     assert (base / "made/here").is_dir()
 
 

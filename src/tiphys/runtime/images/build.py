@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
 import os
 import posixpath
 import secrets
 import shutil
-import stat
 import subprocess
 import tarfile
 import tempfile
@@ -33,6 +31,7 @@ from tiphys.runtime.images.assemble import CONFIG_TYPE, LAYER_TYPE, MANIFEST_TYP
 from tiphys.runtime.images.dockerfile import DockerfileError, Instruction, expand, ignore_rules, ignored, pairs, parse
 from tiphys.runtime.images.reference import parse as parse_reference
 from tiphys.runtime.images.store import Image, ImageStore, layer_names
+from tiphys.runtime.images.trees import NotADirectory, copy_one, directory_digest, give_owner, resolve_directory
 from tiphys.runtime.linux import architecture
 from tiphys.runtime.spec import users
 from tiphys.runtime.spec.capabilities import DEFAULT, NAMES
@@ -92,6 +91,8 @@ def build(
             stage = builder.run(instructions, target)
             builder.unmount()
             return builder.commit(stage, [f"{x.name}:{x.tag}" for x in references])
+        except NotADirectory as error:
+            raise BuildError(str(error)) from error
         finally:
             builder.unmount()
 
@@ -211,7 +212,7 @@ class _Builder:
             config["Labels"] = {**(config.get("Labels") or {}), **dict(pairs(expanded))}
         elif name == "WORKDIR":
             config["WorkingDir"] = posixpath.normpath(posixpath.join(config.get("WorkingDir") or "/", text))
-            _resolve(stage.merged, config["WorkingDir"], make=True)
+            resolve_directory(stage.merged, config["WorkingDir"], make=True)
         elif name == "USER":
             config["User"] = text
         elif name in ("CMD", "ENTRYPOINT"):
@@ -273,7 +274,7 @@ class _Builder:
             for source in sources:
                 unpacks = instruction.name == "ADD" and source.is_file() and tarfile.is_tarfile(source)
                 if unpacks:
-                    directory = _resolve(stage.merged, place, make=True)
+                    directory = resolve_directory(stage.merged, place, make=True)
                     with layers.decompressed(source) as stream:
                         layers.extract(stream, directory)
                 else:
@@ -300,7 +301,8 @@ class _Builder:
         if not found:
             raise BuildError(f'line {instruction.line}: failed to compute cache key: "/{relative}": not found')
         for path in found:
-            if not path.parent.resolve().is_relative_to(root.resolve()):
+            holder = path if path == root else path.parent
+            if not holder.resolve().is_relative_to(root.resolve()):
                 raise BuildError(f"line {instruction.line}: {pattern!r} leads out of the build context")
         return found
 
@@ -321,13 +323,13 @@ class _Builder:
         """Copy a file, or what is in a directory, to `place` in the stage."""
         if not source.is_dir() or source.is_symlink():
             target = posixpath.join(place, source.name) if place.endswith("/") else place
-            directory = _resolve(stage.merged, posixpath.dirname(target) or "/", make=True)
+            directory = resolve_directory(stage.merged, posixpath.dirname(target) or "/", make=True)
             final = directory / posixpath.basename(target)
             if final.is_dir() and not final.is_symlink():
                 final = final / source.name
-            _copy_one(source, final, owner, mode)
+            copy_one(source, final, owner, mode)
             return
-        _resolve(stage.merged, place, make=True)
+        resolve_directory(stage.merged, place, make=True)
         for base, directories, files in os.walk(source):
             inside = Path(base).relative_to(source)
             kept = []
@@ -337,13 +339,13 @@ class _Builder:
                     continue
                 kept.append(name)
             directories[:] = [name for name in kept if not Path(base, name).is_symlink()]
-            target_directory = _resolve(stage.merged, posixpath.join(place, str(inside)), make=True)
+            target_directory = resolve_directory(stage.merged, posixpath.join(place, str(inside)), make=True)
             if str(inside) != ".":
-                _own(target_directory, Path(base), owner, mode)
+                give_owner(target_directory, Path(base), owner, mode)
             for name in [*files, *(name for name in kept if Path(base, name).is_symlink())]:
                 path = Path(base, name)
                 if not (filtered and ignored(str(path.relative_to(root)), self._ignore)):
-                    _copy_one(path, target_directory / name, owner, mode)
+                    copy_one(path, target_directory / name, owner, mode)
 
     def _owner(self, stage: _Stage, text: str) -> tuple[int, int]:
         if not text:
@@ -476,68 +478,6 @@ class _Builder:
                 pinned=True,
             )
         )
-
-
-def directory_digest(root: Path) -> tuple[str, int]:
-    """A digest over names, modes, owners and contents of a directory, and the bytes of its files."""
-    whole = hashlib.sha256()
-    size = 0
-    for base, directories, files in os.walk(root):
-        directories.sort()
-        for name in sorted([*files, *directories]):
-            path = Path(base, name)
-            found = path.lstat()
-            what = ""
-            if stat.S_ISLNK(found.st_mode):
-                what = os.readlink(path)
-            elif stat.S_ISREG(found.st_mode):
-                size += found.st_size
-                with path.open("rb") as file:
-                    what = hashlib.file_digest(file, "sha256").hexdigest()
-            line = f"{path.relative_to(root)}\0{found.st_mode:o} {found.st_uid} {found.st_gid} {found.st_rdev} {what}\n"
-            whole.update(line.encode(errors="surrogateescape"))
-    return f"sha256:{whole.hexdigest()}", size
-
-
-def _resolve(root: Path, path: str, *, make: bool) -> Path:
-    """The directory `path` inside `root`, links followed inside of it only; made where it is missing."""
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        current = "/"
-        for part in [part for part in posixpath.normpath(path).split("/") if part not in ("", ".")]:
-            current = posixpath.join(current, part)
-            try:
-                os.close(linux.open_in_root(fd, current, os.O_RDONLY | os.O_DIRECTORY))
-            except FileNotFoundError:
-                if not make:
-                    raise
-                parent = linux.open_in_root(fd, posixpath.dirname(current), os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    os.mkdir(part, 0o755, dir_fd=parent)
-                finally:
-                    os.close(parent)
-            except NotADirectoryError as error:
-                raise BuildError(f"cannot copy to {path}: {current} is not a directory") from error
-        found = linux.open_in_root(fd, current, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            return Path(os.readlink(f"/proc/self/fd/{found}"))
-        finally:
-            os.close(found)
-    finally:
-        os.close(fd)
-
-
-def _copy_one(source: Path, target: Path, owner: tuple[int, int], mode: int | None) -> None:
-    if target.is_symlink() or target.is_file():
-        target.unlink()
-    shutil.copy2(source, target, follow_symlinks=False)
-    _own(target, source, owner, mode)
-
-
-def _own(target: Path, source: Path, owner: tuple[int, int], mode: int | None) -> None:
-    os.chown(target, *owner, follow_symlinks=False)
-    if not target.is_symlink():
-        target.chmod(mode if mode is not None else stat.S_IMODE(source.lstat().st_mode))
 
 
 def _moment() -> str:
