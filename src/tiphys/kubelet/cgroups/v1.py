@@ -42,7 +42,7 @@ class CgroupV1:
             yield mount / path.relative_to("/")
 
     def everywhere(self, path: PurePosixPath) -> Iterator[Path]:
-        """Also in hierarchies we set nothing in (name=systemd, the unified one beside v1): the OCI runtime uses them."""
+        """Hierarchies we set nothing in too (name=systemd, the unified one beside v1): the OCI runtime uses them."""
         for mount in self._all_mounts:
             yield mount / path.relative_to("/")
 
