@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import msgspec
 
 from tiphys.api.cri import api_pb2
-from tiphys.runtime.errors import InvalidArgument
+from tiphys.runtime.errors import InvalidArgument, RuntimeFault
 from tiphys.runtime.images.config import ImageConfig
+from tiphys.runtime.images.elsewhere import LoopElsewhere
 from tiphys.runtime.images.pull import Credentials, Puller
-from tiphys.runtime.images.reference import InvalidReference, parse
+from tiphys.runtime.images.reference import InvalidReference, Reference, parse
 from tiphys.runtime.images.store import Image, disk_usage
 from tiphys.runtime.node import Node, now
 
@@ -22,7 +24,9 @@ class ImageService:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._puller = Puller(node.images, node.options.registry, node.blocking)
+        registry = node.options.registry
+        self._elsewhere = LoopElsewhere(registry.netns) if registry.netns else None
+        self._puller = Puller(node.images, registry, asyncio.to_thread if registry.netns else node.blocking)
 
     async def ListImages(self, request: api_pb2.ListImagesRequest, context: Any) -> api_pb2.ListImagesResponse:
         return api_pb2.ListImagesResponse(images=await self._list(request.filter))
@@ -84,8 +88,21 @@ class ImageService:
             identity_token=auth.identity_token,
             registry_token=auth.registry_token,
         )
-        image = await self._puller.pull(reference, credentials)
+        image = await self._pull(reference, credentials)
         return api_pb2.PullImageResponse(image_ref=image.id)
+
+    async def _pull(self, reference: Reference, credentials: Credentials) -> Image:
+        if self._elsewhere is None:
+            return await self._puller.pull(reference, credentials)
+        try:
+            return await self._elsewhere.run(lambda: self._puller.pull(reference, credentials))
+        except OSError as error:
+            raise RuntimeFault(f"the network namespace images are pulled in cannot be entered: {error}") from error
+
+    def close(self) -> None:
+        """Stop pulling."""
+        if self._elsewhere is not None:
+            self._elsewhere.close()
 
     async def RemoveImage(self, request: api_pb2.RemoveImageRequest, context: Any) -> api_pb2.RemoveImageResponse:
         image = self._node.images.find(request.image.image)

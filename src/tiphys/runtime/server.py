@@ -40,6 +40,8 @@ class RuntimeServer:
         self._options = options
         self._network = network
         self.ready = asyncio.Event()
+        # Sandboxes taken up from an earlier process; complete when `ready` is set. The network may free the rest.
+        self.recovered: frozenset[str] = frozenset()
 
     async def run(self) -> None:
         """Serve. Raises OSError when directories or sockets cannot be had."""
@@ -57,6 +59,7 @@ class RuntimeServer:
                 await runtime.streams.start()
                 await self._serve(runtime, images)
             finally:
+                images.close()
                 await runtime.streams.stop()
                 runtime.containers.close()
                 node.close()
@@ -66,6 +69,7 @@ class RuntimeServer:
         sandboxes = await runtime.sandboxes.load()
         await runtime.containers.recover(sandboxes)
         await runtime.sandboxes.recover()
+        self.recovered = frozenset(sandbox.id for sandbox in runtime.sandboxes.all())
         await node.blocking(node.images.collect)
         if sandboxes:
             log.info("took up %d sandboxes and %d containers", len(sandboxes), len(runtime.containers.all()))

@@ -14,13 +14,14 @@ from pathlib import Path
 import aiohttp
 
 from tests.unit.runtime.archives import ImageFiles
+from tiphys.runtime.images.elsewhere import LoopElsewhere
 
 BINARY = shutil.which("docker-registry")
 
 
 @contextlib.asynccontextmanager
-async def registry() -> AsyncIterator[str]:
-    """Its `host:port`."""
+async def registry(netns: Path | None = None) -> AsyncIterator[str]:
+    """Its `host:port`, in the network namespace `netns` (or this process's)."""
     assert BINARY is not None
     with tempfile.TemporaryDirectory(prefix="tphreg") as directory:
         with socket.socket() as probe:
@@ -31,22 +32,33 @@ async def registry() -> AsyncIterator[str]:
             f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {directory}/data\n"
             f"http:\n  addr: 127.0.0.1:{port}\nlog:\n  level: error\n  accesslog:\n    disabled: true\n"
         )
+        enter = ["nsenter", f"--net={netns}"] if netns else []
         with (
             Path(directory, "log").open("w") as log,
-            subprocess.Popen([BINARY, "serve", config], stdout=log, stderr=log) as process,
+            subprocess.Popen([*enter, BINARY, "serve", config], stdout=log, stderr=log) as process,
         ):
             try:
-                async with aiohttp.ClientSession() as session, asyncio.timeout(20):
-                    while True:
-                        with contextlib.suppress(aiohttp.ClientError):
-                            async with session.get(f"http://127.0.0.1:{port}/v2/") as response:
-                                if response.status == 200:
-                                    break
-                        await asyncio.sleep(0.02)
+                if netns is None:
+                    await _answers(port)
+                else:
+                    there = LoopElsewhere(netns)
+                    await there.run(lambda: _answers(port))
+                    there.close()
                 yield f"127.0.0.1:{port}"
             finally:
                 process.terminate()
                 process.wait()
+
+
+async def _answers(port: int) -> None:
+    """Return when the registry answers."""
+    async with aiohttp.ClientSession() as session, asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.get(f"http://127.0.0.1:{port}/v2/") as response:
+                    if response.status == 200:
+                        return
+            await asyncio.sleep(0.02)
 
 
 async def push(host: str, repository: str, tag: str, files: ImageFiles) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from tests.e2e.runtime.harness import Client, options_in, serving
 from tests.e2e.runtime.registry import BINARY, push, put_manifest, registry
 from tests.unit.runtime.archives import Entry, ImageFiles, image, tar
 from tiphys.api.cri import api_pb2 as cri
+from tiphys.runtime import namespaces
+from tiphys.runtime.images.elsewhere import LoopElsewhere
 from tiphys.runtime.linux import architecture
 from tiphys.runtime.options import RegistryOptions
 
@@ -205,3 +208,32 @@ async def test_a_mirror(base: Path, host: str) -> None:
         assert await pull(client, "app:v1") == files.config
         found = await client.images.ListImages(cri.ListImagesRequest())
         assert "docker.io/library/app:v1" in [tag for entry in found.images for tag in entry.repo_tags]
+
+
+@needs_registry
+async def test_from_another_network_namespace(base: Path) -> None:
+    """The registry listens on the loopback interface of a namespace that is not the runtime's."""
+    pins = base / "elsewhere"
+    namespaces.create(pins, ["net"], hostname="", sysctls={})
+    files = app(b"elsewhere")
+    try:
+        async with registry(netns=pins / "net") as address:
+            there = LoopElsewhere(pins / "net")
+            await there.run(lambda: push(address, "app", "v1", files))
+            there.close()
+            options = options_in(base, registry=RegistryOptions(netns=pins / "net"))
+            async with serving(options) as client:
+                assert await pull(client, f"{address}/app:v1") == files.config
+                # Workers stay at home: a container on the node's network is on this process's.
+                sandbox = await client.sandbox(edit=on_the_node)
+                assert await client.output(sandbox, "readlink", "/proc/self/ns/net") == own_network()
+    finally:
+        namespaces.remove(pins)
+
+
+def own_network() -> str:
+    return os.readlink("/proc/self/ns/net")
+
+
+def on_the_node(config: cri.PodSandboxConfig) -> None:
+    config.linux.security_context.namespace_options.network = cri.NODE
