@@ -92,6 +92,11 @@ class Authority:
         """The certificate, in PEM: what clients trust."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
+    @property
+    def private_pem(self) -> bytes:
+        """The key it signs with, in PEM."""
+        return key_pem(self._key)
+
     @classmethod
     def create(cls, common_name: str, now: datetime | None = None) -> Authority:
         """A new self-signed authority, valid for ten years."""
@@ -227,7 +232,7 @@ class Pki:
         if not certificate.exists() and not key.exists():
             made = Authority.create(common_name)
             # The key first: an authority without its certificate is made anew, one without its key is an error.
-            write_private(key, key_pem(made._key))
+            write_private(key, made.private_pem)
             write_private(certificate, made.pem, 0o644)
             return made
         if not certificate.exists():

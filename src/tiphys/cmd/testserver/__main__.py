@@ -1,0 +1,110 @@
+"""The fork server: `python -m tiphys.cmd.testserver --control FD --directory DIR`.
+
+A message on the control socket is the settings of a cluster in JSON, together with one end of a socket to talk to it
+through. The first cluster is forked as soon as the API server is imported, and imports the controllers itself once it
+serves; for the forks to come they are imported here, when nothing else is to be done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NoReturn
+
+import orjson
+import setproctitle
+
+from tiphys.base.log import setup_logging
+from tiphys.cmd.testserver.child import CONTROLLERS, Settings, serve
+
+# A message is the settings of one cluster: a few hundred bytes.
+LARGEST_MESSAGE: Final = 1 << 16
+# A cluster that was just forked has the machine to itself for so long (seconds).
+IDLE: Final = 0.2
+STOP_GRACE: Final = 5.0  # seconds a cluster has to end by itself
+
+
+def main() -> int:
+    """Fork clusters until the control socket ends; then end them all and remove the directory."""
+    flags = argparse.ArgumentParser(prog="tiphys.cmd.testserver", description="clusters for tests")
+    flags.add_argument("--control", type=int, required=True)
+    flags.add_argument("--directory", type=Path, required=True)
+    found = flags.parse_args()
+    setup_logging()
+    setproctitle.setproctitle("tiphys: test clusters")
+    # The terminal's interrupt is for the test run, which ends us by closing the socket.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control = socket.socket(fileno=found.control)
+    control.set_inheritable(False)
+    children: list[int] = []
+    gc.freeze()
+    try:
+        while True:
+            if children and not _message_within(control, IDLE):
+                _preload()
+            message, descriptors, _, _ = socket.recv_fds(control, LARGEST_MESSAGE, 1)
+            if not message:
+                return 0
+            pid = os.fork()
+            if pid == 0:
+                control.close()
+                _become_cluster(message, descriptors[0])
+            os.close(descriptors[0])
+            children = [pid for pid in children if not _ended(pid)] + [pid]
+    finally:
+        _end(children)
+        shutil.rmtree(found.directory, ignore_errors=True)
+
+
+def _message_within(control: socket.socket, seconds: float) -> bool:
+    return bool(select.select([control], [], [], seconds)[0])
+
+
+def _preload() -> None:
+    """Import the controllers for the clusters to come."""
+    if CONTROLLERS not in sys.modules:
+        importlib.import_module(CONTROLLERS)
+        gc.freeze()
+
+
+def _become_cluster(message: bytes, descriptor: int) -> NoReturn:
+    status = 1
+    try:
+        serve(Settings.from_json(orjson.loads(message)), socket.socket(fileno=descriptor))
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(Exception):
+            sys.stderr.flush()
+        os._exit(status)
+
+
+def _ended(pid: int) -> bool:
+    return os.waitpid(pid, os.WNOHANG)[0] == pid
+
+
+def _end(children: list[int]) -> None:
+    """Clusters end when their sockets do; those that do not are killed."""
+    deadline = time.monotonic() + STOP_GRACE
+    while (children := [pid for pid in children if not _ended(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for pid in children:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
