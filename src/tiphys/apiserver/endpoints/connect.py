@@ -344,7 +344,7 @@ def _named_port(pod: Object, name: str) -> int:
 def _endpoint(api: ApiRequest, service: Object, wanted: str) -> tuple[str, int]:
     """An (address, port) behind a service. StatusError (503) when nothing is ready."""
     name = service["metadata"]["name"]
-    ports = (service.get("spec") or {}).get("ports") or ()
+    ports: Sequence[Mapping[str, Any]] = (service.get("spec") or {}).get("ports") or ()
     if not wanted and len(ports) == 1:
         port_name = ports[0].get("name", "")
     else:

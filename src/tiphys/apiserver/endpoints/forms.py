@@ -34,8 +34,13 @@ class ListMeta(Protocol):
 class Form(Protocol):
     """See the module."""
 
-    content_type: str
-    stream_type: str
+    @property
+    def content_type(self) -> str:
+        """Of an object or a list."""
+
+    @property
+    def stream_type(self) -> str:
+        """Of a watch."""
 
     @property
     def key(self) -> object:

@@ -151,7 +151,8 @@ class ApiHandler:
         named = len(info.parts) > 1
         if info.verb not in served.resource.verbs or (info.verb in (NAMED if not named else UNNAMED)):
             raise no_such_method()
-        return await _VERBS[info.verb](api, served)
+        answer: Answer = await _VERBS[info.verb](api, served)
+        return answer
 
 
 # Verbs that need a name in the path, and verbs that cannot have one.

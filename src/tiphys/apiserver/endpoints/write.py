@@ -94,7 +94,8 @@ def dedup_owners(obj: Object, warnings: list[str]) -> None:
         repeated = next(owner.get("uid", "") for index, owner in enumerate(owners) if owner in owners[:index])
         warnings.append(
             ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, "
-            f"and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {repeated}"
+            "and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: "
+            f"{repeated}"
         )
         obj["metadata"]["ownerReferences"] = kept
 

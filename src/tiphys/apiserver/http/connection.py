@@ -25,7 +25,7 @@ from tiphys.apiserver.http.request import Request
 from tiphys.apiserver.http.response import STATUS_LINES, Answer, Response, StreamResponse, Upgrade, status_response
 from tiphys.apiserver.http.stream import ChunkedStream
 from tiphys.base.log import get_logger
-from tiphys.machinery.errors import StatusError, bad_request, internal_error, request_entity_too_large
+from tiphys.machinery.errors import StatusError, bad_request, internal_error, request_entity_too_large, status_of
 
 if TYPE_CHECKING:
     from tiphys.apiserver.http.server import HttpServer
@@ -165,10 +165,15 @@ class Connection(asyncio.Protocol):
     def _count_head(self, size: int) -> None:
         self._head_size += size
         if self._head_size > MAX_HEAD:
-            self._failure = StatusError.from_code(431, "request header fields too large")
+            self._failure = StatusError(
+                status_of(431, "RequestHeaderFieldsTooLarge", "request header fields too large")
+            )
             raise ValueError("head too large")
 
     def on_headers_complete(self) -> None:
+        if self._parser.get_http_version() not in ("1.0", "1.1"):
+            self._failure = bad_request("malformed HTTP request: not HTTP/1.1")
+            raise ValueError("unknown version")
         length = self._headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._server.max_body:
             self._failure = request_entity_too_large(f"limit is {self._server.max_body}")
@@ -388,7 +393,7 @@ class Connection(asyncio.Protocol):
         """The client took too long to send its request."""
         self.receiving_since = None
         if not self.busy and not self._queue:
-            self._refuse(StatusError.from_code(408, "request was not received in time"))
+            self._refuse(StatusError(status_of(408, "Timeout", "request was not received in time")))
         else:
             self.abort()
 

@@ -45,7 +45,7 @@ def _parameter(parameter: Object) -> Object:
 
 
 def _operation(operation: Object) -> Object:
-    out = {key: operation[key] for key in ("tags", "description", "operationId") if key in operation}
+    out: Object = {key: operation[key] for key in ("tags", "description", "operationId") if key in operation}
     parameters = operation.get("parameters") or []
     plain = [_parameter(one) for one in parameters if one["in"] != "body"]
     if plain:
