@@ -97,10 +97,12 @@ class Client:
 
     async def exited(self, container: str, timeout: float = 20.0) -> cri.ContainerStatus:
         """The status once the container has ended."""
-        async with asyncio.timeout(timeout):
-            while (status := await self.status(container)).state != cri.CONTAINER_EXITED:
-                await asyncio.sleep(0.01)
-        return status
+        for _ in range(int(timeout * 100)):
+            status = await self.status(container)
+            if status.state == cri.CONTAINER_EXITED:
+                return status
+            await asyncio.sleep(0.01)
+        raise TimeoutError(f"container {container} still runs after {timeout} s")
 
     async def stop(self, container: str, timeout: int = 0) -> None:
         await self.runtime.StopContainer(cri.StopContainerRequest(container_id=container, timeout=timeout))
@@ -118,11 +120,29 @@ class Client:
         status = await self.exited(container)
         lines = log_lines(status.log_path)
         await self.runtime.RemoveContainer(cri.RemoveContainerRequest(container_id=container))
-        Path(status.log_path).unlink()
+        remove(status.log_path)
         return "\n".join(text for stream, text in lines if stream == "stdout")
 
     async def close(self) -> None:
         await self.channel.close()
+
+
+def remove(path: str) -> None:
+    Path(path).unlink()
+
+
+def size_of(path: str | Path) -> int:
+    """Bytes of a file, 0 when there is none."""
+    return Path(path).stat().st_size if Path(path).exists() else 0
+
+
+async def until(true: Callable[[], object], timeout: float = 10.0) -> None:
+    """Return when `true()` is."""
+    for _ in range(int(timeout * 100)):
+        if true():
+            return
+        await asyncio.sleep(0.01)
+    raise TimeoutError
 
 
 def log_lines(path: str) -> list[tuple[str, str]]:
@@ -194,12 +214,8 @@ def new_base() -> Path:
     return base
 
 
-async def clear_away(base: Path) -> list[str]:
-    """Remove everything below `base` and say what should not have been there."""
-    options = options_in(base)
-    async with serving(options) as client:
-        for item in (await client.runtime.ListPodSandbox(cri.ListPodSandboxRequest())).items:
-            await client.remove((item.id, cri.PodSandboxConfig()))
+def remains(base: Path, options: RuntimeOptions) -> list[str]:
+    """Mounts, bundles, records and processes that are still there."""
     left = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if str(base) in line]
     left += [str(path) for path in (options.run / "containers").glob("*")]
     left += [str(path) for path in (options.run / "oci").glob("*")]
@@ -209,6 +225,16 @@ async def clear_away(base: Path) -> list[str]:
             command = (process / "cmdline").read_bytes().decode(errors="replace")
             if str(base) in command and int(process.name) != os.getpid():
                 left.append(command.replace("\0", " "))
+    return left
+
+
+async def clear_away(base: Path) -> list[str]:
+    """Remove everything below `base` and say what should not have been there."""
+    options = options_in(base)
+    async with serving(options) as client:
+        for item in (await client.runtime.ListPodSandbox(cri.ListPodSandboxRequest())).items:
+            await client.remove((item.id, cri.PodSandboxConfig()))
+    left = remains(base, options)
     groups = Cgroups()
     if groups.processes(options.default_cgroup_parent):
         left.append("processes in control groups")

@@ -19,24 +19,25 @@ from tiphys.runtime.images.elsewhere import LoopElsewhere
 BINARY = shutil.which("docker-registry")
 
 
+def _process(directory: Path, port: int, enter: list[str]) -> subprocess.Popen[bytes]:
+    config = directory / "config.yml"
+    config.write_text(
+        f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {directory}/data\n"
+        f"http:\n  addr: 127.0.0.1:{port}\nlog:\n  level: error\n  accesslog:\n    disabled: true\n"
+    )
+    assert BINARY is not None
+    with (directory / "log").open("w") as log:
+        return subprocess.Popen([*enter, BINARY, "serve", config], stdout=log, stderr=log)
+
+
 @contextlib.asynccontextmanager
 async def registry(netns: Path | None = None) -> AsyncIterator[str]:
     """Its `host:port`, in the network namespace `netns` (or this process's)."""
-    assert BINARY is not None
     with tempfile.TemporaryDirectory(prefix="tphreg") as directory:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        config = Path(directory, "config.yml")
-        config.write_text(
-            f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {directory}/data\n"
-            f"http:\n  addr: 127.0.0.1:{port}\nlog:\n  level: error\n  accesslog:\n    disabled: true\n"
-        )
-        enter = ["nsenter", f"--net={netns}"] if netns else []
-        with (
-            Path(directory, "log").open("w") as log,
-            subprocess.Popen([*enter, BINARY, "serve", config], stdout=log, stderr=log) as process,
-        ):
+        with _process(Path(directory), port, ["nsenter", f"--net={netns}"] if netns else []) as process:
             try:
                 if netns is None:
                     await _answers(port)
@@ -53,12 +54,13 @@ async def registry(netns: Path | None = None) -> AsyncIterator[str]:
 async def _answers(port: int) -> None:
     """Return when the registry answers."""
     async with aiohttp.ClientSession() as session, asyncio.timeout(20):
-        while True:
+        for _ in range(1000):
             with contextlib.suppress(aiohttp.ClientError):
                 async with session.get(f"http://127.0.0.1:{port}/v2/") as response:
                     if response.status == 200:
                         return
             await asyncio.sleep(0.02)
+        raise TimeoutError
 
 
 async def push(host: str, repository: str, tag: str, files: ImageFiles) -> None:

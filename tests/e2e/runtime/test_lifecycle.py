@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.e2e.runtime.harness import Client, log_lines
+from tests.e2e.runtime.harness import Client, log_lines, size_of, until
 from tiphys.api.cri import api_pb2 as cri
 
 
@@ -133,11 +133,13 @@ async def _take(events: object, count: int) -> list[cri.ContainerEventResponse]:
 async def test_the_log_can_be_rotated(cri_client: Client) -> None:
     container = await cri_client.run(await cri_client.sandbox(), "sh", "-c", "while true; do echo x; sleep 0.02; done")
     path = Path((await cri_client.status(container)).log_path)
-    path.rename(path.with_suffix(".old"))
+    rename(path)
     await cri_client.runtime.ReopenContainerLog(cri.ReopenContainerLogRequest(container_id=container))
-    async with asyncio.timeout(10):
-        while not path.exists() or not path.stat().st_size:
-            await asyncio.sleep(0.01)
+    await until(lambda: size_of(path))
+
+
+def rename(path: Path) -> None:
+    path.rename(path.with_suffix(".old"))
 
 
 async def test_limits_change_without_a_restart(cri_client: Client) -> None:

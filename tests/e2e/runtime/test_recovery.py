@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.runtime.harness import Client, Process, clear_away, new_base, options_in, serving
+from tests.e2e.runtime.harness import Client, Process, clear_away, new_base, options_in, serving, size_of, until
 from tiphys.api.cri import api_pb2 as cri
 from tiphys.runtime.state import ContainerRecord, Records, SandboxRecord
 
@@ -47,13 +47,11 @@ async def test_containers_run_on(killable: Killable) -> None:
     container = await killable.client.run(sandbox, "sh", "-c", "while true; do echo tick; sleep 0.02; done")
     before = await killable.client.status(container)
     await killable.kill()
-    size = Path(before.log_path).stat().st_size
+    size = size_of(before.log_path)
     killable.start()
     after = await killable.client.status(container)
     assert (after.state, after.started_at) == (cri.CONTAINER_RUNNING, before.started_at)
-    async with asyncio.timeout(10):
-        while Path(before.log_path).stat().st_size <= size:
-            await asyncio.sleep(0.01)
+    await until(lambda: size_of(before.log_path) > size)
     assert (await killable.client.exec(container, "hostname")).stdout == b"pod\n"
     await killable.client.stop(container)
     assert (await killable.client.status(container)).exit_code == 137
@@ -72,9 +70,7 @@ async def test_an_exit_while_nobody_watched(killable: Killable) -> None:
     container = await killable.client.run(sandbox, "sh", "-c", script, edit=share)
     await killable.kill()
     (go / "now").touch()
-    async with asyncio.timeout(10):
-        while not (killable.options.exits / container).exists():
-            await asyncio.sleep(0.01)
+    await until((killable.options.exits / container).exists)
     killable.start()
     assert (await killable.client.exited(container)).exit_code == 42
 
@@ -92,9 +88,7 @@ async def test_out_of_memory_while_nobody_watched(killable: Killable) -> None:
     container = await killable.client.run(sandbox, "sh", "-c", script, edit=share)
     await killable.kill()
     (go / "now").touch()
-    async with asyncio.timeout(10):
-        while not (killable.options.exits / container).exists():
-            await asyncio.sleep(0.01)
+    await until((killable.options.exits / container).exists)
     killable.start()
     status = await killable.client.exited(container)
     assert (status.exit_code, status.reason) == (137, "OOMKilled")

@@ -245,6 +245,10 @@ async def test_mounts(cri_client: Client, base: Path) -> None:
     assert (base / "made/here").is_dir()
 
 
+def node_mounts() -> str:
+    return Path("/proc/mounts").read_text()
+
+
 async def test_propagation(cri_client: Client, base: Path) -> None:
     """A mount the container makes appears on the node with Bidirectional; the node's appears inside with both."""
     source = base / "volume"
@@ -264,7 +268,7 @@ async def test_propagation(cri_client: Client, base: Path) -> None:
         container = await cri_client.run(sandbox, "sleep", "1000", edit=edit)
         done = await cri_client.exec(container, "mount", "-t", "tmpfs", "inside", "/both/a")
         assert done.exit_code == 0, done.stderr
-        assert "inside" in Path("/proc/mounts").read_text()
+        assert "inside" in node_mounts()
         linux.mount("outside", source / "b", "tmpfs")
         seen = (await cri_client.exec(container, "cat", "/proc/mounts")).stdout.decode()
         assert "outside /in/b" in seen
