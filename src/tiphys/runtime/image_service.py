@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -18,12 +19,16 @@ from tiphys.runtime.images.reference import InvalidReference, Reference, parse
 from tiphys.runtime.images.store import Image, disk_usage
 from tiphys.runtime.node import Node, now
 
+# Counting means walking all layers: the kubelet asks oftener than images change.
+USAGE_AGE: Final = 30.0  # seconds
+
 
 class ImageService:
     """The servicer; `server` registers its methods by name."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._usage: dict[Path, tuple[float, int, int]] = {}
         registry = node.options.registry
         self._elsewhere = LoopElsewhere(registry.netns) if registry.netns else None
         self._puller = Puller(node.images, registry, asyncio.to_thread if registry.netns else node.blocking)
@@ -109,6 +114,7 @@ class ImageService:
         if image is not None:
             await self._node.blocking(self._node.images.remove, image.id)
             await self._node.blocking(self._node.images.collect)
+            self._usage.clear()
         return api_pb2.RemoveImageResponse()
 
     async def ImageFsInfo(self, request: api_pb2.ImageFsInfoRequest, context: Any) -> api_pb2.ImageFsInfoResponse:
@@ -117,7 +123,11 @@ class ImageService:
         return api_pb2.ImageFsInfoResponse(image_filesystems=[images], container_filesystems=[containers])
 
     async def _filesystem(self, directory: Path) -> api_pb2.FilesystemUsage:
-        used, inodes = await self._node.blocking(disk_usage, directory)
+        kept = self._usage.get(directory)
+        if kept is None or time.monotonic() - kept[0] > USAGE_AGE:
+            kept = (time.monotonic(), *await self._node.blocking(disk_usage, directory))
+            self._usage[directory] = kept
+        _, used, inodes = kept
         return api_pb2.FilesystemUsage(
             timestamp=now(),
             fs_id=api_pb2.FilesystemIdentifier(mountpoint=str(directory)),
