@@ -55,61 +55,93 @@ def has_failed(job: Job, pod: Pod) -> bool:
 
 
 def count(job: Job, pods: Sequence[Pod], *, finishing: bool) -> Count:
-    """Take what ended into the status. `finishing`: the Job is over, so pods that still run count as failed too."""
+    """Take what ended into the status. `finishing`: the Job is over, so pods being deleted count as failed already."""
     uncounted = job.status.uncounted_terminated_pods or UncountedTerminatedPods()
     waiting = {pod.metadata.uid for pod in pods if has_finalizer(pod)}
-    succeeded = (job.status.succeeded or 0) + sum(uid not in waiting for uid in uncounted.succeeded)
-    failures = (job.status.failed or 0) + sum(uid not in waiting for uid in uncounted.failed)
-    list_succeeded = [uid for uid in uncounted.succeeded if uid in waiting]
-    list_failed = [uid for uid in uncounted.failed if uid in waiting]
-    done, lost = indexes.completed(job), indexes.failed(job)
-    result = Count(job.status)
-    known = {*list_succeeded, *list_failed}
-    for pod in pods:
-        if not has_finalizer(pod):
-            continue
-        uid = pod.metadata.uid
-        if uid in known:
-            result.release.append(pod)
-            result.complete = False
-            continue
-        ended_well = pod.status.phase == "Succeeded"
-        if not ended_well and not has_failed(job, pod) and not (finishing and pod.metadata.deletion_timestamp):
-            result.complete = False
-            continue
-        if len(list_succeeded) + len(list_failed) >= MAX_UNCOUNTED:
-            result.complete = False
-            break
-        action, message = ("Count", "") if ended_well else policy.action_for(job, pod)
-        index = indexes.index_of(pod)
-        if action == "FailJob":
-            result.fail_job = result.fail_job or message
-        if _is_counted_by_index(job) and not ended_well and not finishing:
-            kept = index is None or not _may_release(job, pod, pods, action, index, done, lost)
-            if kept:
-                result.complete = False
-                continue
-        if ended_well and indexes.is_indexed(job):
-            if index is not None and index < (job.spec.completions or 0) and index not in lost:
-                done.add(index)
-        elif ended_well:
-            list_succeeded.append(uid)
-            result.complete = False
-        elif action != "Ignore":
-            list_failed.append(uid)
-            result.complete = False
-        result.release.append(pod)
-    if indexes.is_indexed(job):
-        succeeded = len(done)
-    result.status = replace(
-        job.status,
-        succeeded=succeeded or None,
-        failed=failures or None,
-        uncounted_terminated_pods=UncountedTerminatedPods(succeeded=tuple(list_succeeded), failed=tuple(list_failed)),
-        completed_indexes=indexes.format_indexes(done),
-        failed_indexes=indexes.format_indexes(lost) if job.spec.backoff_limit_per_index is not None else None,
+    tally = _Tally(
+        job=job,
+        pods=pods,
+        finishing=finishing,
+        succeeded=[uid for uid in uncounted.succeeded if uid in waiting],
+        failed=[uid for uid in uncounted.failed if uid in waiting],
+        done=indexes.completed(job),
+        lost=indexes.failed(job),
+        result=Count(job.status),
     )
-    return result
+    for pod in pods:
+        if has_finalizer(pod):
+            tally.take(pod)
+    # A uid in the list whose pod has lost its finalizer has been let go: now it is counted.
+    successes = (job.status.succeeded or 0) + sum(uid not in waiting for uid in uncounted.succeeded)
+    failures = (job.status.failed or 0) + sum(uid not in waiting for uid in uncounted.failed)
+    if indexes.is_indexed(job):
+        successes = len(tally.done)
+    limited = job.spec.backoff_limit_per_index is not None
+    tally.result.status = replace(
+        job.status,
+        succeeded=successes or None,
+        failed=failures or None,
+        uncounted_terminated_pods=UncountedTerminatedPods(succeeded=tuple(tally.succeeded), failed=tuple(tally.failed)),
+        completed_indexes=indexes.format_indexes(tally.done),
+        failed_indexes=indexes.format_indexes(tally.lost) if limited else None,
+    )
+    return tally.result
+
+
+@dataclass(slots=True, kw_only=True)
+class _Tally:
+    """The lists of the status while they are being brought up to date."""
+
+    job: Job
+    pods: Sequence[Pod]
+    finishing: bool
+    succeeded: list[str]  # uids that are ended and not counted
+    failed: list[str]
+    done: set[int]  # completion indexes
+    lost: set[int]
+    result: Count
+
+    def take(self, pod: Pod) -> None:
+        """Note one pod that has its finalizer."""
+        if pod.metadata.uid in self.succeeded or pod.metadata.uid in self.failed:
+            self.result.release.append(pod)
+            self.result.complete = False
+        elif pod.status.phase == "Succeeded":
+            self._succeeded(pod)
+        elif has_failed(self.job, pod) or (self.finishing and pod.metadata.deletion_timestamp is not None):
+            self._failed(pod)
+        else:
+            self.result.complete = False
+
+    def _succeeded(self, pod: Pod) -> None:
+        if not indexes.is_indexed(self.job):
+            self._list(self.succeeded, pod)
+            return
+        index = indexes.index_of(pod)
+        if index is not None and index < (self.job.spec.completions or 0) and index not in self.lost:
+            self.done.add(index)
+        self.result.release.append(pod)
+
+    def _failed(self, pod: Pod) -> None:
+        action, message = policy.action_for(self.job, pod)
+        if action == "FailJob":
+            self.result.fail_job = self.result.fail_job or message
+        index = indexes.index_of(pod)
+        if _is_counted_by_index(self.job) and not self.finishing:
+            may_go = index is not None and _may_release(self.job, pod, self.pods, action, index, self.done, self.lost)
+            if not may_go:
+                self.result.complete = False
+                return
+        if action == "Ignore":
+            self.result.release.append(pod)
+        else:
+            self._list(self.failed, pod)
+
+    def _list(self, uids: list[str], pod: Pod) -> None:
+        self.result.complete = False
+        if len(self.succeeded) + len(self.failed) < MAX_UNCOUNTED:
+            uids.append(pod.metadata.uid)
+            self.result.release.append(pod)
 
 
 def _is_counted_by_index(job: Job) -> bool:
