@@ -90,6 +90,15 @@ class ServiceAllocation:
         claims.old_ports = sorted(all_node_ports(before) - all_node_ports(spec))
         return self._finish(claims, dry_run)
 
+    def nameless(self, service: Object) -> StatusError:
+        """The refusal of a service without a name: addresses come first, and an address must say whose it is."""
+        address = self._addresses.any_free(self._addresses.families()[0])
+        detail = (
+            f'failed to allocate IP: IPAddress.networking.k8s.io "{address}" is invalid: '
+            "spec.parentRef.name: Required value"
+        )
+        return _refusal(service, [field.invalid(SPEC.child("clusterIPs"), [""], detail)])
+
     def on_delete(self, service: Object) -> None:
         """Note that everything a service had is free."""
         spec = service.get("spec") or {}

@@ -13,6 +13,7 @@ from tiphys.api.table import Resource
 from tiphys.apiserver.registry.core.service_allocation import ServiceAllocation
 from tiphys.apiserver.registry.core.service_fields import (
     drop_type_dependent_fields,
+    needs_cluster_ip,
     normalize_cluster_ips,
     patch_allocated_values,
 )
@@ -65,6 +66,8 @@ class ServiceStrategy(TableStrategy):
     def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
         obj["status"] = {"loadBalancer": {}}
         normalize_cluster_ips(spec_of(obj), None)
+        if self.allocation and not obj["metadata"].get("name") and needs_cluster_ip(spec_of(obj)):
+            raise self.allocation.nameless(obj)
 
     def validate(self, obj: Object) -> list[FieldError]:
         return validate_service(obj)
