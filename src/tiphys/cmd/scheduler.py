@@ -45,9 +45,10 @@ def main(arguments: Sequence[str]) -> int:
                 async with Supervised(clock) as parts:
                     parts.spawn(informers.run, name="informers")
                     parts.spawn(scheduler.run, name="scheduler")
+                    await scheduler.ready.wait()
+                    notify_ready()
                     await parts.wait()
 
-            notify_ready()
             if not options.leader_elect:
                 await schedule()
                 return

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from tiphys.api.apps.v1 import Deployment
-from tiphys.api.core.v1 import Node
+from tiphys.api.core.v1 import Node, Pod
 from tiphys.api.table import resource_by_kind
 from tiphys.base.log import get_logger
 from tiphys.base.notify import notify, notify_ready
@@ -119,15 +120,18 @@ async def _apply(client: Client, document: dict[str, Any]) -> None:
 
 
 async def _forget_removed_nodes(client: Client, spec: ClusterSpec) -> None:
-    """Delete Node objects of this machine that are no longer in the spec."""
+    """Delete Node objects of this machine that are no longer in the spec, and the pods nobody can end any more."""
     known = {node.name for node in spec.nodes}
     for node in (await client.list(Node)).items:
-        labels = node.metadata.labels
-        if labels.get(NODE_LABEL) == spec.name and node.metadata.name not in known:
-            try:
-                await client.delete(Node, ObjectName("", node.metadata.name))
-            except NotFoundError:
-                continue
+        name = node.metadata.name
+        if node.metadata.labels.get(NODE_LABEL) != spec.name or name in known:
+            continue
+        with suppress(NotFoundError):
+            await client.delete(Node, ObjectName("", name))
+        for pod in (await client.list(Pod, field_selector=f"spec.nodeName={name}")).items:
+            with suppress(NotFoundError):
+                key = ObjectName(pod.metadata.namespace, pod.metadata.name)
+                await client.delete(Pod, key, grace_period_seconds=0)
 
 
 def _is_ready(node: Node) -> bool:

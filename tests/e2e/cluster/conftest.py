@@ -10,7 +10,9 @@ import pytest
 
 from tests.e2e.cluster.harness import Cluster
 
-NAME = "e2e"
+# Another name and port let two runs live side by side on one machine.
+NAME = os.environ.get("TIPHYS_E2E_NAME", "e2e")
+PORT = os.environ.get("TIPHYS_E2E_PORT", "16600")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,7 +31,7 @@ def cluster() -> Iterator[Cluster]:
     found = Cluster(NAME)
     found.down("--purge")
     try:
-        found.up("--nodes", "2", "--api-port", "16600", "--node-monitor-grace-period", "8s")
+        found.up("--nodes", "2", "--api-port", PORT, "--node-monitor-grace-period", "8s")
         yield found
     finally:
         found.down("--purge")

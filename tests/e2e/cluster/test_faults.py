@@ -146,7 +146,7 @@ async def test_kill_anything_at_random_under_load(cluster: Cluster, namespace: s
         assert numbers == sorted(numbers), f"{name} went back in time: {numbers}"
         assert numbers[-1] == found[name], f"{name}: the watcher stopped at {numbers[-1]}, the server has {found[name]}"
     # The container was not touched, and everything is there again.
-    assert Path(f"/proc/{process}").exists()
+    assert await asyncio.to_thread(Path(f"/proc/{process}").exists)
     assert restarts(cluster, "steady", namespace) == 0
     until(lambda: all(row["state"] in ("ready", "done") for row in cluster.status()["processes"]), "all to be ready")
     until(lambda: "NotReady" not in cluster.kubectl("get", "nodes"), "the nodes to be Ready")

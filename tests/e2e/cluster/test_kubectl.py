@@ -134,7 +134,7 @@ def test_deploy_look_change_and_go_back(user: In) -> None:
 
 
 def test_labels_taints_cordon_and_drain(user: In) -> None:
-    node = "e2e-2"
+    node = f"{user.name}-2"
     try:
         user.kubectl("label", "node", node, "disk=fast")
         assert node in user.kubectl("get", "nodes", "-l", "disk=fast")
@@ -148,7 +148,9 @@ def test_labels_taints_cordon_and_drain(user: In) -> None:
         drain = ("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=90s")
         user.kubectl(*drain, "--pod-selector=app=web")
         nodes = "jsonpath={.items[*].spec.nodeName}"
-        until(lambda: set(user.kubectl("get", "pods", "-o", nodes).split()) == {"e2e-1"}, "pods to be elsewhere")
+        until(
+            lambda: set(user.kubectl("get", "pods", "-o", nodes).split()) == {f"{user.name}-1"}, "pods to be elsewhere"
+        )
     finally:
         user.kubectl("uncordon", node)
         user.kubectl("label", "node", node, "disk-")

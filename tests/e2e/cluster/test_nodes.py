@@ -35,6 +35,10 @@ def ready(cluster: Cluster, node: str) -> str:
     return str(found["Ready"])
 
 
+def taints(cluster: Cluster, node: str) -> set[tuple[str, str]]:
+    return {(taint["key"], taint["effect"]) for taint in cluster.get("node", node)["spec"].get("taints", [])}
+
+
 def running_on(cluster: Cluster, namespace: str) -> list[str]:
     pods: list[dict[str, Any]] = cluster.get("pods", "-n", namespace)["items"]
     return sorted(
@@ -50,9 +54,9 @@ def test_a_node_that_hangs_loses_its_pods_and_comes_back(cluster: Cluster, names
     tiphys("node", "stop", "e2e-2", "--name", cluster.name)
     try:
         until(lambda: ready(cluster, "e2e-2") == "Unknown", "the node to be NotReady")
-        taints = {(taint["key"], taint["effect"]) for taint in cluster.get("node", "e2e-2")["spec"].get("taints", [])}
-        assert ("node.kubernetes.io/unreachable", "NoSchedule") in taints
-        assert ("node.kubernetes.io/unreachable", "NoExecute") in taints
+        unreachable = "node.kubernetes.io/unreachable"
+        until(lambda: (unreachable, "NoSchedule") in taints(cluster, "e2e-2"), "no pods to be sent there")
+        until(lambda: (unreachable, "NoExecute") in taints(cluster, "e2e-2"), "its pods to be driven off")
         until(lambda: running_on(cluster, namespace) == ["e2e-1", "e2e-1"], "its pod to be replaced elsewhere")
     finally:
         tiphys("node", "start", "e2e-2", "--name", cluster.name)

@@ -60,6 +60,7 @@ class Process:
     not_before: float = 0.0
     wanted: bool = True
     done: bool = False
+    again: bool = False  # a job that is to run once more, from the start
     last_exit: str = ""
     buffer: bytes = b""
 
@@ -157,6 +158,10 @@ class Supervisor:
             known.backoff = known.not_before = 0.0
             if not known.running:
                 known.ready_after = None
+            elif component.job:
+                # It works for what was wanted before: it begins anew.
+                known.again = True
+                send(known.pid, signal.SIGKILL)
 
     def halt(self, names: list[str], number: signal.Signals, *, forget: bool = False) -> None:
         """End components and do not start them again; with `forget` they are no longer supervised."""
@@ -353,6 +358,9 @@ class Supervisor:
                 self._start_guard()
             return
         was_ready = process.ready_after is not None
+        if process.again:
+            process.again, process.ready_after = False, None
+            return
         if process.component.job and status == 0:
             process.done = True
             process.ready_after = process.ready_after or 0.0

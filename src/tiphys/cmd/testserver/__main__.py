@@ -48,6 +48,7 @@ def main() -> int:
     control = socket.socket(fileno=found.control)
     control.set_inheritable(False)
     children: list[int] = []
+    signal.signal(signal.SIGCHLD, lambda *_: _reap(children))
     gc.freeze()
     try:
         while True:
@@ -58,10 +59,12 @@ def main() -> int:
                 return 0
             pid = os.fork()
             if pid == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 control.close()
                 _become_cluster(message, descriptors[0])
             os.close(descriptors[0])
-            children = [pid for pid in children if not _ended(pid)] + [pid]
+            children.append(pid)
+            _reap(children)  # it may have ended before it was in the list
     finally:
         _end(children)
         shutil.rmtree(found.directory, ignore_errors=True)
@@ -91,19 +94,25 @@ def _become_cluster(message: bytes, descriptor: int) -> NoReturn:
         os._exit(status)
 
 
-def _ended(pid: int) -> bool:
-    return os.waitpid(pid, os.WNOHANG)[0] == pid
+def _reap(children: list[int]) -> None:
+    """Collect those that have ended, and take them off the list."""
+    for pid in list(children):
+        with suppress(ChildProcessError, ValueError):
+            if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                children.remove(pid)
 
 
 def _end(children: list[int]) -> None:
     """Clusters end when their sockets do; those that do not are killed."""
     deadline = time.monotonic() + STOP_GRACE
-    while (children := [pid for pid in children if not _ended(pid)]) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    for pid in children:
+    while children and time.monotonic() < deadline:
+        time.sleep(0.005)
+        _reap(children)
+    for pid in list(children):
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)
 
 
 if __name__ == "__main__":
