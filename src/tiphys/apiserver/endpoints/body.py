@@ -24,6 +24,8 @@ STRICT: Final = "Strict"
 WARN: Final = "Warn"
 IGNORE: Final = "Ignore"
 SCHEME: Final = "pkg/api/legacyscheme/scheme.go:30"
+# Groups that upstream serves from another of its servers say so in their errors.
+SCHEMES: Final = {"apiregistration.k8s.io": "pkg/apiserver/scheme/scheme.go:28"}
 MAX_MANAGER: Final = 128
 
 
@@ -123,7 +125,7 @@ class BodyDecoder:
         if not has_schema(group, version, kind):
             raise bad_request(
                 f'{kind} in version "{version}" cannot be handled as a {expected.kind}: no kind "{kind}" is registered '
-                f'for version "{api_version}" in scheme "{SCHEME}"'
+                f'for version "{api_version}" in scheme "{SCHEMES.get(expected.group, SCHEME)}"'
             )
         if kind == expected.kind and group == expected.group:
             raise bad_request(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import orjson
+import pytest
 
 from tests.unit.apiserver.core.objects import make_entry, make_object
 from tiphys.apiserver.watchcache import Entry, encode_stored
@@ -43,11 +44,7 @@ def test_labels_are_parsed_when_nobody_told_them() -> None:
     assert make_entry("x", 1).labels == {}
 
 
-def test_what_is_no_object_is_refused() -> None:
-    for value in (b"", b"{}", b"null", b'{"metadata":{}}'):
-        try:
-            Entry("d/x", "d", "x", value, 1, 1)
-        except ValueError as error:
-            assert "not an object of this server" in str(error)
-        else:
-            raise AssertionError(value)
+@pytest.mark.parametrize("value", [b"", b"{}", b"null", b'{"metadata":{}}'])
+def test_what_is_no_object_is_refused(value: bytes) -> None:
+    with pytest.raises(ValueError, match="not an object of this server"):
+        Entry("d/x", "d", "x", value, 1, 1)
