@@ -8,11 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.cluster.harness import Cluster
-
-# Another name and port let two runs live side by side on one machine.
-NAME = os.environ.get("TIPHYS_E2E_NAME", "e2e")
-PORT = os.environ.get("TIPHYS_E2E_PORT", "16600")
+from tests.e2e.cluster.harness import NAME, PORT, Cluster
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -14,6 +14,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 PATIENCE = 60.0
+# Another name and port let two runs live side by side on one machine.
+NAME = os.environ.get("TIPHYS_E2E_NAME", "e2e")
+PORT = os.environ.get("TIPHYS_E2E_PORT", "16600")
 
 
 def tiphys(*words: str, check: bool = True, timeout: float = 240) -> subprocess.CompletedProcess[str]:

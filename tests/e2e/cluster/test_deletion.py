@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from tests.e2e.cluster import machine
-from tests.e2e.cluster.harness import Cluster, until
+from tests.e2e.cluster.harness import NAME, Cluster, until
 
 STUBBORN = """
 apiVersion: v1
@@ -70,7 +70,7 @@ def test_endpoints_go_first_then_sigterm_the_grace_period_and_sigkill(
 
 
 def test_pods_leave_nothing_on_their_nodes(cluster: Cluster, namespace: str) -> None:
-    before = {node: node_state(cluster, node) for node in ("e2e-1", "e2e-2")}
+    before = {node: node_state(cluster, node) for node in (f"{NAME}-1", f"{NAME}-2")}
     for turn in range(3):
         name = f"crowd-{turn}"
         cluster.kubectl(

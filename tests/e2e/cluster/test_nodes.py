@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.e2e.cluster.harness import Cluster, tiphys, until
+from tests.e2e.cluster.harness import NAME, Cluster, tiphys, until
 
 WORK = """
 apiVersion: apps/v1
@@ -50,18 +50,18 @@ def running_on(cluster: Cluster, namespace: str) -> list[str]:
 
 def test_a_node_that_hangs_loses_its_pods_and_comes_back(cluster: Cluster, namespace: str) -> None:
     cluster.kubectl("apply", "-n", namespace, "-f", "-", stdin=WORK)
-    until(lambda: running_on(cluster, namespace) == ["e2e-1", "e2e-2"], "one pod a node")
-    tiphys("node", "stop", "e2e-2", "--name", cluster.name)
+    until(lambda: running_on(cluster, namespace) == [f"{NAME}-1", f"{NAME}-2"], "one pod a node")
+    tiphys("node", "stop", f"{NAME}-2", "--name", cluster.name)
     try:
-        until(lambda: ready(cluster, "e2e-2") == "Unknown", "the node to be NotReady")
+        until(lambda: ready(cluster, f"{NAME}-2") == "Unknown", "the node to be NotReady")
         unreachable = "node.kubernetes.io/unreachable"
-        until(lambda: (unreachable, "NoSchedule") in taints(cluster, "e2e-2"), "no pods to be sent there")
-        until(lambda: (unreachable, "NoExecute") in taints(cluster, "e2e-2"), "its pods to be driven off")
-        until(lambda: running_on(cluster, namespace) == ["e2e-1", "e2e-1"], "its pod to be replaced elsewhere")
+        until(lambda: (unreachable, "NoSchedule") in taints(cluster, f"{NAME}-2"), "no pods to be sent there")
+        until(lambda: (unreachable, "NoExecute") in taints(cluster, f"{NAME}-2"), "its pods to be driven off")
+        until(lambda: running_on(cluster, namespace) == [f"{NAME}-1", f"{NAME}-1"], "its pod to be replaced elsewhere")
     finally:
-        tiphys("node", "start", "e2e-2", "--name", cluster.name)
-    until(lambda: ready(cluster, "e2e-2") == "True", "the node to be Ready again")
-    until(lambda: not cluster.get("node", "e2e-2")["spec"].get("taints"), "its taints to be gone")
+        tiphys("node", "start", f"{NAME}-2", "--name", cluster.name)
+    until(lambda: ready(cluster, f"{NAME}-2") == "True", "the node to be Ready again")
+    until(lambda: not cluster.get("node", f"{NAME}-2")["spec"].get("taints"), "its taints to be gone")
     until(lambda: len(cluster.get("pods", "-n", namespace)["items"]) == 2, "the pod that was left behind to be gone")
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster.harness import Cluster, tiphys
+from tests.e2e.cluster.harness import NAME, PORT, Cluster, tiphys
 
 
 def test_two_ready_nodes_and_dns(cluster: Cluster) -> None:
     nodes = cluster.get("nodes")["items"]
-    assert [node["metadata"]["name"] for node in nodes] == ["e2e-1", "e2e-2"]
+    assert [node["metadata"]["name"] for node in nodes] == [f"{NAME}-1", f"{NAME}-2"]
     for node in nodes:
         conditions = {item["type"]: item["status"] for item in node["status"]["conditions"]}
         assert conditions["Ready"] == "True"
@@ -32,11 +32,11 @@ def test_status_names_every_process(cluster: Cluster) -> None:
     document = cluster.status()
     assert document["state"] == "running"
     names = {row["name"] for row in document["processes"]}
-    assert {"apiserver", "controller-manager", "scheduler", "e2e-1/kubelet", "e2e-2/proxy"} <= names
+    assert {"apiserver", "controller-manager", "scheduler", f"{NAME}-1/kubelet", f"{NAME}-2/proxy"} <= names
     assert all(row["state"] in ("ready", "done") for row in document["processes"])
     text = tiphys("status", "--name", cluster.name).stdout
-    assert "e2e-1/runtime" in text
-    assert "https://127.0.0.1:16600" in text
+    assert f"{NAME}-1/runtime" in text
+    assert f"https://127.0.0.1:{PORT}" in text
 
 
 def test_kubeconfig_is_printed(cluster: Cluster) -> None:
@@ -46,13 +46,13 @@ def test_kubeconfig_is_printed(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("up", "--name", "e2e", "--nodes", "5"), "is running with 2 nodes; use `tiphys node add`"),
-        (("up", "--name", "e2e", "--api-port", "7777"), "is running on port 16600"),
+        (("up", "--name", NAME, "--nodes", "5"), "is running with 2 nodes; use `tiphys node add`"),
+        (("up", "--name", NAME, "--api-port", "7777"), f"is running on port {PORT}"),
         (("up", "--name", "other", "--colour"), "unknown flag: --colour"),
         (("up", "--name", "other", "--proxy-mode", "ipvs"), "ipvs is not supported by this version"),
         (("up", "--name", "other", "--datastore", "https://127.0.0.1:2379"), "is not supported by this version"),
-        (("node", "stop", "nobody", "--name", "e2e"), 'there is no node "nobody" in cluster "e2e"'),
-        (("node", "add", "e2e-1", "--name", "e2e"), 'node "e2e-1" exists already'),
+        (("node", "stop", "nobody", "--name", NAME), f'there is no node "nobody" in cluster "{NAME}"'),
+        (("node", "add", f"{NAME}-1", "--name", NAME), f'node "{NAME}-1" exists already'),
     ],
     ids=lambda value: " ".join(value[:4]) if isinstance(value, tuple) else "",
 )
@@ -84,13 +84,13 @@ def test_a_broken_state_directory_is_named(tmp_path: Path) -> None:
 
 
 def test_a_second_cluster_has_its_own_addresses(cluster: Cluster) -> None:
-    other = Cluster("e2e-b")
+    other = Cluster(f"{NAME}-b")
     try:
         other.up("--nodes", "1")
         first, second = cluster.status(), other.status()
         assert first["server"] != second["server"]
         assert first["nodes"][0]["address"].rpartition(".")[0] != second["nodes"][0]["address"].rpartition(".")[0]
-        assert [node["metadata"]["name"] for node in other.get("nodes")["items"]] == ["e2e-b-1"]
+        assert [node["metadata"]["name"] for node in other.get("nodes")["items"]] == [f"{NAME}-b-1"]
     finally:
         other.down("--purge")
     assert len(cluster.get("nodes")["items"]) == 2
