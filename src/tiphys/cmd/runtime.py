@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from tiphys.base.log import get_logger
 from tiphys.base.notify import notify_ready
 from tiphys.base.tasks import Supervised
 from tiphys.cmd.component import add_common_flags, begin_logging, run
 from tiphys.cmd.flags import FlagParser
+from tiphys.network.cni.model import NetworkError
 from tiphys.network.cni.setup import PodNetworks
 from tiphys.runtime.network import NetworkResult, NetworkStatus, PodNetwork
 from tiphys.runtime.options import RegistryOptions, RuntimeOptions
 from tiphys.runtime.server import RuntimeServer
+
+log = get_logger(__name__)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -52,11 +57,13 @@ def main(arguments: Sequence[str]) -> int:
             conf_dir=options.cni_conf_dir,
             bin_dirs=[Path(directory) for directory in options.cni_bin_dir],
         )
-        server = RuntimeServer(runtime, _Network(networks))
+        network = _Network(networks)
+        server = RuntimeServer(runtime, network)
         try:
             async with Supervised() as tasks:
                 tasks.spawn(server.run, name="runtime")
                 await server.ready.wait()
+                await network.recovered(server.recovered)
                 notify_ready(listen=runtime.listen)
                 await tasks.wait()
         finally:
@@ -66,12 +73,40 @@ def main(arguments: Sequence[str]) -> int:
 
 
 class _Network:
-    """The pod network in the runtime's words: neither room knows the other's types."""
+    """The pod network in the runtime's words: neither room knows the other's types.
+
+    What a crash left (addresses, links, ports of sandboxes that are gone) is freed once: as soon as it is known
+    which sandboxes live and the node has its range, and before another sandbox is connected.
+    """
 
     def __init__(self, networks: PodNetworks) -> None:
         self._networks = networks
+        self._recovered: frozenset[str] | None = None
+        self._added: set[str] = set()
+        self._collected = False
+        self._one_at_a_time = asyncio.Lock()
+
+    async def recovered(self, sandboxes: frozenset[str]) -> None:
+        """These sandboxes of an earlier runtime live; what belongs to any other can go."""
+        self._recovered = sandboxes
+        await self._collect()
+
+    async def _collect(self) -> None:
+        async with self._one_at_a_time:
+            if self._collected or self._recovered is None or not self._networks.status().ready:
+                return
+            self._collected = True
+            try:
+                removed = await self._networks.gc(self._recovered | self._added)
+            except (NetworkError, OSError) as error:
+                log.warning("what lost sandboxes had of the network stays: %s", error)
+                return
+            if removed:
+                log.info("freed what %d lost sandboxes had of the network", len(removed))
 
     async def add(self, pod: PodNetwork) -> NetworkResult:
+        self._added.add(pod.sandbox_id)
+        await self._collect()
         found = await self._networks.add(pod)
         return NetworkResult(ips=found.ips, interfaces=(found.interface,))
 

@@ -52,6 +52,10 @@ class Unavailable(RuntimeFault):
     code = grpc.StatusCode.UNAVAILABLE
 
 
+class Unreachable(Unavailable):
+    """No registry answered at all: its name is unknown, or nothing listens where it should be."""
+
+
 class PermissionDenied(RuntimeFault):
     """A registry refused the credentials."""
 

@@ -11,13 +11,16 @@ from typing import Any, Final
 import msgspec
 
 from tiphys.api.cri import api_pb2
-from tiphys.runtime.errors import InvalidArgument, RuntimeFault
+from tiphys.base.log import get_logger
+from tiphys.runtime.errors import InvalidArgument, RuntimeFault, Unreachable
 from tiphys.runtime.images.config import ImageConfig
 from tiphys.runtime.images.elsewhere import LoopElsewhere
 from tiphys.runtime.images.pull import Credentials, Puller
 from tiphys.runtime.images.reference import InvalidReference, Reference, parse
 from tiphys.runtime.images.store import Image, disk_usage
 from tiphys.runtime.node import Node, now
+
+log = get_logger(__name__)
 
 # Counting means walking all layers: the kubelet asks oftener than images change.
 USAGE_AGE: Final = 30.0  # seconds
@@ -93,7 +96,14 @@ class ImageService:
             identity_token=auth.identity_token,
             registry_token=auth.registry_token,
         )
-        image = await self._pull(reference, credentials)
+        try:
+            image = await self._pull(reference, credentials)
+        except Unreachable as error:
+            local = self._made_here(reference)
+            if local is None:
+                raise
+            log.warning("%s; using the image of this name that was made on this machine", error)
+            image = local
         return api_pb2.PullImageResponse(image_ref=image.id)
 
     async def _pull(self, reference: Reference, credentials: Credentials) -> Image:
@@ -103,6 +113,11 @@ class ImageService:
             return await self._elsewhere.run(lambda: self._puller.pull(reference, credentials))
         except OSError as error:
             raise RuntimeFault(f"the network namespace images are pulled in cannot be entered: {error}") from error
+
+    def _made_here(self, reference: Reference) -> Image | None:
+        """The image of this name, if it was assembled, built or imported here: for those there is no registry."""
+        found = self._node.images.find(str(reference))
+        return found if found is not None and found.pinned else None
 
     def close(self) -> None:
         """Stop pulling."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import aiohttp
 import grpc
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -20,6 +21,7 @@ from tests.unit.runtime.archives import Entry, ImageFiles, image, tar
 from tiphys.api.cri import api_pb2 as cri
 from tiphys.runtime import namespaces
 from tiphys.runtime.images.elsewhere import LoopElsewhere
+from tiphys.runtime.images.store import ImageStore
 from tiphys.runtime.linux import architecture
 from tiphys.runtime.options import RegistryOptions
 
@@ -237,3 +239,35 @@ def own_network() -> str:
 
 def on_the_node(config: cri.PodSandboxConfig) -> None:
     config.linux.security_context.namespace_options.network = cri.NODE
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1:1/team/app:v1", "no-such-host.invalid/team/app:v1"])
+async def test_made_here_and_no_registry_to_ask(
+    cri_client: Client, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """Always pull, an image assembled, built or imported on this machine, and a registry that is not there."""
+    store = ImageStore(cri_client.options.images)
+    made = msgspec.structs.replace(store.images()[0], tags=(name,), pinned=True)
+    store.add(made)
+    assert await pull(cri_client, name) == made.id
+    assert "using the image of this name that was made on this machine" in caplog.text
+
+
+async def test_once_pulled_is_not_made_here(cri_client: Client) -> None:
+    store = ImageStore(cri_client.options.images)
+    name = "127.0.0.1:1/team/app:v1"
+    store.add(msgspec.structs.replace(store.images()[0], id=f"sha256:{'1' * 64}", tags=(name,), pinned=False))
+    with pytest.raises(grpc.aio.AioRpcError, match="connection refused"):
+        await pull(cri_client, name)
+
+
+@needs_registry
+async def test_made_here_but_the_registry_says_otherwise(cri_client: Client, host: str, odd: Odd) -> None:
+    """Where a registry answers, what it says counts: not there, or not allowed."""
+    store = ImageStore(cri_client.options.images)
+    names = (f"{host}/team/app:v1", f"{odd.address}/app:v1")
+    store.add(msgspec.structs.replace(store.images()[0], tags=names, pinned=True))
+    with pytest.raises(grpc.aio.AioRpcError, match="not found"):
+        await pull(cri_client, names[0])
+    with pytest.raises(grpc.aio.AioRpcError, match="pull access denied"):
+        await pull(cri_client, names[1])

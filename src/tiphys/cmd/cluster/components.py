@@ -106,10 +106,15 @@ def _apiserver(spec: ClusterSpec, layout: Layout) -> Component:
     )
 
 
+def runtime_endpoint(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> str:
+    """Where the node's container runtime answers: a URL, as `unix:///…/runtime.sock`."""
+    return spec.container_runtime_endpoint or f"unix://{layout.node_run(node.name) / 'runtime.sock'}"
+
+
 def node_components(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> list[Component]:
     """The processes of one node: runtime, kubelet, kube-proxy and the network agent."""
     state, run = layout.node_state(node.name), layout.node_run(node.name)
-    endpoint = spec.container_runtime_endpoint or f"unix://{run / 'runtime.sock'}"
+    endpoint = runtime_endpoint(spec, layout, node)
     cgroup = f"/{layout.cgroup}/{node.name}"
     found = []
     if not spec.container_runtime_endpoint:

@@ -85,7 +85,7 @@ class _Tar:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[_Files]:
+def _opened(path: Path, scratch: Path) -> Iterator[_Files]:
     if path.is_dir():
         yield _Directory(path)
         return
@@ -97,7 +97,7 @@ def _opened(path: Path) -> Iterator[_Files]:
                 yield _Tar(archive)
             return
         # Members are read in any order, which a compressed file does not allow.
-        plain = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        plain = scratch / f"{secrets.token_hex(8)}.tar"
         try:
             with gzip.open(path) as source, plain.open("wb") as target:
                 shutil.copyfileobj(source, target, layers.CHUNK)
@@ -117,7 +117,7 @@ def import_archive(store: ImageStore, path: Path, *, names: Sequence[str] = ()) 
     Imported images are pinned against garbage collection. Raises ArchiveError, LayerError, InvalidReference.
     """
     extra = [parse(name) for name in names]
-    with _opened(path) as files, store.adding():
+    with _opened(path, store.root / "ingest") as files, store.adding():
         if files.has("manifest.json"):
             found = _docker_images(files)
         elif files.has("index.json"):

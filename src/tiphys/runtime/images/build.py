@@ -24,11 +24,13 @@ from typing import Any, Final
 
 import msgspec
 
-from tiphys.runtime import linux, process
+from tiphys.runtime import linux
+from tiphys.runtime.cgroups import Cgroups
 from tiphys.runtime.filesystems import mount_overlay
 from tiphys.runtime.images import layers
 from tiphys.runtime.images.assemble import CONFIG_TYPE, LAYER_TYPE, MANIFEST_TYPE
 from tiphys.runtime.images.dockerfile import DockerfileError, Instruction, expand, ignore_rules, ignored, pairs, parse
+from tiphys.runtime.images.reference import InvalidReference
 from tiphys.runtime.images.reference import parse as parse_reference
 from tiphys.runtime.images.store import Image, ImageStore, layer_names
 from tiphys.runtime.images.trees import NotADirectory, copy_one, directory_digest, give_owner, resolve_directory
@@ -74,8 +76,12 @@ def build(
     target: str = "",
     oci_runtime: str = "runc",
     say: Callable[[str], None] = lambda text: None,
+    fetch: Callable[[str], Image] | None = None,
 ) -> Image:
-    """Build the image and give it `names`. `say` hears each instruction and each warning.
+    """Build the image and give it `names`.
+
+    `say` hears each instruction, each line a command writes and each warning; `fetch` gets an image that is named
+    but not in the store (and raises BuildError when it cannot).
 
     Raises BuildError or DockerfileError, and leaves nothing behind then.
     """
@@ -86,15 +92,19 @@ def build(
     except (OSError, UnicodeDecodeError) as error:
         raise BuildError(f"failed to read dockerfile: {path}: {error}") from error
     with tempfile.TemporaryDirectory(prefix="tiphys-build-", dir=store.root / "ingest") as work, store.adding():
-        builder = _Builder(store, context.resolve(), Path(work), dict(arguments or {}), oci_runtime, say)
+        builder = _Builder(
+            store, context.resolve(), Path(work), dict(arguments or {}), oci_runtime, say, fetch or _not_here
+        )
         try:
             stage = builder.run(instructions, target)
             builder.unmount()
             return builder.commit(stage, [f"{x.name}:{x.tag}" for x in references])
-        except NotADirectory as error:
-            raise BuildError(str(error)) from error
         finally:
             builder.unmount()
+
+
+def _not_here(name: str) -> Image:
+    raise BuildError(f"{parse_reference(name)}: not found: import or pull it first")
 
 
 class _Builder:
@@ -106,6 +116,7 @@ class _Builder:
         arguments: dict[str, str],
         oci_runtime: str,
         say: Callable[[str], None],
+        fetch: Callable[[str], Image],
     ) -> None:
         self._store = store
         self._context = context
@@ -113,6 +124,7 @@ class _Builder:
         self._given = arguments
         self._oci_runtime = oci_runtime
         self._say = say
+        self._fetch = fetch
         self._stages: dict[str, _Stage] = {}
         self._mounts: list[Path] = []
         ignore = context / ".dockerignore"
@@ -133,7 +145,8 @@ class _Builder:
             if instruction.name == "FROM":
                 if stage is not None and target and self._stages.get(target.lower()) is stage:
                     return stage
-                stage = self._from(instruction, outer)
+                with _located(instruction):
+                    stage = self._from(instruction, outer)
             elif stage is None:
                 if instruction.name not in _ARGUMENTS_BEFORE_FROM:
                     raise BuildError(f"line {instruction.line}: no build stage in current context")
@@ -141,7 +154,8 @@ class _Builder:
                 continue
             self._say(f"{instruction.name} {instruction.text}")
             if instruction.name != "FROM":
-                self._apply(stage, instruction, outer)
+                with _located(instruction):
+                    self._apply(stage, instruction, outer)
         if stage is None or (target and self._stages.get(target.lower()) is not stage):
             raise BuildError(f"target stage {target!r} could not be found")
         return stage
@@ -171,9 +185,7 @@ class _Builder:
             lower = []
             stage = _Stage((), [], {}, merged, upper)
         else:
-            image = self._store.find(base)
-            if image is None:
-                raise BuildError(f"{parse_reference(base)}: not found: import or pull it first")
+            image = self._store.find(base) or self._fetch(base)
             document = msgspec.json.decode(self._store.blob(image.id).read_bytes())
             lower = [self._store.layer(name) for name in image.layers]
             stage = _Stage(
@@ -287,9 +299,6 @@ class _Builder:
         elif name.lower() in self._stages:
             yield self._stages[name.lower()].merged
         else:
-            image = self._store.find(name)
-            if image is None:
-                raise BuildError(f"line {instruction.line}: {name}: not found: import or pull it first")
             yield self._new_stage(name).merged
 
     def _find(self, root: Path, pattern: str, instruction: Instruction) -> list[Path]:
@@ -374,6 +383,7 @@ class _Builder:
             raise DockerfileError(f"line {instruction.line}: RUN --{next(iter(instruction.flags))} is not supported")
         argv = instruction.array() or [*stage.shell, instruction.text]
         bundle = Path(tempfile.mkdtemp(dir=self._work))
+        cgroup = f"/tiphys-build-{bundle.name}"
         environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **stage.values()}
         user = self._run_user(stage)
         held = linux.effective_capabilities()
@@ -399,20 +409,32 @@ class _Builder:
             ],
             "linux": {
                 "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")],
-                "cgroupsPath": f"/tiphys-build/{bundle.name}",
+                "cgroupsPath": cgroup,
             },
         }
         (bundle / "config.json").write_bytes(msgspec.json.encode(spec))
         command = [self._oci_runtime, f"--root={bundle / 'oci'}", "run", "--bundle", str(bundle), bundle.name]
         try:
-            output = process.run(command, timeout=24 * 3600.0)
-        except process.CommandFailed as error:
+            status, last = self._stream(command)
+        except FileNotFoundError as error:
+            raise BuildError(f"RUN needs {self._oci_runtime}, which is not installed on this machine") from error
+        finally:
+            Cgroups().remove(cgroup)
+        if status != 0:
             raise BuildError(
-                f'line {instruction.line}: process "{" ".join(argv)}" did not complete successfully: '
-                f"exit code: {error.status}: {error}"
-            ) from error
-        for line in output.decode(errors="replace").splitlines():
-            self._say(line)
+                f'process "{" ".join(argv)}" did not complete successfully: exit code: {status}{last and f": {last}"}'
+            )
+
+    def _stream(self, command: Sequence[str]) -> tuple[int, str]:
+        """Run a command to its end, saying what it writes as it comes: its exit status and its last line."""
+        last = ""
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
+        ) as running:
+            for line in running.stdout or ():
+                last = line.rstrip()
+                self._say(last)
+        return running.returncode, last
 
     def _run_user(self, stage: _Stage) -> users.User:
         fd = os.open(stage.merged, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -478,6 +500,17 @@ class _Builder:
                 pinned=True,
             )
         )
+
+
+@contextlib.contextmanager
+def _located(instruction: Instruction) -> Iterator[None]:
+    """What goes wrong inside is a BuildError that begins with the instruction's line."""
+    try:
+        yield
+    except (BuildError, NotADirectory, InvalidReference, layers.LayerError, OSError, ValueError) as error:
+        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        where = f"line {instruction.line}: "
+        raise BuildError(text if text.startswith(where) else where + text) from error
 
 
 def _moment() -> str:

@@ -23,7 +23,7 @@ import msgspec
 
 from tiphys.base.log import get_logger
 from tiphys.runtime import linux
-from tiphys.runtime.errors import NotFound, RuntimeFault, Unavailable
+from tiphys.runtime.errors import NotFound, RuntimeFault, Unavailable, Unreachable
 from tiphys.runtime.images import layers
 from tiphys.runtime.images.config import ImageConfig
 from tiphys.runtime.images.reference import Reference
@@ -75,14 +75,25 @@ class Descriptor:
 class Puller:
     """Pulls images into a store."""
 
-    def __init__(self, store: ImageStore, options: RegistryOptions, blocking: Blocking) -> None:
+    def __init__(
+        self,
+        store: ImageStore,
+        options: RegistryOptions,
+        blocking: Blocking,
+        received: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        """`received` hears the size of each piece of a layer as it arrives, in bytes."""
         self._store = store
+        self._received = received
         self._options = options
         self._blocking = blocking
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def pull(self, reference: Reference, credentials: Credentials) -> Image:
-        """Pull `reference`; the errors are worded as containerd's, for that is what users search for."""
+        """Pull `reference`; the errors are worded as containerd's, for that is what users search for.
+
+        Raises Unreachable only when nothing that could have the image was there to be asked.
+        """
         try:
             return await self._pull(reference, credentials)
         except RuntimeFault as error:
@@ -99,9 +110,11 @@ class Puller:
                 except RuntimeFault as error:
                     failures.append(error)
                     continue
-                return await self._fetch(registry, reference, manifest, digest, resolved)
-        # What the registry itself said tells more than that a fallback could not be reached.
-        worst = next((error for error in failures if not isinstance(error, Unavailable)), failures[-1])
+                try:
+                    return await self._fetch(registry, reference, manifest, digest, resolved)
+                except Unreachable as error:
+                    raise Unavailable(str(error)) from error  # it was there a moment ago
+        worst = _most_telling(failures)
         raise type(worst)(f'failed to resolve reference "{reference}": {worst}') from worst
 
     async def _resolve(self, registry: Registry, reference: Reference) -> tuple[dict[str, Any], str, str]:
@@ -233,6 +246,7 @@ class Puller:
                     file.truncate(0)
                 async for piece in pieces:
                     file.write(piece)
+                    self._received(len(piece))
                     if blob.size and file.tell() > blob.size:
                         raise RuntimeFault(f"blob {blob.digest} is larger than the {blob.size} bytes announced")
             if blob.size and file.tell() < blob.size:
@@ -247,6 +261,15 @@ class Puller:
             yield
         finally:
             os.close(fd)
+
+
+def _most_telling(failures: Sequence[RuntimeFault]) -> RuntimeFault:
+    """What a registry itself said tells more than that another could not be reached."""
+    for weaker in (Unavailable, Unreachable):
+        for error in failures:
+            if not isinstance(error, weaker):
+                return error
+    return failures[-1]
 
 
 @contextlib.asynccontextmanager

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from tiphys import __version__
-from tiphys.runtime.errors import NotFound, PermissionDenied, RuntimeFault, Unavailable
+from tiphys.runtime.errors import NotFound, PermissionDenied, RuntimeFault, Unavailable, Unreachable
 from tiphys.runtime.images.reference import Reference
 from tiphys.runtime.options import RegistryOptions
 
@@ -108,7 +108,7 @@ class Registry:
         return context
 
     async def manifest(self, wanted: str) -> Manifest:
-        """The manifest of a tag or digest; NotFound, PermissionDenied, Unavailable."""
+        """The manifest of a tag or digest; NotFound, PermissionDenied, Unavailable, Unreachable."""
         async with self._get(f"manifests/{wanted}", {"Accept": ACCEPT}) as response:
             body = b""
             async for piece in response.content.iter_chunked(64 << 10):
@@ -134,7 +134,8 @@ class Registry:
                 response.release()
                 response = await self._session.get(url, headers=self._with_authorization(headers))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(f'failed to do request: Get "{url}": {_words(error)}') from error
+            kind = Unreachable if _never_connected(error) else Unavailable
+            raise kind(f'failed to do request: Get "{url}": {_words(error)}') from error
         async with response:
             self._check(response, url)
             try:
@@ -206,6 +207,14 @@ class Registry:
 
 def _basic(pair: tuple[str, str]) -> str:
     return "Basic " + base64.b64encode(":".join(pair).encode()).decode()
+
+
+def _never_connected(error: BaseException) -> bool:
+    """Whether no connection came about. A registry whose certificate is wrong has answered."""
+    if isinstance(error, aiohttp.ClientSSLError):
+        return False
+    unanswered = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
+    return isinstance(error, unanswered)
 
 
 def _words(error: BaseException) -> str:

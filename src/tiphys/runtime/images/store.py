@@ -185,6 +185,20 @@ class ImageStore:
         image = self._read().images[image_id]
         self.add(msgspec.structs.replace(image, tags=(str(reference),)))
 
+    def untag(self, reference: Reference) -> None:
+        """Take a name from its image, and the image with its last name. Harmless when there is none."""
+        with self._changing() as index:
+            for image in list(index.images.values()):
+                tags = tuple(tag for tag in image.tags if tag != str(reference))
+                if tags == image.tags:
+                    continue
+                names = {parse(tag).name for tag in tags}
+                digests = tuple(digest for digest in image.digests if digest.partition("@")[0] in names)
+                if tags:
+                    index.images[image.id] = msgspec.structs.replace(image, tags=tags, digests=digests)
+                else:
+                    del index.images[image.id]
+
     def remove(self, image_id: str) -> None:
         """Forget the image with all its names; layers that containers stand on stay until they go."""
         with self._changing() as index:
