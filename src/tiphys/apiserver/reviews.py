@@ -22,7 +22,8 @@ from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authn.service_account import BoundObject, TokenIssuer
 from tiphys.apiserver.authn.tokens import InvalidToken
 from tiphys.apiserver.authz.interface import Attributes, Authorizer, Verdict
-from tiphys.apiserver.authz.rbac import PolicyRule, RBACAuthorizer
+from tiphys.apiserver.authz.rbac import RBACAuthorizer
+from tiphys.apiserver.authz.rules import PolicyRule
 from tiphys.apiserver.endpoints.body import BodyDecoder, check_write_options, media_type_of
 from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
 from tiphys.apiserver.endpoints.encoding import value_response

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tiphys.apiserver.admission.base import AdmissionParts
 from tiphys.apiserver.admission.plugins import admission_chain
+from tiphys.apiserver.admission.webhooks.caller import HttpsCaller
+from tiphys.apiserver.admission.webhooks.versions import ServedVersions
 from tiphys.apiserver.authn.chain import AuthenticatorChain, TokenChain
 from tiphys.apiserver.authn.service_account import (
     PublicKey,
@@ -22,10 +25,14 @@ from tiphys.apiserver.authn.tokens import BootstrapTokens, StaticTokens, TokenAu
 from tiphys.apiserver.authn.x509 import ClientCertificateAuthenticator
 from tiphys.apiserver.authz.interface import Authorizer
 from tiphys.apiserver.authz.node import NodeAuthorizer
-from tiphys.apiserver.authz.rbac import KINDS, PolicyRule, RBACAuthorizer
+from tiphys.apiserver.authz.pod_index import PodIndex
+from tiphys.apiserver.authz.rbac import KINDS, RBACAuthorizer
+from tiphys.apiserver.authz.rules import PolicyRule
 from tiphys.apiserver.authz.union import AlwaysAllow, AlwaysDeny, PrivilegedGroups, UnionAuthorizer
+from tiphys.apiserver.bootstrap.flow_status import FlowSchemaStatus
 from tiphys.apiserver.bootstrap.policy import RBAC as RBAC_GROUP
 from tiphys.apiserver.bootstrap.policy import bootstrap_objects
+from tiphys.apiserver.bootstrap.writer import Writer
 from tiphys.apiserver.endpoints.paths import PathHandler
 from tiphys.apiserver.http.request import Request
 from tiphys.apiserver.http.response import Response
@@ -33,6 +40,7 @@ from tiphys.apiserver.options import ServerOptions
 from tiphys.apiserver.registry.resources import CacheReader, ResourceMap
 from tiphys.apiserver.reviews import Reviews
 from tiphys.apiserver.server import ApiServer, Security
+from tiphys.apiserver.watchcache.kind import KindCache
 from tiphys.base.clock import Clock, SystemClock
 from tiphys.store import Store
 
@@ -63,34 +71,78 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
         tokens.append(BootstrapTokens(lookup, moment))
     chain = TokenChain(tokens)
     authenticator = AuthenticatorChain([ClientCertificateAuthenticator(moment)], chain, anonymous=options.anonymous)
-    rbac = _rbac(resources, reader) if "RBAC" in options.authorization_modes else None
+    rbac = _rbac(resources, reader)
     authorizer = _authorizer(options.authorization_modes, rbac, resources, reader)
-    admission = admission_chain(reader, authorizer, options.enable_admission, options.disable_admission)
+    caller = HttpsCaller(reader)
+    parts = AdmissionParts(
+        reader=reader,
+        authorizer=authorizer,
+        rules=rbac,
+        statuses=Writer(resources, reader, moment.now),
+        webhooks=caller,
+        versions=ServedVersions(resources),
+    )
+    admission = admission_chain(parts, options.enable_admission, options.disable_admission)
     security = Security(authenticator=authenticator, authorizer=authorizer, admission=admission)
-    server = ApiServer(options, security, store=store, clock=moment, resources=resources)
-    server.extra_resources.update(Reviews(chain, authorizer, rbac, issuer, audiences).handlers())
+    server = SecuredServer(options, security, caller, store=store, clock=moment, resources=resources)
+    rules = rbac if "RBAC" in options.authorization_modes else None
+    server.extra_resources.update(Reviews(chain, authorizer, rules, issuer, audiences).handlers())
     if issuer is not None:
         server.extra_paths.update(_issuer_discovery(issuer))
     return server
 
 
+class SecuredServer(ApiServer):
+    """An API server that also calls webhooks and looks after the objects it made."""
+
+    def __init__(
+        self,
+        options: ServerOptions,
+        security: Security,
+        caller: HttpsCaller,
+        *,
+        store: Store | None,
+        clock: Clock,
+        resources: ResourceMap,
+    ) -> None:
+        super().__init__(options, security, store=store, clock=clock, resources=resources)
+        self._caller = caller
+        self._flow_status: FlowSchemaStatus | None = None
+
+    async def listen(self) -> None:
+        """As ApiServer; from now on the status of flow schemas is kept."""
+        await super().listen()
+        writer = Writer(self.resources, self.reader, self.clock.now)
+        self._flow_status = FlowSchemaStatus(self.cache, self.reader, writer, self.clock)
+        await self._flow_status.start()
+
+    async def stop(self) -> None:
+        """As ApiServer."""
+        if self._flow_status is not None:
+            await self._flow_status.stop()
+            self._flow_status = None
+        await super().stop()
+        await self._caller.close()
+
+
 def _rbac(resources: ResourceMap, reader: CacheReader) -> RBACAuthorizer:
+    caches: list[KindCache] = []
+
     def version() -> tuple[int, ...]:
-        stores = [resources.store(RBAC_GROUP, plural) for plural in KINDS]
-        return tuple(store.kind.cache.last_change for store in stores if store is not None)
+        if not caches:
+            stores = [resources.store(RBAC_GROUP, plural) for plural in KINDS]
+            caches.extend(store.kind.cache for store in stores if store is not None)
+        return tuple([cache.last_change for cache in caches])
 
     return RBACAuthorizer(lambda plural: reader.list(RBAC_GROUP, plural), version)
 
 
-def _authorizer(
-    modes: Sequence[str], rbac: RBACAuthorizer | None, resources: ResourceMap, reader: CacheReader
-) -> Authorizer:
+def _authorizer(modes: Sequence[str], rbac: RBACAuthorizer, resources: ResourceMap, reader: CacheReader) -> Authorizer:
     found: list[Authorizer] = [PrivilegedGroups()]
     for mode in modes:
         match mode:
             case "RBAC":
-                if rbac is not None:
-                    found.append(rbac)
+                found.append(rbac)
             case "Node":
                 found.append(_node_authorizer(resources, reader))
             case "AlwaysAllow":
@@ -103,14 +155,9 @@ def _authorizer(
 
 
 def _node_authorizer(resources: ResourceMap, reader: CacheReader) -> NodeAuthorizer:
-    def pods_of_node(node: str) -> Iterator[Mapping[str, Any]]:
+    def pods() -> KindCache | None:
         store = resources.store("", "pods")
-        if store is None:
-            return
-        cache = store.kind.cache
-        for entry in list(cache.entries.values()):
-            if cache.fields_of(entry).get("spec.nodeName") == node:
-                yield store.decode(entry)
+        return None if store is None else store.kind.cache
 
     role = next(item for item in bootstrap_objects() if item["metadata"]["name"] == "system:node" and "rules" in item)
     rules = [PolicyRule.from_json(rule) for rule in role["rules"]]
@@ -118,7 +165,7 @@ def _node_authorizer(resources: ResourceMap, reader: CacheReader) -> NodeAuthori
     def get(group: str, resource: str, namespace: str, name: str) -> Mapping[str, Any] | None:
         return reader.get(group, resource, (namespace, name))
 
-    return NodeAuthorizer(pods_of_node, get, rules)
+    return NodeAuthorizer(PodIndex(pods), get, rules)
 
 
 def _issuer_discovery(issuer: TokenIssuer) -> dict[str, PathHandler]:

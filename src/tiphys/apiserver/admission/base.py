@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, ClassVar, Final
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Protocol
 
 from tiphys.apiserver.admission.interface import AdmissionAttributes, Operation
+from tiphys.apiserver.admission.webhooks.interface import Versions, WebhookCaller
+from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authz.interface import Authorizer
+from tiphys.apiserver.authz.rules import PolicyRule
 from tiphys.apiserver.registry.strategy import Reader
 from tiphys.machinery.errors import StatusError, forbidden
 from tiphys.machinery.meta import GroupResource
@@ -17,6 +21,37 @@ UPDATE: Final = frozenset({Operation.UPDATE})
 WRITE: Final = CREATE | UPDATE
 
 
+class StatusWriter(Protocol):
+    """Changes the status of an object, on the server's own behalf."""
+
+    async def change_status(
+        self, group: str, plural: str, namespace: str, name: str, change: Callable[[Object], None]
+    ) -> None:
+        """Call `change` with a copy of the object and store it; again when somebody was faster. Its errors end it."""
+
+
+class RuleResolver(Protocol):
+    """Knows what the roles in the cluster allow."""
+
+    def rules_for(self, user: UserInfo, namespace: str) -> Sequence[PolicyRule]:
+        """Every rule `user` has in `namespace` ("" for cluster-wide only)."""
+
+    def rules_of_role(self, kind: str, namespace: str, name: str) -> Sequence[PolicyRule] | None:
+        """The rules of a Role or ClusterRole; None when it does not exist."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionParts:
+    """What of the server plug-ins may use."""
+
+    reader: Reader
+    authorizer: Authorizer
+    rules: RuleResolver
+    statuses: StatusWriter
+    webhooks: WebhookCaller
+    versions: Versions
+
+
 class AdmissionPlugin:
     """A plug-in that looks at some operations on some resources, and does nothing to them by default."""
 
@@ -25,9 +60,9 @@ class AdmissionPlugin:
     # (group, resource[/subresource]); empty: every resource without its subresources.
     resources: ClassVar[frozenset[tuple[str, str]]] = frozenset()
 
-    def __init__(self, reader: Reader, authorizer: Authorizer) -> None:
-        self.reader = reader
-        self.authorizer = authorizer
+    def __init__(self, parts: AdmissionParts) -> None:
+        self.reader = parts.reader
+        self.authorizer = parts.authorizer
 
     def handles(self, attributes: AdmissionAttributes) -> bool:
         if attributes.operation not in self.operations:

@@ -43,6 +43,11 @@ class AdmissionAttributes:
     warnings: list[str] = field(default_factory=list)
     # Plug-ins leave notes for audit here ("pod-security.kubernetes.io/enforce-policy" …).
     annotations: dict[str, str] = field(default_factory=dict)
+    # Set by a plug-in that has changed the object so that earlier plug-ins should see it again; once a write.
+    reinvoke: bool = False
+    is_reinvocation: bool = False
+    # What plug-ins remember between invocations for the same write, by their name.
+    memory: dict[str, Any] = field(default_factory=dict)
 
 
 class Plugin(Protocol):
@@ -72,13 +77,24 @@ class AdmissionChain:
         return not self._plugins
 
     async def admit(self, attributes: AdmissionAttributes) -> None:
-        """Run every mutating plug-in in order; the first refusal ends it."""
+        """Run every mutating plug-in in order, and all once more when one asks for it; the first refusal ends it."""
+        await self._admit(attributes)
+        if attributes.reinvoke:
+            attributes.is_reinvocation = True
+            await self._admit(attributes)
+
+    async def _admit(self, attributes: AdmissionAttributes) -> None:
         for plugin in self._plugins:
             if plugin.handles(attributes):
                 await plugin.admit(attributes)
 
     async def validate(self, attributes: AdmissionAttributes) -> None:
-        """Run every validating plug-in in order; the first refusal ends it."""
+        """Run every validating plug-in in order; the first refusal ends it.
+
+        Deletions are asked about once, when the object is known: both halves run then.
+        """
+        if attributes.operation is Operation.DELETE:
+            await self._admit(attributes)
         for plugin in self._plugins:
             if plugin.handles(attributes):
                 await plugin.validate(attributes)

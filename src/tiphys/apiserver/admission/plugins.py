@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from tiphys.apiserver.admission.base import AdmissionPlugin
+from tiphys.apiserver.admission.base import AdmissionParts, AdmissionPlugin
 from tiphys.apiserver.admission.certificates import (
     CertificateApproval,
     CertificateSigning,
@@ -18,7 +18,9 @@ from tiphys.apiserver.admission.interface import AdmissionChain
 from tiphys.apiserver.admission.lifecycle import NamespaceLifecycle
 from tiphys.apiserver.admission.limit_ranger import LimitRanger
 from tiphys.apiserver.admission.node_restriction import NodeRestriction
+from tiphys.apiserver.admission.pod_security.plugin import PodSecurity
 from tiphys.apiserver.admission.pods import DefaultTolerationSeconds, Priority, RuntimeClass, TaintNodesByCondition
+from tiphys.apiserver.admission.quota.plugin import ResourceQuota
 from tiphys.apiserver.admission.service_account import ServiceAccount
 from tiphys.apiserver.admission.storage import (
     DefaultIngressClass,
@@ -26,8 +28,9 @@ from tiphys.apiserver.admission.storage import (
     PersistentVolumeClaimResize,
     StorageObjectInUseProtection,
 )
-from tiphys.apiserver.authz.interface import Authorizer
-from tiphys.apiserver.registry.strategy import Reader
+from tiphys.apiserver.admission.webhooks.mutating import MutatingAdmissionWebhook
+from tiphys.apiserver.admission.webhooks.validating import ValidatingAdmissionWebhook
+from tiphys.apiserver.authz.escalation import RoleEscalation
 
 PLUGINS: Final[tuple[type[AdmissionPlugin], ...]] = (
     NamespaceLifecycle,
@@ -35,6 +38,7 @@ PLUGINS: Final[tuple[type[AdmissionPlugin], ...]] = (
     ServiceAccount,
     NodeRestriction,
     TaintNodesByCondition,
+    PodSecurity,
     Priority,
     DefaultTolerationSeconds,
     DefaultStorageClass,
@@ -45,13 +49,18 @@ PLUGINS: Final[tuple[type[AdmissionPlugin], ...]] = (
     CertificateSigning,
     CertificateSubjectRestriction,
     DefaultIngressClass,
+    MutatingAdmissionWebhook,
+    ValidatingAdmissionWebhook,
+    ResourceQuota,
 )
+# Not a plug-in to turn off, but part of what roles are: after everything that changes them.
+ALWAYS: Final[tuple[type[AdmissionPlugin], ...]] = (RoleEscalation,)
 # Those that have to be asked for with --enable-admission-plugins.
 OFF_BY_DEFAULT: Final = frozenset({"NodeRestriction"})
 
 
 def admission_chain(
-    reader: Reader, authorizer: Authorizer, enabled: Collection[str] = (), disabled: Collection[str] = ()
+    parts: AdmissionParts, enabled: Collection[str] = (), disabled: Collection[str] = ()
 ) -> AdmissionChain:
     """The chain for `--enable-admission-plugins` and `--disable-admission-plugins`.
 
@@ -66,4 +75,4 @@ def admission_chain(
         for plugin in PLUGINS
         if plugin.name not in disabled and (plugin.name not in OFF_BY_DEFAULT or plugin.name in enabled)
     ]
-    return AdmissionChain([plugin(reader, authorizer) for plugin in on])
+    return AdmissionChain([plugin(parts) for plugin in (*on, *ALWAYS)])

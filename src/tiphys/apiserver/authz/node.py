@@ -1,26 +1,27 @@
 """The Node authorizer: a kubelet reads what the pods bound to its node refer to, and nothing else of that sort.
 
-Instead of a standing graph, the question is asked the other way round: the pods of the node are
-looked at (from an index kept by node name), each for a reference to the object. A node has tens of
-pods, so that is microseconds, and nothing can be out of date.
+Pods' own references come from an index by node; what lies behind a claim (its volume, the volume's secrets) is looked
+up when it is asked for, so that nothing can be out of date.
 https://kubernetes.io/docs/reference/access-authn-authz/node/
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authz.interface import Attributes, Decision, Verdict
-from tiphys.apiserver.authz.rbac import PolicyRule
+from tiphys.apiserver.authz.references import secret_references
+from tiphys.apiserver.authz.rules import PolicyRule
+from tiphys.machinery.errors import StatusError
+from tiphys.machinery.selectors import FieldSelector
 
 NODE_PREFIX: Final = "system:node:"
 NODE_GROUP: Final = "system:nodes"
 READ: Final = ("get", "list", "watch")
 Object = Mapping[str, Any]
 
-PodsOfNode = Callable[[str], Iterable[Object]]
 Get = Callable[[str, str, str, str], Object | None]  # group, resource, namespace, name
 
 
@@ -31,11 +32,21 @@ def node_of(user: UserInfo) -> str | None:
     return user.name.removeprefix(NODE_PREFIX) or None
 
 
+class NodeReferences(Protocol):
+    """What the pods of each node refer to (`PodIndex`)."""
+
+    def refers(self, node: str, resource: str, namespace: str, name: str) -> bool:
+        """Whether a pod of the node refers to an object."""
+
+    def all_of(self, node: str, resource: str) -> Iterable[tuple[str, str]]:
+        """(namespace, name) of every object of a resource the node's pods refer to."""
+
+
 class NodeAuthorizer:
     """Allows what a kubelet needs. `rules` are those of the role system:node, which is bound to nobody."""
 
-    def __init__(self, pods_of_node: PodsOfNode, get: Get, rules: Sequence[PolicyRule]) -> None:
-        self._pods_of_node = pods_of_node
+    def __init__(self, pods: NodeReferences, get: Get, rules: Sequence[PolicyRule]) -> None:
+        self._pods = pods
         self._get = get
         self._rules = tuple(rules)
 
@@ -56,6 +67,10 @@ class NodeAuthorizer:
         key = (attributes.api_group, attributes.resource)
         if key in (("", "secrets"), ("", "configmaps")):
             return self._referenced(node, attributes, READ)
+        if key == ("", "nodes"):
+            return self._own_node(node, attributes)
+        if key == ("", "pods"):
+            return self._own_pods(node, attributes)
         if key == ("", "persistentvolumeclaims"):
             verbs = ("get", "update", "patch") if attributes.subresource == "status" else ("get",)
             return self._referenced(node, attributes, verbs)
@@ -70,6 +85,25 @@ class NodeAuthorizer:
         if key == ("storage.k8s.io", "csinodes"):
             return self._own_name(node, attributes, "can only access CSINode with the same name as the requesting node")
         return None
+
+    @staticmethod
+    def _own_node(node: str, attributes: Attributes) -> Decision | None:
+        if attributes.subresource or attributes.verb not in READ:
+            return None
+        name = attributes.name or _selected(attributes, "metadata.name")
+        if name == node:
+            return Decision(Verdict.ALLOW)
+        what = f"'{name}'" if name else "all nodes"
+        return Decision(Verdict.NO_OPINION, f"node '{node}' cannot read {what}, only its own Node object")
+
+    def _own_pods(self, node: str, attributes: Attributes) -> Decision | None:
+        if attributes.subresource or attributes.verb not in READ:
+            return None
+        if attributes.verb == "get":
+            return self._referenced(node, attributes, ("get",))
+        if _selected(attributes, "spec.nodeName") == node:
+            return Decision(Verdict.ALLOW)
+        return Decision(Verdict.NO_OPINION, "can only list/watch pods with spec.nodeName field selector")
 
     def _referenced(self, node: str, attributes: Attributes, verbs: Sequence[str]) -> Decision:
         if attributes.verb not in verbs:
@@ -88,32 +122,29 @@ class NodeAuthorizer:
         if resource == "volumeattachments":
             found = self._get("storage.k8s.io", resource, "", name)
             return found is not None and found.get("spec", {}).get("nodeName") == node
-        for pod in self._pods_of_node(node):
-            if resource == "persistentvolumes":
-                if self._uses_volume(pod, name):
-                    return True
-            elif pod["metadata"].get("namespace") == namespace and name in references(pod, resource):
-                return True
+        if resource == "persistentvolumes":
+            return any(volume == name for volume, _ in self._volumes(node))
+        if self._pods.refers(node, resource, namespace, name):
+            return True
         return resource == "secrets" and self._volume_secret(node, namespace, name)
 
-    def _uses_volume(self, pod: Object, name: str) -> bool:
-        namespace = pod["metadata"].get("namespace", "")
-        for claim in references(pod, "persistentvolumeclaims"):
+    def _volumes(self, node: str) -> Iterable[tuple[str, Object]]:
+        """Name and spec of the volumes bound to the claims of the node's pods."""
+        for namespace, claim in self._pods.all_of(node, "persistentvolumeclaims"):
             found = self._get("", "persistentvolumeclaims", namespace, claim)
-            if found is not None and found.get("spec", {}).get("volumeName") == name:
-                return True
-        return False
+            name = ((found or {}).get("spec") or {}).get("volumeName", "")
+            volume = self._get("", "persistentvolumes", "", name) if name else None
+            if volume is not None:
+                yield name, volume.get("spec") or {}
 
     def _volume_secret(self, node: str, namespace: str, name: str) -> bool:
-        """Secrets that a volume bound to one of the pods' claims refers to."""
-        for pod in self._pods_of_node(node):
-            for claim in references(pod, "persistentvolumeclaims"):
-                found = self._get("", "persistentvolumeclaims", pod["metadata"].get("namespace", ""), claim)
-                volume = found and self._get("", "persistentvolumes", "", found.get("spec", {}).get("volumeName", ""))
-                for value in (volume or {}).get("spec", {}).values():
-                    if isinstance(value, dict) and (namespace, name) in _secret_references(value):
-                        return True
-        return False
+        """Secrets that one of those volumes refers to."""
+        return any(
+            (namespace, name) in secret_references(source)
+            for _, spec in self._volumes(node)
+            for source in spec.values()
+            if isinstance(source, dict)
+        )
 
     def _token(self, node: str, attributes: Attributes) -> Decision:
         if attributes.verb == "get" and not attributes.subresource:
@@ -145,72 +176,11 @@ class NodeAuthorizer:
         return Decision(Verdict.ALLOW)
 
 
-def references(pod: Object, resource: str) -> set[str]:
-    """Names of the objects of a resource, in the pod's own namespace, that a pod refers to."""
-    spec = pod.get("spec", {})
-    match resource:
-        case "serviceaccounts":
-            return {spec.get("serviceAccountName") or "default"}
-        case "persistentvolumeclaims":
-            return _claims(pod)
-        case "resourceclaims":
-            statuses = pod.get("status", {}).get("resourceClaimStatuses") or ()
-            named = {item.get("resourceClaimName") for item in spec.get("resourceClaims") or ()}
-            return {name for name in named | {item.get("resourceClaimName") for item in statuses} if name}
-        case "secrets":
-            return _in_containers(spec, "secretKeyRef", "secretRef") | _secrets(spec)
-        case "configmaps":
-            return _in_containers(spec, "configMapKeyRef", "configMapRef") | _config_maps(spec)
-    return set()
-
-
-def _claims(pod: Object) -> set[str]:
-    names = set()
-    for volume in pod.get("spec", {}).get("volumes") or ():
-        if "persistentVolumeClaim" in volume:
-            names.add(volume["persistentVolumeClaim"].get("claimName", ""))
-        elif "ephemeral" in volume:
-            names.add(f"{pod['metadata'].get('name', '')}-{volume['name']}")
-    return names
-
-
-def _in_containers(spec: Object, key_reference: str, reference: str) -> set[str]:
-    names = set()
-    for key in ("containers", "initContainers", "ephemeralContainers"):
-        for container in spec.get(key) or ():
-            for variable in container.get("env") or ():
-                names.add(((variable.get("valueFrom") or {}).get(key_reference) or {}).get("name"))
-            for source in container.get("envFrom") or ():
-                names.add((source.get(reference) or {}).get("name"))
-    return {name for name in names if name}
-
-
-def _secrets(spec: Object) -> set[str]:
-    names = {reference.get("name", "") for reference in spec.get("imagePullSecrets") or ()}
-    for volume in spec.get("volumes") or ():
-        if "secret" in volume:
-            names.add(volume["secret"].get("secretName", ""))
-        for source in (volume.get("projected") or {}).get("sources") or ():
-            names.add((source.get("secret") or {}).get("name", ""))
-        for value in volume.values():
-            if isinstance(value, dict):
-                names.update(name for _, name in _secret_references(value))
-    return {name for name in names if name}
-
-
-def _secret_references(source: Object) -> set[tuple[str, str]]:
-    """(namespace, name) of the secrets a volume source refers to, as CSI, iSCSI, RBD and others do."""
-    found = set()
-    for key, value in source.items():
-        if key.endswith("Ref") and "ecret" in key and isinstance(value, dict):
-            found.add((value.get("namespace", ""), value.get("name", "")))
-    return found
-
-
-def _config_maps(spec: Object) -> set[str]:
-    names = set()
-    for volume in spec.get("volumes") or ():
-        names.add((volume.get("configMap") or {}).get("name", ""))
-        for source in (volume.get("projected") or {}).get("sources") or ():
-            names.add((source.get("configMap") or {}).get("name", ""))
-    return {name for name in names if name}
+def _selected(attributes: Attributes, field: str) -> str:
+    """The value a list's field selector asks for; "" without one, or with one that cannot be read."""
+    if not attributes.field_selector:
+        return ""
+    try:
+        return FieldSelector.parse(attributes.field_selector).exact(field) or ""
+    except (ValueError, StatusError):
+        return ""

@@ -1,87 +1,36 @@
 """Role-based access control: rules in roles, given to subjects by bindings.
 
-The index is built from the watch caches and rebuilt lazily, a kind at a time:
+The index is built from the watch caches, and brought up to date when something changed:
 
     bindings by subject:   ("User", "", "alice") → [binding, …]        cluster-wide
                            ("Group", "", "system:nodes") → …
                            ("ServiceAccount", "ns", "name") → …
     and the same for each namespace with RoleBindings.
 
-so that a request looks only at bindings of its own user and groups.
+so that a request looks only at bindings of its own user and groups. Decisions that do not depend on the name of the
+object are remembered until something changes: components ask the same few questions all day.
 https://kubernetes.io/docs/reference/access-authn-authz/rbac/
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authn.service_account import USER_PREFIX
 from tiphys.apiserver.authz.interface import Attributes, Decision, Verdict
+from tiphys.apiserver.authz.rules import PolicyRule
 
-ALL: Final = "*"
 Subject = tuple[str, str, str]  # kind, namespace, name
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyRule:
-    """One rule of a role, as sets of strings."""
-
-    verbs: tuple[str, ...]
-    api_groups: tuple[str, ...] = ()
-    resources: tuple[str, ...] = ()
-    resource_names: tuple[str, ...] = ()
-    non_resource_urls: tuple[str, ...] = ()
-
-    @classmethod
-    def from_json(cls, rule: Mapping[str, Any]) -> PolicyRule:
-        def strings(key: str) -> tuple[str, ...]:
-            return tuple(rule.get(key) or ())
-
-        return cls(
-            strings("verbs"),
-            strings("apiGroups"),
-            strings("resources"),
-            strings("resourceNames"),
-            strings("nonResourceURLs"),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """The rule as the API writes it, without empty lists."""
-        parts = {
-            "verbs": self.verbs,
-            "apiGroups": self.api_groups,
-            "resources": self.resources,
-            "resourceNames": self.resource_names,
-            "nonResourceURLs": self.non_resource_urls,
-        }
-        return {key: list(values) for key, values in parts.items() if values}
-
-    def allows(self, attributes: Attributes) -> bool:
-        """Whether this rule covers the request."""
-        if attributes.verb not in self.verbs and ALL not in self.verbs:
-            return False
-        if not attributes.resource_request:
-            return any(url_matches(url, attributes.path) for url in self.non_resource_urls)
-        if attributes.api_group not in self.api_groups and ALL not in self.api_groups:
-            return False
-        if not self._covers_resource(attributes.resource, attributes.subresource):
-            return False
-        return not self.resource_names or attributes.name in self.resource_names
-
-    def _covers_resource(self, resource: str, subresource: str) -> bool:
-        combined = f"{resource}/{subresource}" if subresource else resource
-        if ALL in self.resources or combined in self.resources:
-            return True
-        return bool(subresource) and f"*/{subresource}" in self.resources
-
-
-def url_matches(rule: str, path: str) -> bool:
-    """`/healthz` matches itself, `/healthz/*` what begins with it, `*` everything."""
-    return rule in (ALL, path) or (rule.endswith("*") and path.startswith(rule.rstrip("*")))
+Object = Mapping[str, Any]
+Rules = tuple[PolicyRule, ...]
+Lister = Callable[[str], Iterable[Object]]
+KINDS: Final = ("clusterroles", "clusterrolebindings", "roles", "rolebindings")
+REMEMBERED: Final = 8192
+_NO_OPINION: Final = Decision(Verdict.NO_OPINION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +43,11 @@ class Binding:
     role_kind: str
     role_name: str
 
+    @property
+    def role(self) -> tuple[str, str]:
+        """Key of the role in the index."""
+        return self.role_kind, role_key(self.role_kind, self.namespace, self.role_name)
+
     def reason(self, subject: Subject) -> str:
         """Why this binding allows, as upstream words it."""
         kind, namespace, name = subject
@@ -102,80 +56,105 @@ class Binding:
         return f'RBAC: allowed by {self.kind} "{binding}" of {self.role_kind} "{self.role_name}" to {kind} "{who}"'
 
 
+def role_key(kind: str, namespace: str, name: str) -> str:
+    """`name` of a ClusterRole, `namespace/name` of a Role."""
+    return name if kind == "ClusterRole" else f"{namespace}/{name}"
+
+
 @dataclass(slots=True)
 class _Index:
-    """Bindings by namespace ("" for cluster-wide) and subject; rules by role."""
+    """Bindings by namespace ("" for cluster-wide) and subject; rules by role, with the object they were read from."""
 
     bindings: dict[str, dict[Subject, list[Binding]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(list))
     )
-    rules: dict[tuple[str, str], tuple[PolicyRule, ...]] = field(default_factory=dict)
-
-
-Lister = Callable[[str], Iterable[Mapping[str, Any]]]
-
-
-KINDS: Final = ("clusterroles", "clusterrolebindings", "roles", "rolebindings")
+    rules: dict[tuple[str, str], tuple[Object, Rules]] = field(default_factory=dict)
 
 
 class RBACAuthorizer:
     """Decides by the roles in the cluster."""
 
     def __init__(self, lister: Lister, version: Callable[[], object]) -> None:
-        """`lister(plural)` yields the current objects of one of the four kinds.
+        """`lister(plural)` yields the current objects of one of the four kinds; an unchanged object is the same one.
 
-        `version()` is compared at every request: when it differs, the index is built anew.
+        `version()` is compared at every request: when it differs, the index is brought up to date.
         """
         self._lister = lister
         self._version = version
         self._index = _Index()
         self._built_at: object = None
+        self._remembered: dict[tuple[object, ...], Decision | None] = {}
 
     def authorize(self, attributes: Attributes) -> Decision:
-        for rules, binding, subject in self._applicable(attributes.user, attributes.namespace):
-            if any(rule.allows(attributes) for rule in rules):
-                return Decision(Verdict.ALLOW, binding.reason(subject))
-        return Decision(Verdict.NO_OPINION)
+        index = self._current()
+        user = attributes.user
+        if attributes.resource_request:
+            key: tuple[object, ...] = (
+                user.name,
+                user.groups,
+                attributes.verb,
+                attributes.api_group,
+                attributes.resource,
+                attributes.subresource,
+                attributes.namespace,
+            )
+        else:
+            key = (user.name, user.groups, attributes.verb, attributes.path)
+        known = self._remembered.get(key, _UNKNOWN)
+        if known is not None and known is not _UNKNOWN:
+            return known
+        decision, depends_on_name = self._decide(index, attributes)
+        if known is _UNKNOWN:
+            if len(self._remembered) >= REMEMBERED:
+                self._remembered.clear()
+            # None: asked before, and the answer depends on the name of the object.
+            self._remembered[key] = None if depends_on_name else decision
+        return decision
+
+    def _decide(self, index: _Index, attributes: Attributes) -> tuple[Decision, bool]:
+        """The decision, and whether a request that differs in the object's name alone may get another one."""
+        depends_on_name = False
+        for rules, binding, subject in _applicable(index, attributes.user, attributes.namespace):
+            for rule in rules:
+                if not rule.covers(attributes):
+                    continue
+                if not rule.resource_names:
+                    return Decision(Verdict.ALLOW, binding.reason(subject)), depends_on_name
+                depends_on_name = True
+                if attributes.name in rule.resource_names:
+                    return Decision(Verdict.ALLOW, binding.reason(subject)), True
+        return _NO_OPINION, depends_on_name
 
     def rules_for(self, user: UserInfo, namespace: str) -> list[PolicyRule]:
         """Every rule `user` has in `namespace` ("" for cluster-wide only), in the order of evaluation."""
         found: list[PolicyRule] = []
-        for rules, _, _ in self._applicable(user, namespace):
+        for rules, _, _ in _applicable(self._current(), user, namespace):
             found.extend(rules)
         return found
 
-    def rules_of_role(self, kind: str, namespace: str, name: str) -> tuple[PolicyRule, ...] | None:
+    def rules_of_role(self, kind: str, namespace: str, name: str) -> Rules | None:
         """The rules of a Role or ClusterRole; None when it does not exist."""
-        return self._current().rules.get((kind, name if kind == "ClusterRole" else f"{namespace}/{name}"))
-
-    def _applicable(self, user: UserInfo, namespace: str) -> Iterator[tuple[tuple[PolicyRule, ...], Binding, Subject]]:
-        index = self._current()
-        subjects = tuple(subjects_of(user))
-        for scope in ("", namespace) if namespace else ("",):
-            by_subject = index.bindings.get(scope)
-            if by_subject is None:
-                continue
-            for subject in subjects:
-                for binding in by_subject.get(subject, ()):
-                    key = binding.role_name if binding.role_kind == "ClusterRole" else f"{scope}/{binding.role_name}"
-                    rules = index.rules.get((binding.role_kind, key))
-                    if rules is not None:
-                        yield rules, binding, subject
+        found = self._current().rules.get((kind, role_key(kind, namespace, name)))
+        return None if found is None else found[1]
 
     def _current(self) -> _Index:
         version = self._version()
-        if self._built_at is None or version != self._built_at:
-            self._index = self._build()
+        if version != self._built_at:
+            self._index = self._build(self._index)
+            self._remembered.clear()
             self._built_at = version
         return self._index
 
-    def _build(self) -> _Index:
+    def _build(self, before: _Index) -> _Index:
         index = _Index()
         for kind, plural in (("ClusterRole", "clusterroles"), ("Role", "roles")):
             for role in self._lister(plural):
                 metadata = role["metadata"]
-                key = metadata["name"] if kind == "ClusterRole" else f"{metadata['namespace']}/{metadata['name']}"
-                index.rules[(kind, key)] = tuple(PolicyRule.from_json(rule) for rule in role.get("rules") or ())
+                key = kind, role_key(kind, metadata.get("namespace", ""), metadata["name"])
+                known = before.rules.get(key)
+                if known is None or known[0] is not role:
+                    known = role, tuple(PolicyRule.from_json(rule) for rule in role.get("rules") or ())
+                index.rules[key] = known
         for kind, plural in (("ClusterRoleBinding", "clusterrolebindings"), ("RoleBinding", "rolebindings")):
             for found in self._lister(plural):
                 metadata, reference = found["metadata"], found["roleRef"]
@@ -186,7 +165,23 @@ class RBACAuthorizer:
         return index
 
 
-def _subject(subject: Mapping[str, Any], namespace: str) -> Subject:
+_UNKNOWN: Final = Decision(Verdict.DENY, "never asked")
+
+
+def _applicable(index: _Index, user: UserInfo, namespace: str) -> Iterator[tuple[Rules, Binding, Subject]]:
+    subjects = tuple(subjects_of(user))
+    for scope in ("", namespace) if namespace else ("",):
+        by_subject = index.bindings.get(scope)
+        if by_subject is None:
+            continue
+        for subject in subjects:
+            for binding in by_subject.get(subject, ()):
+                found = index.rules.get(binding.role)
+                if found is not None:
+                    yield found[1], binding, subject
+
+
+def _subject(subject: Object, namespace: str) -> Subject:
     kind = subject["kind"]
     if kind == "ServiceAccount":
         return kind, subject.get("namespace") or namespace, subject["name"]
@@ -201,42 +196,3 @@ def subjects_of(user: UserInfo) -> Iterator[Subject]:
     if user.name.startswith(USER_PREFIX):
         namespace, _, name = user.name.removeprefix(USER_PREFIX).partition(":")
         yield "ServiceAccount", namespace, name
-
-
-def uncovered(wanted: Sequence[PolicyRule], owned: Sequence[PolicyRule]) -> list[PolicyRule]:
-    """The parts of `wanted` not covered by `owned`, each broken down to one verb, group and resource.
-
-    Used against escalation: nobody gives away more than they have.
-    """
-    pieces = (piece for rule in wanted for piece in _atoms(rule))
-    return [piece for piece in pieces if not any(_covers(owner, piece) for owner in owned)]
-
-
-def _atoms(rule: PolicyRule) -> Iterator[PolicyRule]:
-    for verb in rule.verbs:
-        for url in rule.non_resource_urls:
-            yield PolicyRule((verb,), non_resource_urls=(url,))
-        for group in rule.api_groups:
-            for resource in rule.resources:
-                if not rule.resource_names:
-                    yield PolicyRule((verb,), (group,), (resource,))
-                for name in rule.resource_names:
-                    yield PolicyRule((verb,), (group,), (resource,), (name,))
-
-
-def _covers(owner: PolicyRule, piece: PolicyRule) -> bool:
-    if not _has(owner.verbs, piece.verbs[0]):
-        return False
-    if piece.non_resource_urls:
-        return any(url_matches(url, piece.non_resource_urls[0]) for url in owner.non_resource_urls)
-    if not _has(owner.api_groups, piece.api_groups[0]):
-        return False
-    resource = piece.resources[0]
-    _, slash, subresource = resource.partition("/")
-    if not _has(owner.resources, resource) and not (slash and f"*/{subresource}" in owner.resources):
-        return False
-    return not owner.resource_names or bool(piece.resource_names and piece.resource_names[0] in owner.resource_names)
-
-
-def _has(values: Sequence[str], value: str) -> bool:
-    return value in values or ALL in values

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from tiphys.apiserver.authz.rbac import PolicyRule, uncovered
+from tiphys.apiserver.authz.rules import PolicyRule, uncovered
 from tiphys.apiserver.bootstrap import flowcontrol, objects
 from tiphys.apiserver.bootstrap.policy import RBAC, bootstrap_objects
 from tiphys.apiserver.bootstrap.writer import Object, Writer

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from tiphys.apiserver.authn.interface import GROUP_MASTERS, UserInfo
-from tiphys.apiserver.endpoints.managed import own_fields
+from tiphys.apiserver.endpoints.managed import apply_fields, own_fields
 from tiphys.apiserver.registry.resources import CacheReader, ResourceMap, ServedResource
 from tiphys.apiserver.registry.store import NoAdmission
 from tiphys.apiserver.registry.strategy import RequestContext
@@ -55,10 +55,12 @@ class Writer:
         name: str,
         change: Callable[[Object], None],
         manager: str = MANAGER,
+        *,
+        subresource: str = "",
     ) -> None:
         """Change an object with `change`, called with a copy of the current version, again when somebody was faster."""
         served = self._served(group, version, plural)
-        ctx = self._context(namespace, name, manager)
+        ctx = self._context(namespace, name, manager, subresource)
 
         async def make(old: Object | None, revision: int) -> Object:
             new = copy.deepcopy(old or {})
@@ -66,6 +68,35 @@ class Writer:
             served.strategy.default(new)
             own_fields(served, ctx, old, new)
             return new
+
+        await served.store.update(ctx, make, NoAdmission(), patching=True)
+
+    async def change_status(
+        self, group: str, plural: str, namespace: str, name: str, change: Callable[[Object], None]
+    ) -> None:
+        """Change the status of an object, in its storage version. What `change` raises ends it; NotFoundError."""
+        store = self._resources.store(group, plural)
+        if store is None:
+            raise LookupError(f"{group} {plural} is not served")
+        version = store.resource.version
+        await self.update(group, version, plural, namespace, name, change, subresource="status")
+
+    async def apply_status(
+        self, group: str, version: str, plural: str, name: str, status: Object, manager: str
+    ) -> None:
+        """Server-side apply of a cluster object's status, by force. NotFoundError when the object is gone."""
+        served = self._served(group, version, plural)
+        ctx = self._context("", name, manager, "status")
+        applied = {
+            "apiVersion": served.resource.api_version,
+            "kind": served.resource.kind,
+            "metadata": {"name": name},
+            "status": status,
+        }
+
+        async def make(old: Object | None, revision: int) -> Object:
+            live = served.from_storage(copy.deepcopy(old)) if old is not None else None
+            return served.to_storage(apply_fields(served, ctx, live, applied, force=True))
 
         await served.store.update(ctx, make, NoAdmission(), patching=True)
 
@@ -81,13 +112,14 @@ class Writer:
             raise LookupError(f"{group}/{version} {plural} is not served")
         return served
 
-    def _context(self, namespace: str, name: str, manager: str) -> RequestContext:
+    def _context(self, namespace: str, name: str, manager: str, subresource: str = "") -> RequestContext:
         return RequestContext(
             user=SERVER,
             now=self._now(),
             reader=self._reader,
             namespace=namespace,
             name=name,
+            subresource=subresource,
             field_manager=manager,
         )
 

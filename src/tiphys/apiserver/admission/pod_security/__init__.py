@@ -1,0 +1,1 @@
+"""The Pod Security Standards, enforced by labels of the namespace."""

@@ -1,0 +1,1 @@
+"""Resource quotas: what a namespace may use in all."""

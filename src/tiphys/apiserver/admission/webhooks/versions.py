@@ -1,0 +1,53 @@
+"""`Versions` over the resource map."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from tiphys.api.table import Resource
+from tiphys.apiserver.admission.webhooks.interface import Object
+from tiphys.apiserver.registry.resources import ResourceMap, ServedResource
+from tiphys.machinery.normalize import normalize
+
+
+class ServedVersions:
+    """Versions of what is served."""
+
+    def __init__(self, resources: ResourceMap) -> None:
+        self._resources = resources
+
+    def storage(self, group: str, plural: str) -> Resource | None:
+        store = self._resources.store(group, plural)
+        return None if store is None else store.resource
+
+    def served(self, group: str, plural: str) -> Sequence[Resource]:
+        store = self._resources.store(group, plural)
+        if store is None:
+            return ()
+        found = []
+        for resource in self._resources.resources():
+            other = self._resources.store(resource.group, resource.plural)
+            if other is not None and other.kind is store.kind:
+                found.append(resource)
+        return found
+
+    def convert(self, obj: Object, to: Resource) -> Object:
+        served = self._served(to)
+        fresh = copy.deepcopy(obj)
+        return fresh if served is None else served.from_storage(fresh)
+
+    def restore(self, obj: Object, given: Resource) -> Object:
+        served = self._served(given)
+        if served is None:
+            return obj
+        if served.schema is not None:
+            kind, version = obj.get("kind"), obj.get("apiVersion")
+            obj = normalize(obj, served.schema)
+            obj["kind"], obj["apiVersion"] = kind, version
+        stored = served.to_storage(obj)
+        served.strategy.default(stored)
+        return stored
+
+    def _served(self, resource: Resource) -> ServedResource | None:
+        return self._resources.find(resource.group, resource.version, resource.plural)
