@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -136,6 +137,7 @@ def element_text(key: str) -> str:
 _RANK: Final = {".": 0, "f": 1, "k": 2, "v": 3, "i": 4}
 
 
+@lru_cache(maxsize=8192)  # objects of one kind have the same elements: parsing their keys each time costs a third
 def order(key: str) -> tuple[Any, ...]:
     """Sorts path elements as the server writes them: numbers by size, not by digits."""
     kind = key[0]
@@ -159,7 +161,7 @@ def ordered(node: Node) -> Node:
     """The same set with every key in the order in which the server writes it."""
     if not node:
         return node
-    return {key: ordered(node[key]) for key in sorted(node, key=order)}
+    return {key: ordered(node[key]) for key in (node if len(node) == 1 else sorted(node, key=order))}
 
 
 def key_element(keys: Node) -> str:

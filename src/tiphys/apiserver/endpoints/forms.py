@@ -80,7 +80,10 @@ def form_for(served: ServedResource, wanted: Wanted, include_object: str, now: C
     if wanted.transform == TABLE:
         return TableForm(served, wanted, include_object, now)
     if wanted.plain and served.conversion is None:
-        return PlainForm(served)
+        plain: Form | None = served.plain_form
+        if plain is None:
+            plain = served.plain_form = PlainForm(served)
+        return plain
     return ValueForm(served, wanted)
 
 

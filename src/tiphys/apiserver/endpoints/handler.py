@@ -9,7 +9,6 @@ stored resource; subresources are in `subresources.py`, resources that are not s
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -34,6 +33,7 @@ from tiphys.apiserver.endpoints.write import create_object, update_object
 from tiphys.apiserver.http.request import Request
 from tiphys.apiserver.http.response import Answer, Response, StreamResponse, Upgrade, status_response
 from tiphys.apiserver.metrics import RequestMetrics
+from tiphys.apiserver.registry.names import new_uid
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.machinery.errors import (
     StatusError,
@@ -72,7 +72,7 @@ class ApiHandler:
     async def __call__(self, request: Request) -> Answer:
         """Answer one request; never raises StatusError."""
         started = time.perf_counter()
-        request.audit_id = request.headers.get("audit-id") or _audit_id()
+        request.audit_id = request.headers.get("audit-id") or new_uid()
         info: RequestInfo | None = None
         try:
             try:
@@ -216,12 +216,6 @@ _VERBS: Final[Mapping[str, Callable[[ApiRequest, ServedResource], Awaitable[Any]
     "delete": delete_object,
     "deletecollection": delete_collection,
 }
-
-
-def _audit_id() -> str:
-    """A random version-4 UUID, without the cost of the uuid module."""
-    text = os.urandom(16).hex()
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-a{text[17:20]}-{text[20:]}"
 
 
 def _quoted(text: str) -> str:

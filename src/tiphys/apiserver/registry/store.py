@@ -13,8 +13,6 @@ the store's await returns, so nothing is read back.
 from __future__ import annotations
 
 import copy
-import random
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,6 +21,7 @@ from typing import Any, Final, Protocol
 import orjson
 
 from tiphys.apiserver.registry.finalizers import finalizers_for_deletion
+from tiphys.apiserver.registry.names import generate_name, new_uid
 from tiphys.apiserver.registry.options import DeleteOptions, Preconditions
 from tiphys.apiserver.registry.strategy import Finish, Object, RequestContext, Strategy
 from tiphys.apiserver.registry.validation.meta import validate_object_meta, validate_object_meta_update
@@ -48,9 +47,6 @@ from tiphys.machinery.schema import TypeSchema
 from tiphys.machinery.time import format_time, parse_rfc3339
 from tiphys.store import CompareFailed, KeyExists, NoSpaceError
 
-SUFFIX_ALPHABET: Final = "bcdfghjklmnpqrstvwxz2456789"  # no vowels and no look-alikes, so no words
-SUFFIX_LENGTH: Final = 5
-MAX_GENERATED: Final = 63
 NAME_ATTEMPTS: Final = 8
 UPDATE_ATTEMPTS: Final = 100
 METADATA: Final = Path("metadata")
@@ -178,7 +174,7 @@ class ResourceStore:
         for name in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"):
             metadata.pop(name, None)
         metadata["creationTimestamp"] = format_time(ctx.now)
-        metadata["uid"] = str(uuid.uuid4())
+        metadata["uid"] = new_uid()
         if self.strategy.has_generation:
             metadata["generation"] = 1
         else:
@@ -534,12 +530,6 @@ class ResourceStore:
 
 def _no_space(error: NoSpaceError) -> StatusError:
     return StatusError(status_of(500, "", f"etcdserver: {error}"))
-
-
-def generate_name(base: str) -> str:
-    """A name from generateName: the base cut to leave room, and five random characters."""
-    suffix = "".join(random.choices(SUFFIX_ALPHABET, k=SUFFIX_LENGTH))
-    return base[: MAX_GENERATED - SUFFIX_LENGTH] + suffix
 
 
 def same_object(new: Object, old: Object) -> bool:
