@@ -74,7 +74,7 @@ class Cluster:
         self._ask({"op": "reset"})
 
     def stop(self) -> None:
-        """End the cluster; harmless when it has ended. Returns once its process will not answer any more."""
+        """End the cluster; harmless when it has ended. Returns once its process has."""
         if self._channel.fileno() < 0:
             return
         self._channel.shutdown(socket.SHUT_WR)
