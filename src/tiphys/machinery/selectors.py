@@ -250,16 +250,16 @@ class _Parser:
             if not token:
                 return requirements
             if token in {"=", "==", "!=", "(", ")", "<", ">", ","}:
-                self.fail(f"found '{token}', expected: !, identifier, or 'end of string'")
+                raise ValueError(f"found '{token}', expected: !, identifier, or 'end of string'")
             requirements.append(self.requirement())
             token = self.take()
             if not token:
                 return requirements
             if token != ",":
-                self.fail(f"found '{token}', expected: ',' or 'end of string'")
+                raise ValueError(f"found '{token}', expected: ',' or 'end of string'")
             following = self.peek()
             if following != "!" and (not following or following in {"=", "==", "!=", "(", ")", "<", ">", ","}):
-                self.fail(f"found '{following}', expected: identifier after ','")
+                raise ValueError(f"found '{following}', expected: identifier after ','")
 
     def fail(self, problem: str) -> None:
         raise ValueError(f"unable to parse requirement: {problem}")
@@ -268,7 +268,7 @@ class _Parser:
         token = self.take()
         if not token or token in {"=", "==", "!=", "(", ")", "<", ">", ",", "!"}:
             self.fail(f"found '{token}', expected: identifier")
-        errors = qualified_name_errors(token)
+        errors = [one.replace("a qualified name", "a valid label key", 1) for one in qualified_name_errors(token)]
         if errors:
             self.fail(f"<nil>: Invalid value: {quote(token)}: {_join(errors)}")
         return token
@@ -322,7 +322,8 @@ class _Parser:
                     values.append("")
                 continue
             if not token or token in {"=", "==", "!=", "(", "<", ">", "!"}:
-                self.fail(f"found '{token}', expected: ',', ')' or identifier")
+                expected = "',' or ')'" if values else "',', ')' or identifier"
+                self.fail(f"found '{token}', expected: {expected}")
             values.append(token)
 
 

@@ -235,8 +235,18 @@ def bookmark_metadata(revision: int, *, initial_end: bool) -> Object:
 
 
 def partial_metadata(obj: Object, meta_version: str) -> Object:
-    """PartialObjectMetadata of an object."""
-    return {"kind": PARTIAL, "apiVersion": f"meta.k8s.io/{meta_version}", "metadata": obj.get("metadata", {})}
+    """PartialObjectMetadata of an object. What upstream only makes up for whole objects is not in it."""
+    metadata = obj.get("metadata", {})
+    made_up = MADE_UP_ANNOTATIONS.get(obj.get("kind", ""))
+    if made_up and made_up in (metadata.get("annotations") or {}):
+        kept = {key: value for key, value in metadata["annotations"].items() if key != made_up}
+        metadata = {**metadata, "annotations": kept}
+        if not kept:
+            del metadata["annotations"]
+    return {"kind": PARTIAL, "apiVersion": f"meta.k8s.io/{meta_version}", "metadata": metadata}
+
+
+MADE_UP_ANNOTATIONS: Final = {"DaemonSet": "deprecated.daemonset.template.generation"}
 
 
 class TableForm:

@@ -100,7 +100,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         if self._raw is not None:
             self._raw.feed(b"")
-            return True
+            return not isinstance(self._tls(), ssl.SSLObject)  # TLS has no half-closed connections here
         # A half-closed client may still read its answer; an idle one is done.
         self._half_closed = True
         if not self.busy and not self._queue:

@@ -266,7 +266,7 @@ class ResourceStore:
         new = await make(None, 0)
         metadata = new.setdefault("metadata", {})
         if metadata.get("uid"):
-            raise self._uid_conflict(ctx, metadata["uid"], "")
+            raise self.uid_conflict(ctx.namespace, ctx.name, metadata["uid"], "")
         metadata.setdefault("name", ctx.name)
         if metadata.get("resourceVersion"):
             raise not_found(self.group_resource, ctx.name)
@@ -276,12 +276,13 @@ class ResourceStore:
         except KeyExists:
             return None  # somebody else created it: this is an update then
 
-    def _uid_conflict(self, ctx: RequestContext, wanted: str, found: str) -> StatusError:
+    def uid_conflict(self, namespace: str, name: str, wanted: str, found: str) -> StatusError:
+        """409: the object is another one than the request means, in the words of upstream's storage layer."""
         upstream = _UPSTREAM_KEYS.get(self.group_resource, self.resource.plural)
-        place = f"{ctx.namespace}/{ctx.name}" if self.resource.namespaced else ctx.name
+        place = f"{namespace}/{name}" if self.resource.namespaced else name
         return conflict(
             self.group_resource,
-            ctx.name,
+            name,
             f"StorageError: invalid object, Code: 4, Key: /registry/{upstream}/{place}, ResourceVersion: 0, "
             f"AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}",
         )
@@ -292,7 +293,7 @@ class ResourceStore:
         version = metadata.get("resourceVersion") or ""
         uid = metadata.get("uid")
         if uid and not patching and uid != old["metadata"]["uid"]:
-            raise self._uid_conflict(ctx, uid, old["metadata"]["uid"])
+            raise self.uid_conflict(ctx.namespace, ctx.name, uid, old["metadata"]["uid"])
         if not version or version == "0":
             if patching or self.strategy.allow_unconditional_update:
                 return False

@@ -206,12 +206,16 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+# YAML 1.1 would read these as times.
+_TIMESTAMP: Final = re.compile(r"\d{4}-\d\d?-\d\d?(?:[Tt ]|$)", re.ASCII)
+
+
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     """Text that would read back as something else is quoted; several lines are a block."""
     if "\n" in text:
         return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|")
     try:
-        needs_quotes = not isinstance(_plain(text), str)
+        needs_quotes = not isinstance(_plain(text), str) or _TIMESTAMP.match(text) is not None
     except ValueError:
         needs_quotes = True
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if needs_quotes else None)
@@ -221,8 +225,6 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def encode_yaml(value: Any) -> bytes:
-    """A document in the server's style: keys sorted, two spaces, lists not indented."""
-    text: str = yaml.dump(
-        value, Dumper=_Dumper, default_flow_style=False, sort_keys=True, allow_unicode=True, width=2**31
-    )
+    """A document in the server's style: keys sorted, two spaces, lists not indented, long text folded at 80."""
+    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=False, sort_keys=True, allow_unicode=True)
     return text.encode()
