@@ -108,6 +108,26 @@ async def test_a_job_each_minute_and_only_the_last_ones_are_kept() -> None:
     assert last["metadata"]["annotations"]["batch.kubernetes.io/cronjob-scheduled-timestamp"] == "2024-01-01T00:05:00Z"
 
 
+async def test_a_job_somebody_made_from_it_is_told_and_not_counted() -> None:
+    world = World()
+    world.api.put(CRONS, cron(schedule="0 0 1 1 *"))
+    owner = world.api.list(CRONS)[0]["metadata"]
+    reference = {"apiVersion": "batch/v1", "kind": "CronJob", "name": "c", "uid": owner["uid"], "controller": True}
+    world.api.put(
+        JOBS, {"metadata": {"name": "by-hand", "namespace": "default", "ownerReferences": [reference]}, "spec": {}}
+    )
+    async with world.running(CronJobController):
+        await world.settle()
+        finish(world, "by-hand")
+        await world.settle()
+    found = world.api.get(CRONS, "default", "c")
+    assert found is not None
+    assert not found["status"].get("active")
+    message = "Saw a job that the controller did not create or forgot: by-hand"
+    assert world.events() == [("UnexpectedJob", message)]
+    assert "lastSuccessfulTime" in found["status"]
+
+
 @pytest.mark.parametrize(("policy", "jobs"), [("Allow", 3), ("Forbid", 1), ("Replace", 1)])
 async def test_what_happens_while_the_last_job_still_runs(policy: str, jobs: int) -> None:
     world = World()

@@ -74,6 +74,15 @@ async def test_a_silent_node_becomes_unknown_after_its_grace_and_ready_again_whe
         assert taints(world, "n1") == set()
 
 
+async def test_what_a_kubelet_says_of_itself_is_not_an_event_of_the_controller() -> None:
+    world = World()
+    world.api.put(NODES, node("n1", ready="False"))
+    world.api.put(LEASES, lease("n1"))
+    async with world.running(NodeLifecycleController, kubelet=False):
+        await heartbeats(world, 15, "n1")
+    assert "NodeNotReady" not in dict(world.events())
+
+
 async def test_conditions_and_cordons_are_taints_at_once() -> None:
     world = World()
     world.api.put(NODES, node("n1"))

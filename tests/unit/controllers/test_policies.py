@@ -214,6 +214,19 @@ async def test_approved_requests_that_fit_are_signed_others_fail() -> None:
     assert len(world.api.objects[REQUESTS]["", "other"]["status"]["conditions"]) == 1
 
 
+async def test_a_certificate_for_clients_alone_has_no_empty_key_usage() -> None:
+    certificate, key = authority()
+    world = World(options=Options(cluster_signing_cert=certificate, cluster_signing_key=key))
+    world.api.put(REQUESTS, request("jane", "kubernetes.io/kube-apiserver-client", "jane", "devs", ["client auth"]))
+    async with world.running(CSRSigningController):
+        await world.settle()
+    signed = x509.load_pem_x509_certificate(
+        base64.b64decode(world.api.objects[REQUESTS]["", "jane"]["status"]["certificate"])
+    )
+    # OpenSSL, and so every server that uses it, refuses a certificate whose key usage names nothing.
+    assert not any(isinstance(one.value, x509.KeyUsage) for one in signed.extensions)
+
+
 async def test_decided_requests_go_after_an_hour_pending_ones_after_a_day() -> None:
     world = World()
     denied = request("denied", "x/y", "a", "b", ["client auth"])

@@ -72,7 +72,9 @@ class Authority:
                 critical=False,
             )
         )
-        builder = builder.add_extension(_key_usage(usages), critical=True)
+        key_usage = _key_usage(usages)
+        if key_usage is not None:
+            builder = builder.add_extension(key_usage, critical=True)
         extended = [_EXTENDED[usage] for usage in usages if usage in _EXTENDED]
         if extended:
             builder = builder.add_extension(x509.ExtendedKeyUsage(extended), critical=False)
@@ -82,8 +84,11 @@ class Authority:
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
-def _key_usage(usages: tuple[str, ...]) -> x509.KeyUsage:
+def _key_usage(usages: tuple[str, ...]) -> x509.KeyUsage | None:
+    """None when only extended usages are asked for: OpenSSL calls a certificate invalid whose key usage is empty."""
     wanted = {_KEY_USAGES[usage] for usage in usages if usage in _KEY_USAGES}
+    if not wanted:
+        return None
     agrees = "key_agreement" in wanted
     return x509.KeyUsage(
         digital_signature="digital_signature" in wanted,

@@ -85,8 +85,9 @@ class CronJobController(Controller[ObjectName]):
                     message = f"Saw completed job: {job.metadata.name}, condition: {kind}"
                     self._recorder.event(cron, NORMAL, "SawCompletedJob", message)
             elif uid not in active:
-                # Made by us, but the status write was lost.
-                active[uid] = reference_to(job)
+                # Somebody made it in our name, or the write of our status was lost: it is not counted as active.
+                message = f"Saw a job that the controller did not create or forgot: {job.metadata.name}"
+                self._recorder.event(cron, WARNING, "UnexpectedJob", message)
             finished = job.status.completion_time
             if complete is not None and finished is not None and (last is None or finished > last):
                 last = finished

@@ -47,7 +47,6 @@ class NodeLifecycleController(Controller[ObjectName]):
         self._heard: dict[str, health.Heard] = {}
         self._limits: dict[str, Limiter] = {}
         self._known: set[str] = set()
-        self._marked: set[str] = set()
         enqueue(self.queue, self._nodes)
 
     def start(self, tasks: Supervised) -> None:
@@ -86,7 +85,6 @@ class NodeLifecycleController(Controller[ObjectName]):
         for name in self._known - current:
             self._event(name, NORMAL, "RemovingNode", f"Node {name} event: Removing Node {name} from Controller")
             self._heard.pop(name, None)
-            self._marked.discard(name)
         self._known = current
 
     async def _check(self, node: Node) -> Node:
@@ -100,7 +98,11 @@ class NodeLifecycleController(Controller[ObjectName]):
             if now - heard.at > allowed.total_seconds():
                 marked = health.silent(node, self.clock.now())
                 if marked.status != node.status:
+                    was_ready = health.is_ready(node)
                     node = await self._client.update_status(marked)
+                    if was_ready:
+                        # What a kubelet says of itself it reports itself.
+                        self._event(name, NORMAL, "NodeNotReady", f"Node {name} status is now: NodeNotReady")
             if health.condition(node, "Ready") is not None:
                 await self._mark_pods(node)
         except (StatusError, ApiConnectionError) as error:
@@ -109,15 +111,10 @@ class NodeLifecycleController(Controller[ObjectName]):
 
     async def _mark_pods(self, node: Node) -> None:
         """Pods of a node that is not ready are not ready: Services leave them out at once."""
-        name = node.metadata.name
         if health.is_ready(node):
-            self._marked.discard(name)
             return
-        if name not in self._marked:
-            self._event(name, NORMAL, "NodeNotReady", f"Node {name} status is now: NodeNotReady")
-        for pod in self._pods.lister.by_index(BY_NODE, name):
+        for pod in self._pods.lister.by_index(BY_NODE, node.metadata.name):
             await self._mark_pod(pod)
-        self._marked.add(name)
 
     async def _mark_pod(self, pod: Pod) -> None:
         ready = next((found for found in pod.status.conditions if found.type == "Ready"), None)
