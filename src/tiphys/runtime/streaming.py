@@ -12,9 +12,9 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from tiphys.base.log import get_logger
 from tiphys.machinery.streaming import http, portforward, remotecommand
@@ -150,7 +150,7 @@ class StreamingServer:
         try:
             running = await self._execs.start(target.container, target.argv, stdin=target.stdin, tty=target.tty)
         except RuntimeFault as error:
-            await session.finish(remotecommand.failure_status(str(error)))
+            await session.finish(_internal_error(f"error executing command in container: {error}"))
             return
         waiting = asyncio.ensure_future(running.wait())
         helpers = [
@@ -177,7 +177,7 @@ class StreamingServer:
         try:
             connection = self._connect_monitor(container)
         except OSError as error:
-            await session.finish(remotecommand.failure_status(f"failed to attach: {error.strerror}"))
+            await session.finish(_internal_error(f"error attaching to container: {error.strerror}"))
             return
         loop = asyncio.get_running_loop()
 
@@ -241,7 +241,15 @@ class StreamingServer:
                 raise
             reader, writer = await asyncio.open_connection(sock=connection)
             return SocketStream(reader, writer)
-        raise OSError(f"failed to connect to localhost:{port} inside the pod: {failure}")
+        why = os.strerror(failure.errno or 0).lower() if failure is not None else ""
+        raise OSError(
+            f"failed to connect to localhost:{port} inside the pod: dial tcp 127.0.0.1:{port}: connect: {why}"
+        )
+
+
+def _internal_error(message: str) -> Mapping[str, Any]:
+    """The Status of a stream that could not be joined, worded as kubelets' streaming servers do."""
+    return remotecommand.failure_status(f"Internal error occurred: {message}")
 
 
 def _socket_inside(netns: str, family: socket.AddressFamily) -> socket.socket:

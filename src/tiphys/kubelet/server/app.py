@@ -197,11 +197,13 @@ class KubeletServer:
             raise NotServed(404, f'pod "{rest[1]}" not found\n')
         return worker
 
-    def _running_container(self, rest: list[str]) -> RuntimeContainer:
+    def _running_container(self, rest: list[str], unknown: str = 'container not found ("{name}")') -> RuntimeContainer:
+        """The container a stream is to join. NotServed when it does not run; clients show the text as it is."""
         worker = self._worker(rest)
         container = worker.runtime.container(rest[-1])
-        if len(rest) < 3 or container is None:
-            raise NotServed(404, f'unable to upgrade connection: container not found ("{rest[-1]}")')
+        if len(rest) < 3 or container is None or not container.running:
+            pod = worker.pod.metadata
+            raise NotServed(404, unknown.format(name=rest[-1], pod=f"{pod.name}_{pod.namespace}"))
         return container
 
     async def _container_logs(self, request: Request, rest: list[str]) -> Response:
@@ -260,7 +262,7 @@ class KubeletServer:
         return joined_to(request, url)
 
     async def _attach(self, request: Request, rest: list[str]) -> Response:
-        container = self._running_container(rest)
+        container = self._running_container(rest, "container {name} not found in pod {pod}")
         query = request.query
         url = await self._s.runtime.attach_url(
             cri.AttachRequest(
