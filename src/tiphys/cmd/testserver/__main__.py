@@ -32,7 +32,7 @@ from tiphys.cmd.testserver.child import CONTROLLERS, Settings, serve
 LARGEST_MESSAGE: Final = 1 << 16
 # A cluster that was just forked has the machine to itself for so long (seconds).
 IDLE: Final = 0.2
-STOP_GRACE: Final = 5.0  # seconds a cluster has to end by itself
+STOP_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
 
 
 def main() -> int:
@@ -103,7 +103,10 @@ def _reap(children: list[int]) -> None:
 
 
 def _end(children: list[int]) -> None:
-    """Clusters end when their sockets do; those that do not are killed."""
+    """End the clusters; their stores are durable, or forgotten anyway."""
+    for pid in list(children):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_GRACE
     while children and time.monotonic() < deadline:
         time.sleep(0.005)
