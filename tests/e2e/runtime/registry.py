@@ -19,11 +19,19 @@ from tiphys.runtime.images.elsewhere import LoopElsewhere
 BINARY = shutil.which("docker-registry")
 
 
-def _process(directory: Path, port: int, enter: list[str]) -> subprocess.Popen[bytes]:
+# The only user of a private registry; the hash is of the password, as `htpasswd -B` makes it.
+USER, PASSWORD = "me", "secret"
+PASSWORDS = f"{USER}:$2y$04$3KUxrQIVZkgD2YGWy5ikpOLi29Gmqb1OTBo8QZX.BmzYBrfmFV54q\n"
+
+
+def _process(directory: Path, port: int, enter: list[str], private: bool) -> subprocess.Popen[bytes]:
     config = directory / "config.yml"
+    passwords = directory / "htpasswd"
+    passwords.write_text(PASSWORDS)
     config.write_text(
         f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {directory}/data\n"
         f"http:\n  addr: 127.0.0.1:{port}\nlog:\n  level: error\n  accesslog:\n    disabled: true\n"
+        + (f"auth:\n  htpasswd:\n    realm: tests\n    path: {passwords}\n" if private else "")
     )
     assert BINARY is not None
     with (directory / "log").open("w") as log:
@@ -31,13 +39,13 @@ def _process(directory: Path, port: int, enter: list[str]) -> subprocess.Popen[b
 
 
 @contextlib.asynccontextmanager
-async def registry(netns: Path | None = None) -> AsyncIterator[str]:
+async def registry(netns: Path | None = None, *, private: bool = False) -> AsyncIterator[str]:
     """Its `host:port`, in the network namespace `netns` (or this process's)."""
     with tempfile.TemporaryDirectory(prefix="tphreg") as directory:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        with _process(Path(directory), port, ["nsenter", f"--net={netns}"] if netns else []) as process:
+        with _process(Path(directory), port, ["nsenter", f"--net={netns}"] if netns else [], private) as process:
             try:
                 if netns is None:
                     await _answers(port)
@@ -57,15 +65,16 @@ async def _answers(port: int) -> None:
         for _ in range(1000):
             with contextlib.suppress(aiohttp.ClientError):
                 async with session.get(f"http://127.0.0.1:{port}/v2/") as response:
-                    if response.status == 200:
+                    if response.status in (200, 401):
                         return
             await asyncio.sleep(0.02)
         raise TimeoutError
 
 
-async def push(host: str, repository: str, tag: str, files: ImageFiles) -> None:
+async def push(host: str, repository: str, tag: str, files: ImageFiles, *, private: bool = False) -> None:
     """Upload every blob and the manifest."""
-    async with aiohttp.ClientSession(f"http://{host}") as session:
+    headers = {"Authorization": aiohttp.encode_basic_auth(USER, PASSWORD)} if private else {}
+    async with aiohttp.ClientSession(f"http://{host}", headers=headers) as session:
         for digest, data in files.blobs.items():
             if digest == files.manifest:
                 continue

@@ -28,6 +28,8 @@ from tiphys.machinery.time import format_duration
 log = get_logger(__name__)
 
 UNLIMITED_PULLS: Final = 1_000_000
+# Seconds a failure is shown as ErrImagePull, before the container waits for the next try as ImagePullBackOff.
+SHOW_FAILURE: Final = 1.0
 
 
 class Emit(Protocol):
@@ -110,12 +112,9 @@ class ImageManager:
                 began = self._clock.monotonic()
                 reference = await self._pull_with_credentials(spec, credentials_for(spec.image, secrets), config)
         except CRIError as error:
-            message = f'Failed to pull image "{image}": {error}'
-            emit("Warning", "Failed", message)
-            self._note_failure(key, message)
-            raise StartError(
-                errors.ERR_IMAGE_PULL, message, retry_after=self._backoff.period(key).total_seconds()
-            ) from error
+            emit("Warning", "Failed", f'Failed to pull image "{image}": {error}')
+            self._note_failure(key, str(error))
+            raise StartError(errors.ERR_IMAGE_PULL, str(error), retry_after=SHOW_FAILURE) from error
         self._forget(key)
         found = await self._present(cri.ImageSpec(image=reference), image, emit)
         if found is None:

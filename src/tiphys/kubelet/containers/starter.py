@@ -41,14 +41,14 @@ async def start_container(
 ) -> None:
     """Start `container` anew. Raises StartError, whose reason the container then waits for."""
     emit = partial(services.event, pod, container=container)
-    image = await services.images.ensure(
-        pod,
-        container.image,
-        container.image_pull_policy,
-        await services.pull_secrets(pod),
-        place.sandbox_config,
-        emit,
-    )
+    secrets = await services.pull_secrets(pod)
+    try:
+        image = await services.images.ensure(
+            pod, container.image, container.image_pull_policy, secrets, place.sandbox_config, emit
+        )
+    except StartError as error:
+        emit("Warning", "Failed", f"Error: {error.reason}")
+        raise
     try:
         config = await _configuration(services, pod, container, image, runtime, place)
     except ConfigError as error:

@@ -90,7 +90,8 @@ def build(
     try:
         instructions = parse(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise BuildError(f"failed to read dockerfile: {path}: {error}") from error
+        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
+        raise BuildError(f"failed to read dockerfile: open {path}: {reason}") from error
     with tempfile.TemporaryDirectory(prefix="tiphys-build-", dir=store.root / "ingest") as work, store.adding():
         builder = _Builder(
             store, context.resolve(), Path(work), dict(arguments or {}), oci_runtime, say, fetch or _not_here
