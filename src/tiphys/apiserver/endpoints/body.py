@@ -5,6 +5,7 @@ fieldValidation: Strict refuses unknown and duplicate fields, Warn (the default)
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 from tiphys.api.protobuf import decode_object_protobuf
@@ -162,11 +163,32 @@ class BodyDecoder:
             f'{expected.kind} in version "{expected.version}" cannot be handled as a {expected.kind}: {problem}'
         )
 
+    def emptied(self, data: bytes, media_type: str) -> list[tuple[str, ...]]:
+        """Paths of lists that the body gives as `[]` where the normal form says null.
+
+        The object is the same, but whoever says that a list is empty owns it.
+        """
+        if self._schema is None or media_type == PROTOBUF or b"[]" not in data:
+            return []
+        value = decode_yaml(data).value if media_type == YAML else decode_json(data)
+        return list(_empty_lists(value, self._schema, ()))
+
     def _report(self, problems: list[str], duplicates: list[str]) -> None:
         if self._mode == STRICT:
             raise self.unfit(strict_message(problems, duplicates))
         self._warnings += duplicates
         self._warnings += problems
+
+
+def _empty_lists(value: Any, schema: TypeSchema, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for name, found in value.items() if isinstance(value, dict) else ():
+        one = schema.fields.get(name)
+        if one is None:
+            continue
+        if one.kind == "[" and one.always and found == []:
+            yield (*path, name)
+        elif one.kind == "@" and one.type is not None:
+            yield from _empty_lists(found, one.type, (*path, name))
 
 
 def _no_object(value: Any) -> str:

@@ -35,7 +35,7 @@ class Services:
 class ApiRequest:
     """One request for a resource: what was sent, what it means, and what it collects on the way."""
 
-    __slots__ = ("info", "request", "services", "wanted", "warnings")
+    __slots__ = ("emptied", "info", "request", "services", "wanted", "warnings")
 
     def __init__(self, services: Services, request: Request, info: RequestInfo) -> None:
         """StatusError (406) when the Accept header cannot be served."""
@@ -43,6 +43,8 @@ class ApiRequest:
         self.request = request
         self.info = info
         self.warnings = request.warnings
+        # Lists that the body says are empty (see BodyDecoder.emptied).
+        self.emptied: list[tuple[str, ...]] = []
         self.wanted = self._negotiate()
 
     def _negotiate(self) -> Wanted:

@@ -20,12 +20,22 @@ from tiphys.machinery.meta import split_api_version
 from tiphys.machinery.normalize import normalize
 from tiphys.machinery.patch.apply import decode, encode, server_side_apply, update_managed_fields
 from tiphys.machinery.schema import TypeSchema
+from tiphys.machinery.time import format_time
 
 Node = dict[str, Any]
 
 
-def own_fields(served: ServedResource, ctx: RequestContext, old: Object | None, new: Object) -> None:
-    """Note in `new` (storage version) which fields this write changed and who did it; `old` is not changed."""
+def own_fields(
+    served: ServedResource,
+    ctx: RequestContext,
+    old: Object | None,
+    new: Object,
+    emptied: Sequence[tuple[str, ...]] = (),
+) -> None:
+    """Note in `new` (storage version) which fields this write changed and who did it; `old` is not changed.
+
+    `emptied` are lists the writer said are empty: they are its own although the object does not show a change.
+    """
     if served.schema is None:
         return
     live, mine = old, new
@@ -43,10 +53,34 @@ def own_fields(served: ServedResource, ctx: RequestContext, old: Object | None, 
         ignored=ignored_fields(served, ctx.subresource),
         convert=_converter(served),
     )
+    if emptied and (old is None or entries):
+        entries = _with_emptied(entries, served, ctx, emptied)
     if entries:
         new["metadata"]["managedFields"] = entries
     else:
         new["metadata"].pop("managedFields", None)
+
+
+def _with_emptied(
+    entries: list[Object], served: ServedResource, ctx: RequestContext, emptied: Sequence[tuple[str, ...]]
+) -> list[Object]:
+    mine: Node = {}
+    for path in emptied:
+        node = mine
+        for name in path:
+            node = node.setdefault(f"f:{name}", {})
+    owner = {"manager": ctx.field_manager, "operation": "Update", "apiVersion": served.resource.api_version}
+    if ctx.subresource:
+        owner["subresource"] = ctx.subresource
+    for entry in entries:
+        if all(entry.get(key, "") == owner.get(key, "") for key in IDENTITY):
+            changed = {**entry, "fieldsV1": union(entry.get("fieldsV1") or {}, mine)}
+            return encode(decode([changed if one is entry else one for one in entries]))
+    added = {**owner, "time": format_time(ctx.now), "fieldsType": "FieldsV1", "fieldsV1": mine}
+    return encode(decode([*entries, added]))
+
+
+IDENTITY: Final = ("manager", "operation", "apiVersion", "subresource")
 
 
 def apply_fields(
@@ -109,9 +143,8 @@ def own_replicas(ctx: RequestContext, old: Object, new: Object, old_scale: Objec
 
 
 def _merge_owner(entries: list[Object], owner: Object) -> None:
-    identity = ("manager", "operation", "apiVersion", "subresource")
     for entry in entries:
-        if all(entry.get(name, "") == owner.get(name, "") for name in identity):
+        if all(entry.get(name, "") == owner.get(name, "") for name in IDENTITY):
             entry["fieldsV1"] = union(entry["fieldsV1"], REPLICAS)
             return
     owner.pop("time", None)

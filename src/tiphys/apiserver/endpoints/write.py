@@ -36,7 +36,10 @@ def written_response(api: ApiRequest, served: ServedResource, written: Written) 
 def decode_request(api: ApiRequest, served: ServedResource) -> Object:
     """The request's body as an object of the resource, in the version of the request."""
     decoder = BodyDecoder(served.resource.gvk, served.schema, api.parameter("fieldValidation"), api.warnings)
-    return decoder.decode(api.request.body, media_type_of(api.request.headers.get("content-type", "")))
+    media = media_type_of(api.request.headers.get("content-type", ""))
+    obj = decoder.decode(api.request.body, media)
+    api.emptied = decoder.emptied(api.request.body, media)
+    return obj
 
 
 def check_names(api: ApiRequest, obj: Object, *, namespaced: bool, named: bool) -> None:
@@ -76,7 +79,7 @@ async def prepare_new(
     dedup_owners(obj, api.warnings)
     stored = served.to_storage(obj)
     served.strategy.default(stored)
-    own_fields(served, ctx, None, stored)
+    own_fields(served, ctx, None, stored, api.emptied)
     await admission.mutate(stored, None)
     return stored
 
@@ -135,7 +138,7 @@ async def prepare_changed(
     dedup_owners(obj, api.warnings)
     stored = served.to_storage(obj)
     served.strategy.default(stored)
-    own_fields(served, ctx, old, stored)
+    own_fields(served, ctx, old, stored, api.emptied)
     await admission.mutate(stored, old)
     return stored
 
