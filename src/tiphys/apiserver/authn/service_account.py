@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import orjson
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -228,7 +229,8 @@ class ServiceAccountTokens:
         if len(parts) != 3:
             return None
         try:
-            header, claims = json.loads(_decode(parts[0])), json.loads(_decode(parts[1]))
+            # orjson refuses deep nesting with a ValueError, where json would exhaust the stack.
+            header, claims = orjson.loads(_decode(parts[0])), orjson.loads(_decode(parts[1]))
             signature = _decode(parts[2])
         except ValueError:
             return None

@@ -1,0 +1,47 @@
+"""Client certificates."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tests.unit.apiserver.authn.people import Asking
+from tiphys.apiserver.authn.x509 import ClientCertificateAuthenticator
+from tiphys.apiserver.pki import Authority
+from tiphys.base.clock import FakeClock
+from tiphys.machinery.errors import UnauthorizedError
+
+CA = Authority.create("ca")
+
+
+def der(pem: bytes) -> bytes:
+    return x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+
+
+def clock(**later: float) -> FakeClock:
+    return FakeClock(datetime.now(UTC) + timedelta(**later))
+
+
+async def test_the_subject_is_the_user() -> None:
+    certificate = der(CA.client("alice", ["devs", "ops"]).certificate)
+    user = await ClientCertificateAuthenticator(clock()).authenticate(Asking(peer_certificate=certificate))
+    assert user is not None and (user.name, sorted(user.groups)) == ("alice", ["devs", "ops"])
+    assert user.extra["authentication.kubernetes.io/credential-id"][0].startswith("X509SHA256=")
+
+
+@pytest.mark.parametrize("certificate", [None, der(CA.server("alice", ["a.test"]).certificate)])
+async def test_nobody_is_named(certificate: bytes | None) -> None:
+    asking = Asking(peer_certificate=certificate)
+    assert await ClientCertificateAuthenticator(clock()).authenticate(asking) is None
+
+
+@pytest.mark.parametrize(("later", "valid"), [({"hours": 0.9}, True), ({"hours": 1.1}, False), ({"days": -2}, False)])
+async def test_a_connection_may_outlive_its_certificate(later: dict[str, float], valid: bool) -> None:
+    asking = Asking(peer_certificate=der(CA.client("alice", lifetime=timedelta(hours=1)).certificate))
+    authenticator = ClientCertificateAuthenticator(clock(**later))
+    if valid:
+        assert await authenticator.authenticate(asking)
+    else:
+        with pytest.raises(UnauthorizedError):
+            await authenticator.authenticate(asking)
