@@ -25,6 +25,8 @@ class ServerOptions:
     kubelet_client_key: Path | None = None
     kubelet_ca: Path | None = None
     kubelet_port: int = 10250
+    # Path of a node's network namespace with "{node}" in it: pods are then reached from there. "": from here.
+    node_network_namespaces: str = ""
     # Service accounts.
     service_account_issuer: str = "https://kubernetes.default.svc.cluster.local"
     service_account_key: Path | None = None  # private key that signs

@@ -23,6 +23,7 @@ from tiphys.apiserver.endpoints.context import Services
 from tiphys.apiserver.endpoints.handler import ApiHandler
 from tiphys.apiserver.endpoints.health import Health
 from tiphys.apiserver.endpoints.paths import PathHandler, PathHandlers
+from tiphys.apiserver.http.egress import Egress
 from tiphys.apiserver.http.server import HttpServer, tls_context
 from tiphys.apiserver.metrics import RequestMetrics
 from tiphys.apiserver.openapi.service import OpenApiService
@@ -74,7 +75,7 @@ class ApiServer:
         self.addresses: list[tuple[str, int]] = []
         self.started = False
         # Handlers of subresources and reviews that need more than the registry, and of further paths.
-        self.extra_resources: dict[tuple[str, str, str], Any] = Connector(kubelet_access(options)).handlers()
+        self.extra_resources: dict[tuple[str, str, str], Any] = connector(options).handlers()
         self.extra_paths: dict[str, PathHandler] = {}
         self._store: Store | None = None
         self._http: HttpServer | None = None
@@ -213,14 +214,15 @@ class ApiServer:
         return f"{self.options.advertise_address or host}:{port}"
 
 
-def kubelet_access(options: ServerOptions) -> KubeletAccess:
-    """How the options say kubelets are reached."""
-    return KubeletAccess(
+def connector(options: ServerOptions) -> Connector:
+    """What reaches kubelets, pods and services as the options say."""
+    access = KubeletAccess(
         options.kubelet_port,
         options.kubelet_client_certificate,
         options.kubelet_client_key,
         options.kubelet_ca,
     )
+    return Connector(access, Egress(options.node_network_namespaces))
 
 
 def served_resources(runtime_config: Mapping[str, bool]) -> list[Resource]:

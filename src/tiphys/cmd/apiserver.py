@@ -53,6 +53,8 @@ def parser() -> FlagParser:
     flags.listing("bind-address", ["127.0.0.1"], "addresses to listen on")
     flags.add_argument("--secure-port", type=int, default=6443, help="port to listen on")
     flags.add_argument("--advertise-address", default="", help="address members of the cluster reach the server at")
+    help_text = "where nodes on this machine have their network namespaces, with {node} in it: the way to their pods"
+    flags.add_argument("--node-network-namespaces", default="", help=help_text)
     flags.add_argument("--datastore", default="memory", help="sqlite:DIRECTORY or memory")
     flags.add_argument("--service-cluster-ip-range", type=_network, default="10.96.0.0/16", help="service addresses")
     flags.add_argument("--service-node-port-range", type=_port_range, default=(30000, 32767), help="node ports")
@@ -99,6 +101,7 @@ def options_of(found: Any) -> ServerOptions:
         kubelet_client_certificate=found.kubelet_client_certificate,
         kubelet_client_key=found.kubelet_client_key,
         kubelet_ca=found.kubelet_certificate_authority,
+        node_network_namespaces=found.node_network_namespaces,
         service_account_issuer=found.service_account_issuer,
         service_account_key=found.service_account_signing_key_file,
         token_file=found.token_auth_file,

@@ -19,7 +19,6 @@ from tiphys.base.log import get_logger
 from tiphys.base.notify import notify, notify_ready
 from tiphys.base.tasks import Supervised
 from tiphys.client import Client, Informers, PatchType
-from tiphys.cmd.cluster import hostnet
 from tiphys.cmd.cluster import spec as specs
 from tiphys.cmd.cluster.addons import cluster_dns
 from tiphys.cmd.cluster.components import NODE_LABEL
@@ -77,7 +76,7 @@ async def _start_dns(client: Client, spec: ClusterSpec, layout: Layout) -> None:
 
 
 async def _await_cluster(client: Client, spec: ClusterSpec) -> None:
-    """Wait until every node is Ready, give its pods a route on this machine, and until DNS is available."""
+    """Wait until every node is Ready, and until DNS is available."""
     async with Supervised() as tasks:
         informers = Informers(client)
         nodes = informers.of(Node)
@@ -86,17 +85,15 @@ async def _await_cluster(client: Client, spec: ClusterSpec) -> None:
         deployments = informers.of(Deployment, namespace="kube-system")
         deployments.add_handler(lambda _: changed.set(), lambda *_: changed.set(), None)
         tasks.spawn(informers.run, name="informers")
-        waiting = {node.name: spec.node_address(node) for node in spec.nodes}
+        waiting = [node.name for node in spec.nodes]
         while waiting:
             notify("waiting", **{"for": f"waiting for {', '.join(waiting)}"})
             await changed.wait()
             changed.clear()
-            for name, address in list(waiting.items()):
+            for name in list(waiting):
                 node = nodes.lister.get(ObjectName("", name))
                 if node is not None and _is_ready(node):
-                    # pyroute2 runs a loop of its own and cannot be called in ours.
-                    await asyncio.to_thread(hostnet.ensure_pod_route, spec, node.spec.pod_cidr, address)
-                    del waiting[name]
+                    waiting.remove(name)
                     notify("progress", what=f"node {name} Ready")
         while not _available(deployments.lister.get(ObjectName("kube-system", "coredns"))):
             notify("waiting", **{"for": "waiting for cluster DNS"})

@@ -11,6 +11,7 @@ The server shows kubelets its client certificate, and never passes on the creden
 
 from __future__ import annotations
 
+import os
 import random
 import ssl
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ import httptools
 
 from tiphys.apiserver.admission.interface import Operation
 from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
+from tiphys.apiserver.http.egress import Egress
 from tiphys.apiserver.http.response import Answer, RawConnection, Response, Stream, StreamResponse, Upgrade
 from tiphys.apiserver.http.upstream import HOP_BY_HOP, Exchange, Target
 from tiphys.apiserver.registry.resources import ServedResource
@@ -62,11 +64,21 @@ class KubeletAccess:
     ca: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Where a proxied request goes; `node` is where that runs, "" when unknown."""
+
+    address: str
+    port: int
+    node: str
+
+
 class Connector:
     """Serves the subresources that are connections. One per server; `handlers` goes into Services.extra."""
 
-    def __init__(self, access: KubeletAccess) -> None:
+    def __init__(self, access: KubeletAccess, egress: Egress) -> None:
         self._access = access
+        self._egress = egress
         self._kubelet_tls: ssl.SSLContext | None = None
         self._plain_tls: ssl.SSLContext | None = None
 
@@ -174,15 +186,16 @@ class Connector:
         if not number.isdecimal():
             number = str(_named_port(pod, number))
         await self._admit(api, served)
-        return await self._proxy(api, scheme, address, int(number))
+        node = (pod.get("spec") or {}).get("nodeName") or ""
+        return await self._proxy(api, scheme, Backend(address, int(number), node))
 
     async def service_proxy(self, api: ApiRequest, served: ServedResource) -> Answer:
         """Any method on services/[SCHEME:]NAME[:PORT]/proxy: one of the ready endpoints answers."""
         scheme, name, port = split_name(api.info.name)
         service = served.store.decode(served.store.get(api.info.namespace, name))
-        address, number = _endpoint(api, service, port)
+        backend = _endpoint(api, service, port)
         await self._admit(api, served)
-        return await self._proxy(api, scheme, address, number)
+        return await self._proxy(api, scheme, backend)
 
     async def node_proxy(self, api: ApiRequest, served: ServedResource) -> Answer:
         """Any method on nodes/NAME[:PORT]/proxy."""
@@ -191,12 +204,16 @@ class Connector:
         target = self._kubelet(api, name, _remaining_path(api), int(port) if port.isdecimal() else 0)
         return await self._pass_on(api, target)
 
-    async def _proxy(self, api: ApiRequest, scheme: str, address: str, port: int) -> Answer:
+    async def _proxy(self, api: ApiRequest, scheme: str, backend: Backend) -> Answer:
         tls = None
         if scheme == "https":
             # Pods have no certificates this server could check: upstream does not either.
             tls = self._plain_tls = self._plain_tls or self._unverified()
-        return await self._pass_on(api, Target(host=address, port=port, path=_remaining_path(api), tls=tls))
+        namespace = self._egress.namespace(backend.node)
+        target = Target(
+            host=backend.address, port=backend.port, path=_remaining_path(api), tls=tls, namespace=namespace
+        )
+        return await self._pass_on(api, target)
 
     # --- passing on ----------------------------------------------------------------------------------
     async def _pass_on(
@@ -253,9 +270,14 @@ class _Tunnel:
 
 def unreachable(target: Target, error: BaseException) -> StatusError:
     """What a client is told when the other side cannot be reached."""
-    why = str(error) or type(error).__name__
-    scheme = "https" if target.tls else "http"
-    message = f"error trying to reach service: {scheme}://{target.host}:{target.port}: {why}"
+    where = f"{target.host}:{target.port}"
+    if isinstance(error, TimeoutError):
+        why = f"dial tcp {where}: i/o timeout"
+    elif isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno:
+        why = f"dial tcp {where}: connect: {os.strerror(error.errno).lower()}"
+    else:
+        why = str(error) or type(error).__name__
+    message = f"error trying to reach service: {why}"
     return StatusError(status_of(503, "ServiceUnavailable", message))
 
 
@@ -341,8 +363,8 @@ def _named_port(pod: Object, name: str) -> int:
     raise bad_request(f'no port named "{name}" in pod {pod["metadata"]["name"]}')
 
 
-def _endpoint(api: ApiRequest, service: Object, wanted: str) -> tuple[str, int]:
-    """An (address, port) behind a service. StatusError (503) when nothing is ready."""
+def _endpoint(api: ApiRequest, service: Object, wanted: str) -> Backend:
+    """One of the ready endpoints of a service. StatusError (503) when nothing is ready."""
     name = service["metadata"]["name"]
     ports: Sequence[Mapping[str, Any]] = (service.get("spec") or {}).get("ports") or ()
     if not wanted and len(ports) == 1:
@@ -353,7 +375,7 @@ def _endpoint(api: ApiRequest, service: Object, wanted: str) -> tuple[str, int]:
         )
         if port_name is None:
             raise service_unavailable(f'no service port "{wanted}" found for service "{name}"')
-    found: list[tuple[str, int]] = []
+    found: list[Backend] = []
     slices = api.services.reader.list("discovery.k8s.io", "endpointslices", api.info.namespace)
     for one in slices:
         if (one["metadata"].get("labels") or {}).get("kubernetes.io/service-name") != name:
@@ -363,7 +385,8 @@ def _endpoint(api: ApiRequest, service: Object, wanted: str) -> tuple[str, int]:
                 continue
             for endpoint in one.get("endpoints") or ():
                 if (endpoint.get("conditions") or {}).get("ready") is not False:
-                    found += [(address, int(port["port"])) for address in endpoint.get("addresses") or ()]
+                    node = endpoint.get("nodeName") or ""
+                    found += [Backend(one, int(port["port"]), node) for one in endpoint.get("addresses") or ()]
     if not found:
         raise service_unavailable(f'no endpoints available for service "{name}"')
     return random.choice(found)

@@ -14,6 +14,7 @@ from typing import Final
 
 import httptools
 
+from tiphys.apiserver.http.egress import connect
 from tiphys.apiserver.http.response import RawConnection, Stream
 
 CONNECT_TIMEOUT: Final = 10.0  # seconds
@@ -33,6 +34,7 @@ class Target:
     path: str
     tls: ssl.SSLContext | None
     server_name: str = ""
+    namespace: str = ""  # the network namespace to connect from; "" is this process's
 
 
 @dataclass(slots=True)
@@ -60,12 +62,13 @@ class Exchange:
         """Connect. Raises OSError (also for TLS) and TimeoutError."""
         target = self._target
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            self._reader, self._writer = await asyncio.open_connection(
-                target.host,
-                target.port,
-                ssl=target.tls,
-                server_hostname=(target.server_name or target.host) if target.tls else None,
-            )
+            name = (target.server_name or target.host) if target.tls else None
+            if target.namespace:
+                made = await connect(target.namespace, target.host, target.port)
+                opened = asyncio.open_connection(sock=made, ssl=target.tls, server_hostname=name)
+            else:
+                opened = asyncio.open_connection(target.host, target.port, ssl=target.tls, server_hostname=name)
+            self._reader, self._writer = await opened
 
     async def send(self, method: str, headers: dict[str, str], body: bytes, *, upgrade: bool) -> None:
         """Send the request. With `upgrade` its Upgrade and Connection headers are passed on."""

@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Final
 
+from tiphys.cmd.cluster import place
 from tiphys.cmd.cluster.layout import Layout
 from tiphys.cmd.cluster.spec import ClusterSpec, NodeSpec
 
@@ -92,6 +93,7 @@ def _apiserver(spec: ClusterSpec, layout: Layout) -> Component:
             kubelet_client_certificate=pki / "apiserver-kubelet-client.crt",
             kubelet_client_key=pki / "apiserver-kubelet-client.key",
             kubelet_certificate_authority=pki / "ca.crt",
+            node_network_namespaces=place.network_namespace_path(layout, "{node}"),
             service_account_key_file=pki / "sa.pub",
             service_account_signing_key_file=pki / "sa.key",
             service_account_issuer=f"https://kubernetes.default.svc.{spec.cluster_domain}",

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from tiphys.base.log import get_logger, setup_logging
-from tiphys.cmd.cluster import hostnet, identities, place
+from tiphys.cmd.cluster import identities, place
 from tiphys.cmd.cluster import spec as specs
 from tiphys.cmd.cluster.components import all_components, node_components, setup_job
 from tiphys.cmd.cluster.control import ControlServer
@@ -69,10 +69,8 @@ class ClusterDaemon:
     def remove_node(self, name: str) -> dict[str, Any]:
         """Take a node away with everything that runs on it; its Node object is deleted by the setup job."""
         self._need_nodes()
-        node = self.spec.node(name)
         changed = self.spec.without_node(name)
         self.supervisor.halt(self._components_of(name), signal.SIGTERM, forget=True)
-        hostnet.remove_pod_routes(self.spec, self.spec.node_address(node))
         place.remove(self.layout, name)
         self._change(changed)
         self.supervisor.add([setup_job(changed, self.layout)])

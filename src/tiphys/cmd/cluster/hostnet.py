@@ -4,8 +4,9 @@
                                             └── veth ── eth0 172.30.K.3  in NODE 2's namespace
 
 The bridge joins the nodes as a switch joins machines. Beside it there are: IPv4 forwarding (put
-back by `down` where we switched it on), one nftables table that masquerades what the nodes send
-out of the machine, and a route to each node's pods. `remove` takes all of it away.
+back by `down` where we switched it on), and one nftables table that masquerades what the nodes
+send out of the machine. `remove` takes all of it away. There is no route to pods: two clusters
+may have the same pod addresses; the API server reaches them from inside a node.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import errno
 import hashlib
 import ipaddress
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -27,8 +28,6 @@ from tiphys.cmd.errors import CommandError
 
 FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
 SUBNETS: Final = ipaddress.ip_network("172.30.0.0/16")
-# Marks our routes, so that nobody else's are touched.
-ROUTE_PROTOCOL: Final = 84
 
 
 def link_name(prefix: str, *parts: str) -> str:
@@ -96,22 +95,6 @@ def ensure(spec: ClusterSpec, layout: Layout) -> None:
             "  }\n"
             "}\n"
         )
-
-
-def ensure_pod_route(spec: ClusterSpec, pod_cidr: str, gateway: str) -> None:
-    """Route a node's pods through the node, so that this machine (the API server) can reach them."""
-    with IPRoute() as ip:
-        index = link_index(ip, bridge_name(spec.name))
-        ip.route("replace", dst=pod_cidr, gateway=gateway, oif=index, proto=ROUTE_PROTOCOL)
-
-
-def remove_pod_routes(spec: ClusterSpec, gateway: str) -> None:
-    """Forget the routes through one node."""
-    with IPRoute() as ip:
-        for route in ip.get_routes(family=2, proto=ROUTE_PROTOCOL):
-            if route.get_attr("RTA_GATEWAY") == gateway:
-                with suppress(NetlinkError):
-                    ip.route("del", dst=f"{route.get_attr('RTA_DST')}/{route['dst_len']}", gateway=gateway)
 
 
 def remove(cluster: str, layout: Layout) -> None:
