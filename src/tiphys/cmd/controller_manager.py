@@ -31,6 +31,8 @@ def parser() -> FlagParser:
     flags.add_argument("--cluster-signing-key-file", type=Path, help="its key")
     grace = timedelta(seconds=40)
     flags.add_argument("--node-monitor-grace-period", type=duration, default=grace, help="silence before not ready")
+    directory = "/opt/local-path-provisioner"
+    flags.add_argument("--local-path-directory", default=directory, help="where nodes keep volumes of local-path")
     flags.boolean("leader-elect", True, "work only while holding the lease")
     flags.boolean("use-service-account-credentials", True, "give every controller an identity of its own")
     flags.add_argument("--secure-port", type=int, default=0, help="port for metrics and health; 0 for none")
@@ -77,6 +79,7 @@ def options_of(found: Any) -> Options:
         service_account_key=_read(found.service_account_private_key_file),
         cluster_signing_cert=_read(found.cluster_signing_cert_file),
         cluster_signing_key=_read(found.cluster_signing_key_file),
+        local_path_directory=found.local_path_directory,
     )
 
 

@@ -20,7 +20,7 @@ from tiphys.base.notify import notify, notify_ready
 from tiphys.base.tasks import Supervised
 from tiphys.client import Client, Informers, PatchType
 from tiphys.cmd.cluster import spec as specs
-from tiphys.cmd.cluster.addons import cluster_dns
+from tiphys.cmd.cluster.addons import cluster_dns, local_storage
 from tiphys.cmd.cluster.components import NODE_LABEL
 from tiphys.cmd.cluster.images import assemble_images
 from tiphys.cmd.cluster.layout import Layout
@@ -28,7 +28,7 @@ from tiphys.cmd.cluster.spec import ClusterSpec
 from tiphys.cmd.component import add_common_flags, begin_logging, connect, run
 from tiphys.cmd.errors import CommandError
 from tiphys.cmd.flags import FlagParser
-from tiphys.machinery.errors import NotFoundError
+from tiphys.machinery.errors import AlreadyExistsError, NotFoundError
 from tiphys.machinery.meta import ObjectName
 
 log = get_logger(__name__)
@@ -64,6 +64,7 @@ async def complete(client: Client, spec: ClusterSpec, layout: Layout) -> None:
     await _forget_removed_nodes(client, spec)
     async with asyncio.TaskGroup() as group:
         group.create_task(_start_dns(client, spec, layout))
+        group.create_task(_give_storage(client))
         group.create_task(_await_cluster(client, spec))
 
 
@@ -73,6 +74,15 @@ async def _start_dns(client: Client, spec: ClusterSpec, layout: Layout) -> None:
     notify("progress", what="images")
     for document in cluster_dns(spec):
         await _apply(client, document)
+
+
+async def _give_storage(client: Client) -> None:
+    rights, storage_class = local_storage()
+    for document in rights:
+        await _apply(client, document)
+    # Its owner may have made another class the default since: it is never put back.
+    with suppress(AlreadyExistsError):
+        await client.request_json("POST", "/apis/storage.k8s.io/v1/storageclasses", storage_class)
 
 
 async def _await_cluster(client: Client, spec: ClusterSpec) -> None:

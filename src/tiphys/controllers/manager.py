@@ -33,9 +33,11 @@ from tiphys.controllers.endpointslice import (
 )
 from tiphys.controllers.garbagecollector import GarbageCollector
 from tiphys.controllers.job import JobController
+from tiphys.controllers.localpath import LocalPathProvisioner
 from tiphys.controllers.namespace import NamespaceController
 from tiphys.controllers.nodeipam import NodeIpamController
 from tiphys.controllers.nodelifecycle import NodeLifecycleController
+from tiphys.controllers.persistentvolume import PersistentVolumeBinder
 from tiphys.controllers.podgc import PodGCController
 from tiphys.controllers.replicaset import REPLICA_SETS, REPLICATION_CONTROLLERS, ReplicaSetController
 from tiphys.controllers.resourcequota import ResourceQuotaController
@@ -77,11 +79,14 @@ CONTROLLERS: Final[Mapping[str, Constructor]] = MappingProxyType(
         "node-ipam-controller": NodeIpamController,
         "node-lifecycle-controller": NodeLifecycleController,
         "taint-eviction-controller": TaintEvictionController,
+        "persistentvolume-binder-controller": PersistentVolumeBinder,
         "clusterrole-aggregation-controller": ClusterRoleAggregationController,
         "persistentvolumeclaim-protection-controller": PVCProtectionController,
         "persistentvolume-protection-controller": PVProtectionController,
         "ttl-after-finished-controller": TTLAfterFinishedController,
         "root-ca-certificate-publisher-controller": RootCAPublisher,
+        # Not of kube-controller-manager: what a cluster of Tiphys brings along.
+        "local-path-provisioner": LocalPathProvisioner,
     }
 )
 
@@ -117,6 +122,14 @@ ALIASES: Final[Mapping[str, str]] = MappingProxyType(
         "tokencleaner": "token-cleaner-controller",
         "nodeipam": "node-ipam-controller",
         "nodelifecycle": "node-lifecycle-controller",
+        "persistentvolume-binder": "persistentvolume-binder-controller",
+        "persistentvolume-expander": "persistentvolume-expander-controller",
+        "attachdetach": "persistentvolume-attach-detach-controller",
+        "ephemeral-volume": "ephemeral-volume-controller",
+        "resource-claim-controller": "resourceclaim-controller",
+        "service": "service-lb-controller",
+        "route": "node-route-controller",
+        "legacy-serviceaccount-token-cleaner": "legacy-serviceaccount-token-cleaner-controller",
         "clusterrole-aggregation": "clusterrole-aggregation-controller",
         "pvc-protection": "persistentvolumeclaim-protection-controller",
         "pv-protection": "persistentvolume-protection-controller",

@@ -1,10 +1,11 @@
-"""What runs in every cluster besides its components: cluster DNS."""
+"""What runs in every cluster besides its components: cluster DNS, and volumes for whoever claims one."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from tiphys.cmd.cluster.spec import ClusterSpec
+from tiphys.controllers.localpath import manifests as local_path
 from tiphys.dns.manifests import CONFIG_DIRECTORY, manifests
 from tiphys.runtime.images.system import system_image_name
 
@@ -20,3 +21,8 @@ def cluster_dns(spec: ClusterSpec) -> list[Object]:
         replicas=min(2, len(spec.nodes)),
         command=("python3", "-m", "tiphys.cmd.main", "dns", "--conf", f"{CONFIG_DIRECTORY}/Corefile"),
     )
+
+
+def local_storage() -> tuple[list[Object], Object]:
+    """What the local-path provisioner may do, which is applied, and its storage class, which is made once."""
+    return local_path.rights(), local_path.storage_class()

@@ -55,6 +55,7 @@ def control_plane(spec: ClusterSpec, layout: Layout) -> list[Component]:
                 cluster_signing_cert_file=pki / "ca.crt",
                 cluster_signing_key_file=pki / "ca.key",
                 controllers="*",
+                local_path_directory=layout.node_state("{node}") / "volumes",
                 node_monitor_grace_period=f"{spec.node_monitor_grace_period:g}s",
                 secure_port=0,
             ),
@@ -189,6 +190,7 @@ def node_components(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> list[C
                 backend=spec.network,
                 cluster_cidr=spec.pod_cidr,
                 subnet_file=run / "subnet.json",
+                network_state=state / "network",
             ),
         )
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+import tiphys
 from tiphys.base.clock import Clock
 from tiphys.client import Client, EventRecorder, Informers
 
@@ -40,6 +41,9 @@ class Options:
     resource_quota_sync_period: timedelta = timedelta(minutes=5)
     hpa_sync_period: timedelta = timedelta(seconds=15)
     legacy_service_account_token_clean_up_period: timedelta = timedelta(days=365)
+    # Where the volumes of class local-path are on each node; `{node}` stands for the node's name.
+    local_path_directory: str = "/opt/local-path-provisioner"
+    local_path_helper_image: str = f"tiphys.local/system:{tiphys.__version__}"  # any with python3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
