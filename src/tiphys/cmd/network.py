@@ -1,4 +1,6 @@
-"""`tiphys network`: routes between the pods of all nodes, kept on one node. Runs in the node's network namespace."""
+"""`tiphys network`: routes between the pods of all nodes, and NetworkPolicy, kept on one node.
+
+Runs in the node's network namespace."""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ from tiphys.client import Informers
 from tiphys.cmd.component import add_common_flags, begin_logging, connect, run
 from tiphys.cmd.flags import FlagParser
 from tiphys.network.agent import BACKENDS, NetworkAgent
+from tiphys.network.policy import gate
+from tiphys.network.policy.agent import PolicyAgent
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("--backend", choices=tuple(BACKENDS), default="vxlan", help="how packets reach other nodes")
     flags.add_argument("--cluster-cidr", default="10.244.0.0/16", help="range of all pods")
     flags.add_argument("--subnet-file", type=Path, required=True, help="where the node's own range is written")
+    flags.add_argument("--network-state", type=Path, help="where the runtime keeps the addresses given to pods")
     options = flags.parse(arguments)
     begin_logging(options.verbosity)
 
@@ -35,9 +40,19 @@ def main(arguments: Sequence[str]) -> int:
                 cluster_cidr=options.cluster_cidr,
                 backend=options.backend,
             )
+            policies = PolicyAgent(
+                informers,
+                options.node_name,
+                socket=options.subnet_file.with_name(gate.SOCKET_NAME),
+                addresses=options.network_state / "addresses" if options.network_state else None,
+            )
+            tasks.spawn(policies.run, name="policy agent")
+            # Pods can be connected once there is a subnet file: from then on they must find the gate.
+            await policies.listening.wait()
             tasks.spawn(agent.run, name="network agent")
             tasks.spawn(informers.run, name="informers")
             await agent.ready.wait()
+            await policies.ready.wait()
             notify_ready()
             await tasks.wait()
 

@@ -2,7 +2,8 @@
 
 Our plugin runs in one thread of its own (which starts in the network namespace of its first
 caller, the node's) and waits for the network agent's `subnet.json`; the status tells so. With a
-conflist in `conf_dir` the plugins it names are run instead.
+conflist in `conf_dir` the plugins it names are run instead. A pod connected either way waits
+until its NetworkPolicies are in force (`policy.gate`).
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
 from tiphys.base import netlink
 from tiphys.base.log import get_logger
 from tiphys.base.netlink import Netlink
+from tiphys.machinery.meta import ObjectName
 from tiphys.network.cni import config
 from tiphys.network.cni.bridge import BridgePlugin, host_interface
 from tiphys.network.cni.hostport import HostPorts
 from tiphys.network.cni.model import NetworkError, Pod, PodInterface, Readiness
 from tiphys.network.cni.runner import Runner
+from tiphys.network.policy import gate
 from tiphys.network.subnet import Subnet
 
 log = get_logger(__name__)
@@ -59,8 +63,20 @@ class PodNetworks:
         runner = self._runner()
         if runner is not None:
             await self._in_thread(lambda: _loopback_up(pod.netns_path))
-            return await runner.add(pod)
-        return await self._in_thread(lambda: self._add(pod))
+            result = await runner.add(pod)
+        else:
+            result = await self._in_thread(lambda: self._add(pod))
+        try:
+            # Nothing runs in the pod before this returns: its first packet finds its policies in force.
+            owner = ObjectName(pod.namespace, pod.name)
+            await gate.wait_admitted(self._subnet_file.with_name(gate.SOCKET_NAME), pod.sandbox_id, owner, result.ips)
+        except BaseException as error:
+            with suppress(NetworkError):
+                await self.delete(pod)
+            if isinstance(error, gate.NotAdmittedError):
+                raise NetworkError(str(error)) from None
+            raise
+        return result
 
     async def delete(self, pod: Pod) -> None:
         """Disconnect a pod and free what it had. Can be repeated; its namespace may be gone."""
