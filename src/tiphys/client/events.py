@@ -1,5 +1,12 @@
 """Events: what happened to an object, for people to read. Recording never waits and never fails.
 
+    event() ─→ pending:  pod a: [Scheduled, …]  ─┐
+                         pod b: [Scheduled]      ├─→ up to WRITERS at once, one at a time for an object
+                         pod c: [Scheduled]     ─┘
+
+The events of one object are written in the order they were recorded; those of different objects
+overtake each other, so that a thousand pods scheduled at once do not wait in one row.
+
 Three things keep a busy cluster's events few, in this order (the rules and numbers of
 https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/ as every client has them):
 
@@ -12,9 +19,10 @@ https://kubernetes.io/docs/reference/kubernetes-api/cluster-resources/event-v1/ 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from msgspec.structs import replace
@@ -23,6 +31,8 @@ from tiphys.api.core.v1 import Event, EventSource, ObjectReference
 from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.base.clock import Clock
 from tiphys.base.log import get_logger
+from tiphys.base.metrics import REGISTRY
+from tiphys.base.tasks import Supervised
 from tiphys.client.endpoint import Object
 from tiphys.client.rest import Client
 from tiphys.client.results import PatchType
@@ -40,7 +50,13 @@ SIMILAR_SECONDS: Final = 600.0
 SPAM_BURST: Final = 25
 SPAM_REFILL_SECONDS: Final = 300.0
 CACHE_SIZE: Final = 4096
-QUEUE_SIZE: Final = 1000
+# Events that wait to be written; more are dropped, which is counted and said.
+QUEUE_SIZE: Final = 100_000
+WRITERS: Final = 16
+DROPS_SAID_SECONDS: Final = 60.0
+DROPPED: Final = REGISTRY.counter(
+    "tiphys_events_dropped_total", "Events that were dropped because too many waited to be written.", ["component"]
+)
 WRITE_TRIES: Final = 12
 WRITE_RETRY_SECONDS: Final = 10.0
 
@@ -136,12 +152,19 @@ class Correlator:
 class EventRecorder:
     """Writes core/v1 Events for one component; `run` does the writing."""
 
-    def __init__(self, client: Client, clock: Clock, component: str, host: str = "") -> None:
+    def __init__(
+        self, client: Client, clock: Clock, component: str, host: str = "", *, queue_size: int = QUEUE_SIZE
+    ) -> None:
         self._client = client
         self._clock = clock
         self._source = EventSource(component=component, host=host)
         self._correlator = Correlator()
-        self._queue: asyncio.Queue[Event] = asyncio.Queue(QUEUE_SIZE)
+        self._queue_size = queue_size
+        self._waiting = 0
+        self._pending: dict[tuple[str, ...], deque[Event]] = {}
+        self._ready: asyncio.Queue[tuple[str, ...]] = asyncio.Queue()  # keys of `_pending` nobody writes yet
+        self._dropped = 0  # since it was last said
+        self._drops_said_at = -DROPS_SAID_SECONDS
         self._last_suffix = 0
 
     def event(
@@ -149,7 +172,7 @@ class EventRecorder:
     ) -> None:
         """Note that something happened to `obj`: `type_` is Normal or Warning, `reason` one CamelCase word.
 
-        When the queue is full the event is dropped.
+        When `queue_size` events wait to be written, this one is dropped, counted, and said in the log.
         """
         regarding = obj if isinstance(obj, ObjectReference) else reference_to(obj, field_path)
         now = self._clock.now()
@@ -169,18 +192,55 @@ class EventRecorder:
             reporting_component=self._source.component,
             reporting_instance=self._source.host,
         )
-        try:
-            self._queue.put_nowait(event)
-        except asyncio.QueueFull:
-            log.warning("dropped event %s about %s/%s", reason, regarding.namespace, regarding.name)
+        if self._waiting >= self._queue_size:
+            self._drop(event)
+            return
+        self._waiting += 1
+        key = _about(event)
+        if key in self._pending:
+            self._pending[key].append(event)
+        else:
+            self._pending[key] = deque((event,))
+            self._ready.put_nowait(key)
+
+    def _drop(self, event: Event) -> None:
+        DROPPED.labels(self._source.component).inc()
+        self._dropped += 1
+        now = self._clock.monotonic()
+        if now - self._drops_said_at >= DROPS_SAID_SECONDS:
+            log.warning("dropped %d events, the last %s about %s", self._dropped, event.reason, event.metadata.name)
+            self._dropped, self._drops_said_at = 0, now
 
     async def run(self) -> None:
-        """Write events until cancelled."""
-        while True:
-            recorded = await self._queue.get()
-            event = self._correlator.correlate(recorded, self._clock.monotonic())
-            if event is not None:
-                await self._write(event)
+        """Write events until cancelled; begun again, it goes on where it was."""
+        self._ready = asyncio.Queue()
+        for key in self._pending:
+            self._ready.put_nowait(key)
+        free = asyncio.Semaphore(WRITERS)
+
+        async with Supervised(self._clock) as tasks:
+            while True:
+                key = await self._ready.get()
+                await free.acquire()
+                tasks.spawn(partial(self._write_all, key, free), name="write events")
+
+    async def _write_all(self, key: tuple[str, ...], free: asyncio.Semaphore) -> None:
+        """Write what is there to say about one object, and what is added meanwhile."""
+        events = self._pending[key]
+        try:
+            while events:
+                event = self._correlator.correlate(events[0], self._clock.monotonic())
+                try:
+                    if event is not None:
+                        await self._write(event)
+                except Exception:
+                    # Surprising, but no reason to say nothing more about the object.
+                    log.exception("writing event %s failed", events[0].reason)
+                events.popleft()
+                self._waiting -= 1
+            del self._pending[key]
+        finally:
+            free.release()
 
     async def _write(self, event: Event) -> None:
         for _ in range(WRITE_TRIES):

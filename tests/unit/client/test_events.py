@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
+
+import pytest
 
 from tests.unit.client.fakeapi import FakeApi
 from tiphys.api.core.v1 import Event, EventSource, ObjectReference, Pod
@@ -10,7 +15,8 @@ from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.base.clock import FakeClock
 from tiphys.base.tasks import Supervised
 from tiphys.client import Client, EventRecorder, RestConfig
-from tiphys.client.events import Correlator
+from tiphys.client.events import DROPPED, WRITERS, Correlator
+from tiphys.client.transport import Response
 
 EVENTS = "/api/v1/events"
 
@@ -87,3 +93,57 @@ async def test_the_recorder_writes_and_patches_events() -> None:
         "uid": "u",
         "fieldPath": "spec.containers{c}",
     }
+
+
+class SlowApi(FakeApi):
+    """Every request takes a second; counts how many are under way at once."""
+
+    now = most = 0
+
+    async def request(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Response:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await self.clock.sleep(1)
+            return await super().request(method, target, headers, body)
+        finally:
+            self.now -= 1
+
+
+def pod(name: str) -> Pod:
+    return Pod(metadata=ObjectMeta(name=name, namespace="default", uid=name))
+
+
+async def test_many_objects_are_written_about_at_once_and_each_in_order() -> None:
+    clock = FakeClock()
+    api = SlowApi(clock)
+    recorder = EventRecorder(Client(RestConfig(server="http://test"), clock=clock, transport=api), clock, "test")
+    for i in range(4 * WRITERS):
+        for reason in ("First", "Second", "Third"):
+            recorder.event(pod(f"p{i}"), "Normal", reason, f"{reason} of {i}")
+    async with Supervised(clock) as tasks:
+        running = tasks.spawn(recorder.run, name="events")
+        await clock.advance(5.5)
+        # Begun again, it goes on with what was not written yet.
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        tasks.spawn(recorder.run, name="events")
+        for _ in range(30):
+            await clock.advance(1)
+    assert api.most == WRITERS
+    found: dict[str, list[str]] = {}
+    for entry in api.log:
+        found.setdefault(entry.obj["involvedObject"]["name"], []).append(entry.obj["reason"])
+    assert found == {f"p{i}": ["First", "Second", "Third"] for i in range(4 * WRITERS)}
+
+
+async def test_what_is_dropped_is_counted_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock()
+    client = Client(RestConfig(server="http://test"), clock=clock, transport=FakeApi(clock))
+    recorder = EventRecorder(client, clock, "small", queue_size=2)
+    before = DROPPED.labels("small").value
+    with caplog.at_level(logging.WARNING):
+        for i in range(5):
+            recorder.event(pod(f"p{i}"), "Normal", "Started", "x")
+    assert DROPPED.labels("small").value - before == 3
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == ["dropped 1 events"]
