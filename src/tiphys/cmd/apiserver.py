@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tiphys.apiserver.bootstrap.reconcile import ClusterFacts, reconcile
+from tiphys.apiserver.bootstrap.reconcile import ClusterFacts, keep, reconcile
 from tiphys.apiserver.bootstrap.writer import Writer
 from tiphys.apiserver.options import ServerOptions
 from tiphys.apiserver.security import secured_server
 from tiphys.apiserver.server import ApiServer
 from tiphys.base.log import get_logger
 from tiphys.base.notify import notify_ready
+from tiphys.base.tasks import Supervised
 from tiphys.cmd.component import add_common_flags, begin_logging, run
 from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.flags import FlagParser, key_values
@@ -131,24 +132,31 @@ def main(arguments: Sequence[str]) -> int:
 
     async def work() -> None:
         try:
-            await start(server)
+            writer = await start(server)
             host, port = server.addresses[0]
             notify_ready(address=host, port=port)
-            await asyncio.get_running_loop().create_future()
+            async with Supervised(server.clock) as tasks:
+                facts = cluster_facts(options)
+                tasks.spawn(lambda: keep(writer, facts, server.clock), name="kubernetes-service", restart=True)
+                await asyncio.get_running_loop().create_future()
         finally:
             await server.stop()
 
     return run(work)
 
 
-async def start(server: ApiServer) -> None:
-    """Load, make the objects every cluster has, listen. Raises CommandError with one line when it cannot."""
+async def start(server: ApiServer) -> Writer:
+    """Load, make the objects every cluster has, listen; returns what writes such objects.
+
+    Raises CommandError with one line when it cannot.
+    """
     options = server.options
     try:
         await server.load()
         writer = Writer(server.resources, server.reader, server.clock.now)
         await reconcile(writer, cluster_facts(options), server.clock.now)
         await server.listen()
+        return writer
     except StoreError as error:
         raise CommandError(f"the store cannot be used: {error}") from error
     except OSError as error:

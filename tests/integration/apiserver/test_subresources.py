@@ -111,6 +111,9 @@ class Kubelet:
                 writer.write(data.upper())
                 if data.endswith(b"!"):
                     break
+        elif "/d/waits/" in head:
+            text = b'container "c" in pod "waits" is waiting to start: ContainerCreating'
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n%b" % (len(text), text))
         elif "/missing/" in head:
             writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnope")
         else:
@@ -161,6 +164,10 @@ async def test_logs_come_from_the_kubelet(tmp_path: Path) -> None:
         assert "kube-apiserver-kubelet-client" in kubelet.clients[0]
         refused = await api.get(f"{PODS}/p/log?container=x")
         assert refused["message"] == "container x is not valid for pod p"
+        await api.post(PODS, pod("waits", nodeName="n"))
+        waiting = await api.get(f"{PODS}/waits/log")
+        assert (waiting["reason"], waiting["code"]) == ("BadRequest", 400)
+        assert waiting["message"] == 'container "c" in pod "waits" is waiting to start: ContainerCreating'
 
 
 async def test_exec_is_a_tunnel(tmp_path: Path) -> None:

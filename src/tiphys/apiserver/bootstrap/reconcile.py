@@ -16,8 +16,10 @@ from tiphys.apiserver.authz.rules import PolicyRule, uncovered
 from tiphys.apiserver.bootstrap import flowcontrol, objects
 from tiphys.apiserver.bootstrap.policy import RBAC, bootstrap_objects
 from tiphys.apiserver.bootstrap.writer import Object, Writer
+from tiphys.base.clock import Clock
 
 AUTOUPDATE: Final = "rbac.authorization.kubernetes.io/autoupdate"
+KEEP_PERIOD: Final = 10.0  # seconds, as upstream's controller of the Service `kubernetes`
 PLURALS: Final = {
     "ClusterRole": "clusterroles",
     "ClusterRoleBinding": "clusterrolebindings",
@@ -57,6 +59,14 @@ async def reconcile(writer: Writer, facts: ClusterFacts, now: Callable[[], datet
     work.append(writer.ensure("", "v1", "configmaps", objects.token_tracking_config_map(now())))
     work.append(reconcile_kubernetes_service(writer, facts))
     await asyncio.gather(*work)
+
+
+async def keep(writer: Writer, facts: ClusterFacts, clock: Clock) -> None:
+    """Put the system's namespaces and the Service `kubernetes` back when somebody deletes them. Never returns."""
+    while True:
+        await clock.sleep(KEEP_PERIOD)
+        await asyncio.gather(*(writer.ensure("", "v1", "namespaces", item) for item in objects.namespaces()))
+        await reconcile_kubernetes_service(writer, facts)
 
 
 async def reconcile_kubernetes_service(writer: Writer, facts: ClusterFacts) -> None:

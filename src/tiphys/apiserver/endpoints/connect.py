@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import random
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -51,7 +51,12 @@ LOG_PARAMETERS: Final = (
     "stream",
 )
 STREAM_FLAGS: Final = (("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty"))
+MAX_REFUSAL: Final = 10_000  # bytes of a kubelet's error that are read
 TRUE: Final = frozenset({"true", "1", "True", "TRUE", "t", "T", ""})
+
+
+# Makes the error of a status, a text and the name asked for.
+Refuse = Callable[[int, str, str], StatusError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,7 @@ class Connector:
         query = {name: api.parameter(name) for name in LOG_PARAMETERS if api.parameter(name)}
         path = f"/containerLogs/{api.info.namespace}/{api.info.name}/{quote(container)}?{urlencode(query)}"
         target = self._kubelet(api, pod["spec"]["nodeName"], path.rstrip("?"))
-        return await self._pass_on(api, target, method="GET", body=b"", content_type="text/plain")
+        return await self._pass_on(api, target, method="GET", body=b"", content_type="text/plain", refuse=_log_refusal)
 
     async def execute(self, api: ApiRequest, served: ServedResource) -> Answer:
         """POST or GET pods/NAME/exec."""
@@ -217,7 +222,14 @@ class Connector:
 
     # --- passing on ----------------------------------------------------------------------------------
     async def _pass_on(
-        self, api: ApiRequest, target: Target, *, method: str = "", body: bytes | None = None, content_type: str = ""
+        self,
+        api: ApiRequest,
+        target: Target,
+        *,
+        method: str = "",
+        body: bytes | None = None,
+        content_type: str = "",
+        refuse: Refuse | None = None,
     ) -> Answer:
         request = api.request
         exchange = Exchange(target)
@@ -229,6 +241,8 @@ class Connector:
             if upgrade:
                 return Upgrade(_Tunnel(exchange).run)
             head = await exchange.answer()
+            if refuse is not None and not 200 <= head.status <= 206:
+                raise refuse(head.status, await exchange.text(MAX_REFUSAL), api.info.name)
         except (OSError, TimeoutError, httptools.HttpParserError) as error:
             await exchange.close()
             raise unreachable(target, error) from None
@@ -241,6 +255,18 @@ class Connector:
 
 
 _REPLACED: Final = HOP_BY_HOP | {"content-length", "content-type", "date", "audit-id", "cache-control"}
+
+
+def _log_refusal(status: int, text: str, pod: str) -> StatusError:
+    """What a kubelet's plain "no" to a request for a log is for the client."""
+    if status == 400:
+        return bad_request(text)
+    if status == 500:
+        return internal_error(text)
+    if status == 404:
+        message = f"the server could not find the requested resource ( pods/log {pod})"
+        return StatusError(status_of(404, "NotFound", message))
+    return StatusError(status_of(status, "", f"an error on the server ({text!r}) has prevented the request"))
 
 
 class _Relay:

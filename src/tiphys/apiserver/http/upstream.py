@@ -135,6 +135,15 @@ class Exchange:
                 return
             await self._more()
 
+    async def text(self, limit: int) -> str:
+        """The beginning of the body as text."""
+        found = b""
+        async for data in self.body():
+            found += data
+            if len(found) >= limit:
+                break
+        return found[:limit].decode(errors="replace")
+
     async def relay(self, stream: Stream) -> None:
         """Write the body to a client's stream as fast as the client takes it."""
         async for data in self.body():
