@@ -91,8 +91,8 @@ def remove_places(layout: Layout) -> None:
         place.remove_cgroup(layout.cgroup)
         hostnet.remove(layout.name, layout)
         place.remove_pins(layout)
-        _unmount_below(layout.run)
-        _unmount_below(layout.state)
+        unmount_below(layout.run)
+        unmount_below(layout.state)
     shutil.rmtree(layout.run, ignore_errors=True)
     with suppress(OSError):
         layout.run.parent.rmdir()
@@ -113,7 +113,7 @@ def _nodes(layout: Layout) -> list[str]:
     return sorted(names)
 
 
-def _unmount_below(directory: Path) -> None:
+def unmount_below(directory: Path) -> None:
     """Unmount everything at or below a directory, the deepest first."""
     below = f"{directory}/"
     for _ in range(8):  # mounts may be stacked

@@ -20,6 +20,7 @@ CLUSTER_COMMANDS: Final = {
     "kubeconfig": ("kubeconfig", "print the kubeconfig of a cluster"),
     "node": ("node", "add, remove, stop or start a node"),
     "image": ("image", "import, build, pull, list images"),
+    "token": ("token", "make a token with which another machine joins"),
     "agent": ("agent", "join this machine to a cluster as a node"),
 }
 DEBUG: Final = "TIPHYS_DEBUG"

@@ -22,7 +22,9 @@ from tiphys.client import Client, Informers, PatchType
 from tiphys.cmd.cluster import spec as specs
 from tiphys.cmd.cluster.addons import cluster_dns, local_storage
 from tiphys.cmd.cluster.components import NODE_LABEL
+from tiphys.cmd.cluster.identities import kubeconfig
 from tiphys.cmd.cluster.images import assemble_images
+from tiphys.cmd.cluster.joining import joining
 from tiphys.cmd.cluster.layout import Layout
 from tiphys.cmd.cluster.spec import ClusterSpec
 from tiphys.cmd.component import add_common_flags, begin_logging, connect, run
@@ -65,6 +67,7 @@ async def complete(client: Client, spec: ClusterSpec, layout: Layout) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(_start_dns(client, spec, layout))
         group.create_task(_give_storage(client))
+        group.create_task(_let_machines_join(client, spec, layout))
         group.create_task(_await_cluster(client, spec))
 
 
@@ -83,6 +86,13 @@ async def _give_storage(client: Client) -> None:
     # Its owner may have made another class the default since: it is never put back.
     with suppress(AlreadyExistsError):
         await client.request_json("POST", "/apis/storage.k8s.io/v1/storageclasses", storage_class)
+
+
+async def _let_machines_join(client: Client, spec: ClusterSpec, layout: Layout) -> None:
+    server = f"https://{spec.bridge_address()}:{spec.api_port}"
+    info = kubeconfig(spec.name, server, (layout.pki / "ca.crt").read_bytes(), {})
+    for document in joining(spec, info):
+        await _apply(client, document)
 
 
 async def _await_cluster(client: Client, spec: ClusterSpec) -> None:

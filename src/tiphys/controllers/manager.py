@@ -19,7 +19,12 @@ from tiphys.base.tasks import Supervised
 from tiphys.client import Client, Controller, EventRecorder, Informers, LeaderElector
 from tiphys.controllers.accounts import AccountClients
 from tiphys.controllers.bootstrap import BootstrapSignerController, TokenCleanerController
-from tiphys.controllers.certificates import CSRApprovingController, CSRCleanerController, CSRSigningController
+from tiphys.controllers.certificates import (
+    CSRApprovingController,
+    CSRCleanerController,
+    CSRSigningController,
+    KubeletServingApprover,
+)
 from tiphys.controllers.clusterroleaggregation import ClusterRoleAggregationController
 from tiphys.controllers.common.context import ControllerContext, Options
 from tiphys.controllers.cronjob import CronJobController
@@ -87,11 +92,14 @@ CONTROLLERS: Final[Mapping[str, Constructor]] = MappingProxyType(
         "root-ca-certificate-publisher-controller": RootCAPublisher,
         # Not of kube-controller-manager: what a cluster of Tiphys brings along.
         "local-path-provisioner": LocalPathProvisioner,
+        "kubelet-serving-approver": KubeletServingApprover,
     }
 )
 
 # Off unless named: what only clusters set up with bootstrap tokens use.
-OFF_BY_DEFAULT: Final = frozenset({"bootstrap-signer-controller", "token-cleaner-controller"})
+OFF_BY_DEFAULT: Final = frozenset(
+    {"bootstrap-signer-controller", "token-cleaner-controller", "kubelet-serving-approver"}
+)
 
 # Names of before v1.28, which `--controllers` still takes.
 ALIASES: Final[Mapping[str, str]] = MappingProxyType(

@@ -30,7 +30,8 @@ class Component:
         return shlex.join(["tiphys", self.command.replace("_", "-"), *self.arguments])
 
 
-def _flags(**values: object) -> tuple[str, ...]:
+def process_flags(**values: object) -> tuple[str, ...]:
+    """A command line: `--some-name=value` each; what is "" or None is left out."""
     return tuple(f"--{name.replace('_', '-')}={value}" for name, value in values.items() if value not in ("", None))
 
 
@@ -45,7 +46,7 @@ def control_plane(spec: ClusterSpec, layout: Layout) -> list[Component]:
             name="controller-manager",
             command="controller_manager",
             after=("apiserver",),
-            arguments=_flags(
+            arguments=process_flags(
                 kubeconfig=layout.kubeconfig("controller-manager"),
                 cluster_cidr=spec.pod_cidr,
                 service_cluster_ip_range=spec.service_cidr,
@@ -54,7 +55,8 @@ def control_plane(spec: ClusterSpec, layout: Layout) -> list[Component]:
                 service_account_private_key_file=pki / "sa.key",
                 cluster_signing_cert_file=pki / "ca.crt",
                 cluster_signing_key_file=pki / "ca.key",
-                controllers="*",
+                # The last three are for machines that join; upstream leaves two of them off unless named.
+                controllers="*,bootstrap-signer-controller,token-cleaner-controller,kubelet-serving-approver",
                 local_path_directory=layout.node_state("{node}") / "volumes",
                 node_monitor_grace_period=f"{spec.node_monitor_grace_period:g}s",
                 secure_port=0,
@@ -66,7 +68,7 @@ def control_plane(spec: ClusterSpec, layout: Layout) -> list[Component]:
             name="scheduler",
             command="scheduler",
             after=("apiserver",),
-            arguments=_flags(kubeconfig=layout.kubeconfig("scheduler"), secure_port=0),
+            arguments=process_flags(kubeconfig=layout.kubeconfig("scheduler"), secure_port=0),
         )
     )
     return found
@@ -82,7 +84,7 @@ def _apiserver(spec: ClusterSpec, layout: Layout) -> Component:
     return Component(
         name="apiserver",
         command="apiserver",
-        arguments=_flags(
+        arguments=process_flags(
             bind_address=",".join(addresses),
             advertise_address=advertise,
             secure_port=spec.api_port,
@@ -114,8 +116,16 @@ def runtime_endpoint(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> str:
     return spec.container_runtime_endpoint or f"unix://{layout.node_run(node.name) / 'runtime.sock'}"
 
 
-def node_components(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> list[Component]:
-    """The processes of one node: runtime, kubelet, kube-proxy and the network agent."""
+def node_components(
+    spec: ClusterSpec, layout: Layout, node: NodeSpec, *, address: str = "", dns_address: str = "", joined: bool = False
+) -> list[Component]:
+    """The processes of one node: runtime, kubelet, kube-proxy and the network agent.
+
+    `joined`: the node is this whole machine and the API server is elsewhere; it has `address`, and the cluster's
+    DNS `dns_address`, which otherwise follow from the spec.
+    """
+    own_place = "" if joined else node.name
+    after = () if joined else ("apiserver",)
     state, run = layout.node_state(node.name), layout.node_run(node.name)
     endpoint = runtime_endpoint(spec, layout, node)
     cgroup = f"/{layout.cgroup}/{node.name}"
@@ -125,8 +135,8 @@ def node_components(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> list[C
             Component(
                 name=f"{node.name}/runtime",
                 command="runtime",
-                node=node.name,
-                arguments=_flags(
+                node=own_place,
+                arguments=process_flags(
                     listen=endpoint,
                     root=state / "runtime",
                     state=run / "runtime",
@@ -134,7 +144,7 @@ def node_components(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> list[C
                     node_name=node.name,
                     subnet_file=run / "subnet.json",
                     network_state=state / "network",
-                    registry_netns=layout.run / "ns" / "host.net",
+                    registry_netns="" if joined else layout.run / "ns" / "host.net",
                     cgroup_parent=cgroup,
                 ),
             )
@@ -143,16 +153,16 @@ def node_components(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> list[C
         Component(
             name=f"{node.name}/kubelet",
             command="kubelet",
-            node=node.name,
-            after=("apiserver",),
-            arguments=_flags(
+            node=own_place,
+            after=after,
+            arguments=process_flags(
                 kubeconfig=layout.kubeconfig(f"kubelet-{node.name}"),
-                node_ip=spec.node_address(node),
+                node_ip=address or spec.node_address(node),
                 hostname_override=node.name,
                 container_runtime_endpoint=endpoint,
                 root_dir=state / "kubelet",
                 cgroup_root=cgroup,
-                cluster_dns=spec.dns_address,
+                cluster_dns=dns_address or spec.dns_address,
                 cluster_domain=spec.cluster_domain,
                 pod_manifest_path=state / "manifests",
                 pod_logs_dir=state / "pod-logs",
@@ -160,7 +170,7 @@ def node_components(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> list[C
                 tls_cert_file=layout.pki / f"kubelet-{node.name}-server.crt",
                 tls_private_key_file=layout.pki / f"kubelet-{node.name}-server.key",
                 port=KUBELET_PORT,
-                node_labels=f"{NODE_LABEL}={spec.name}",
+                node_labels="" if joined else f"{NODE_LABEL}={spec.name}",
             ),
         )
     )
@@ -168,9 +178,9 @@ def node_components(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> list[C
         Component(
             name=f"{node.name}/proxy",
             command="proxy",
-            node=node.name,
-            after=("apiserver",),
-            arguments=_flags(
+            node=own_place,
+            after=after,
+            arguments=process_flags(
                 kubeconfig=layout.kubeconfig("proxy"),
                 hostname_override=node.name,
                 proxy_mode=spec.proxy_mode,
@@ -182,9 +192,9 @@ def node_components(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> list[C
         Component(
             name=f"{node.name}/network",
             command="network",
-            node=node.name,
-            after=("apiserver",),
-            arguments=_flags(
+            node=own_place,
+            after=after,
+            arguments=process_flags(
                 kubeconfig=layout.kubeconfig("network"),
                 node_name=node.name,
                 backend=spec.network,
@@ -204,7 +214,7 @@ def setup_job(spec: ClusterSpec, layout: Layout) -> Component:
         command="setup",
         job=True,
         after=("apiserver",),
-        arguments=_flags(name=spec.name, state_dir=layout.state),
+        arguments=process_flags(name=spec.name, state_dir=layout.state),
     )
 
 

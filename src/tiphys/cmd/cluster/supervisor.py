@@ -84,12 +84,18 @@ Listener = Callable[[dict[str, Any]], None]
 
 
 class Supervisor:
-    """The loop. `modules` are imported once, before anything is forked."""
+    """The loop. `modules` are imported once, before anything is forked.
 
-    def __init__(self, layout: Layout, components: list[Component], modules: tuple[str, ...]) -> None:
+    Without `guarded` nobody takes the place of one that dies: somebody else (systemd) watches it.
+    """
+
+    def __init__(
+        self, layout: Layout, components: list[Component], modules: tuple[str, ...], *, guarded: bool = True
+    ) -> None:
         self.layout = layout
         self.processes: dict[str, Process] = {item.name: Process(item) for item in components}
         self._modules = modules
+        self._guarded = guarded
         self._selector = selectors.DefaultSelector()
         self._listeners: list[Listener] = []
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
@@ -272,7 +278,7 @@ class Supervisor:
             self._watch(self._guard, pid, -1)
 
     def _start_guard(self) -> None:
-        if self._guard.running or self._stopping:
+        if self._guard.running or self._stopping or not self._guarded:
             return
         supervisor = os.getpid()
         pid = os.fork()

@@ -5,6 +5,7 @@ https://kubernetes.io/docs/reference/access-authn-authz/certificate-signing-requ
 
 from tiphys.controllers.certificates.approver import CSRApprovingController
 from tiphys.controllers.certificates.cleaner import CSRCleanerController
+from tiphys.controllers.certificates.serving import KubeletServingApprover
 from tiphys.controllers.certificates.signer import CSRSigningController
 
-__all__ = ["CSRApprovingController", "CSRCleanerController", "CSRSigningController"]
+__all__ = ["CSRApprovingController", "CSRCleanerController", "CSRSigningController", "KubeletServingApprover"]

@@ -1,0 +1,242 @@
+"""`tiphys agent`: joins this machine to a cluster as a node, and keeps the node's components running.
+
+The first time it needs a server and a token (`tiphys token create` prints the command); what it gets for them it
+keeps, so that later starts need neither. It stays in the foreground, for systemd or whoever starts it to watch.
+When it ends, its components end, and its containers go on; `--reset` ends those and takes away what it made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from pyroute2 import IPRoute
+
+from tiphys.apiserver.pki import write_private
+from tiphys.base.log import setup_logging
+from tiphys.base.nft import Nft
+from tiphys.base.notify import notify_ready
+from tiphys.cmd.cluster import hostnet, place, preflight
+from tiphys.cmd.cluster.components import Component, node_components, process_flags
+from tiphys.cmd.cluster.images import assemble_images
+from tiphys.cmd.cluster.join import discover, join
+from tiphys.cmd.cluster.layout import Layout
+from tiphys.cmd.cluster.process import AlreadyRunning, holder, send
+from tiphys.cmd.cluster.progress import Progress
+from tiphys.cmd.cluster.spec import NAME, ClusterSpec, NodeSpec
+from tiphys.cmd.cluster.supervisor import Supervisor, set_title
+from tiphys.cmd.down import unmount_below
+from tiphys.cmd.errors import CommandError, UsageError
+from tiphys.cmd.flags import FlagParser
+from tiphys.kubelet.server.tls import self_signed
+from tiphys.network.backends.vxlan import DEVICE
+from tiphys.network.cni.bridge import BRIDGE
+from tiphys.network.cni.hostport import TABLE as HOSTPORT_TABLE
+from tiphys.network.masquerade import TABLE as MASQUERADE_TABLE
+from tiphys.network.policy.layout import TABLE as POLICY_TABLE
+from tiphys.proxy.nftables.layout import TABLE as PROXY_TABLE
+
+PRELOAD: Final = (
+    "tiphys.cmd.runtime",
+    "tiphys.cmd.kubelet",
+    "tiphys.cmd.proxy",
+    "tiphys.cmd.network",
+    "tiphys.cmd.serving",
+)
+# What the node's components keep in the machine's own network.
+TABLES: Final = (
+    *((family, name) for name in (PROXY_TABLE, MASQUERADE_TABLE) for family in ("ip", "ip6")),
+    ("ip", HOSTPORT_TABLE),
+    ("inet", POLICY_TABLE),
+)
+END_WITHIN: Final = 20.0  # seconds for an agent to end when it is reset
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `tiphys agent` until it is ended."""
+    flags = FlagParser("agent", "Join this machine to a cluster as a node; runs until it is ended.")
+    flags.add_argument("--server", default="", help="URL of the API server, needed to join")
+    flags.add_argument("--token", default="", help="bootstrap token, needed to join")
+    flags.add_argument("--ca-cert-hash", action="append", default=[], help="sha256:… of the CA's public key")
+    flags.boolean("insecure-skip-ca-verification", False, "trust whoever knows the token, without a hash")
+    flags.add_argument("--node-name", default="", help="name of the node; without it the host's name")
+    flags.add_argument("--node-ip", default="", help="its address; without it the one the server is reached from")
+    flags.add_argument("--name", default="agent", help="name of this agent's state and processes on this machine")
+    flags.add_argument("--state-dir", type=Path, help="where its state is kept, if not in the usual place")
+    flags.add_argument("--reset", action="store_true", help="end it, and take away everything it made here")
+    options = flags.parse(arguments)
+    layout = Layout.of(options.name, options.state_dir)
+    preflight.check_root("cluster")
+    if layout.spec.exists():
+        raise CommandError(f'"{options.name}" is a cluster of this machine: choose another --name')
+    if options.reset:
+        reset(layout)
+        return 0
+    preflight.check_programs()
+    preflight.check_directory(layout.state)
+    setup_logging()
+    supervisor = Supervisor(layout, [], PRELOAD, guarded=False)
+    try:
+        supervisor.prepare()
+    except AlreadyRunning:
+        raise CommandError(f'the agent "{options.name}" is running already') from None
+    progress = Progress()
+    known = _joined(layout) or _join(options, layout, progress)
+    with progress.part("images"):
+        assemble_images(layout.images)
+    supervisor.add(components(known, layout))
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    set_title(f"agent {known['node']}")
+    supervisor.preload()
+    waiting = set(supervisor.processes)
+
+    def tell(event: dict[str, Any]) -> None:
+        if event["event"] == "ready" and event["component"] in waiting:
+            progress.done(event["component"], event["after"])
+        elif event["event"] == "ended":
+            progress.line(f"  {event['component']} {event['how']}; starting it again")
+        if event["event"] in ("ready", "done"):
+            waiting.discard(event["component"])
+            if not waiting:
+                notify_ready()
+                progress.line(f"node {known['node']} is up; logs are in {layout.logs}")
+
+    supervisor.subscribe(tell)
+    supervisor.run()
+    return 0
+
+
+# -- joining -------------------------------------------------------------------------------------
+
+
+def _joined(layout: Layout) -> dict[str, Any] | None:
+    """What an earlier start has got; None when this machine has not joined."""
+    try:
+        found: dict[str, Any] = json.loads((layout.state / "agent.json").read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise CommandError(f"{layout.state / 'agent.json'} cannot be read; `tiphys agent --reset`, and join") from error
+    return found
+
+
+def _join(options: Any, layout: Layout, progress: Progress) -> dict[str, Any]:
+    if not options.server or not options.token:
+        raise UsageError("this machine has not joined yet: --server and --token are needed (`tiphys token create`)")
+    if not options.ca_cert_hash and not options.insecure_skip_ca_verification:
+        raise UsageError("--ca-cert-hash is needed, or --insecure-skip-ca-verification to do without")
+    node = options.node_name or socket.gethostname().lower()
+    if not NAME.fullmatch(node):
+        raise UsageError(f'"{node}" is not a node name: lower-case letters, digits and "-", at most 32 (--node-name)')
+    address = options.node_ip or _own_address(options.server)
+
+    async def work() -> Mapping[str, str]:
+        trust = await discover(options.server.rstrip("/"), options.token, options.ca_cert_hash)
+        return await join(trust, options.token, node, layout)
+
+    with progress.part("join"):
+        settings = asyncio.run(work())
+    known = {"server": options.server, "node": node, "address": address, "settings": dict(settings)}
+    write_private(layout.state / "agent.json", json.dumps(known, indent=2).encode(), 0o644)
+    return known
+
+
+def _own_address(server: str) -> str:
+    """The address of this machine from which the server is reached."""
+    parts = urlsplit(server)
+    if parts.scheme != "https" or not parts.hostname:
+        raise UsageError(f'"{server}" is not the URL of an API server, as https://172.30.0.1:6443')
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((parts.hostname, parts.port or 443))  # sends nothing
+        except OSError as error:
+            raise CommandError(f"cannot reach {server}: {error.strerror or error}") from error
+        return str(probe.getsockname()[0])
+
+
+# -- the node ------------------------------------------------------------------------------------
+
+
+def components(known: Mapping[str, Any], layout: Layout) -> list[Component]:
+    """The node's components, and the job that gets its kubelet a serving certificate."""
+    node, address, settings = known["node"], known["address"], known["settings"]
+    spec = ClusterSpec(
+        name=layout.name,
+        pod_cidr=settings["clusterCIDR"],
+        cluster_domain=settings["clusterDomain"],
+        network=settings["network"],
+        proxy_mode=settings["proxyMode"],
+    )
+    found = node_components(
+        spec, layout, NodeSpec(node, 0), address=address, dns_address=settings["clusterDNS"], joined=True
+    )
+    base = layout.pki / f"kubelet-{node}-server"
+    if not base.with_name(f"{base.name}.crt").exists():
+        # The cluster gives a real one once the node exists; until then the kubelet vouches for itself.
+        certificate, key = self_signed(layout.pki, node, (address,))
+        certificate.rename(base.with_name(f"{base.name}.crt"))
+        key.rename(base.with_name(f"{base.name}.key"))
+    job = Component(
+        name="serving",
+        command="serving",
+        job=True,
+        arguments=process_flags(
+            kubeconfig=layout.kubeconfig(f"kubelet-{node}"),
+            node_name=node,
+            names=f"{node},{address}",
+            client_ca_file=layout.pki / "ca.crt",
+            tls_cert_file=f"{base}.crt",
+            tls_private_key_file=f"{base}.key",
+            kubelet_pid_file=layout.run / "pids" / f"{node}@kubelet.pid",
+        ),
+    )
+    return [*found, job]
+
+
+# -- the end -------------------------------------------------------------------------------------
+
+
+def reset(layout: Layout) -> None:
+    """End the agent and its containers, and take away what they made: cgroups, mounts, links, rules, files."""
+    progress = Progress()
+    with progress.part("processes"):
+        deadline = time.monotonic() + END_WITHIN
+        pids = layout.run / "pids"
+        supervisor = pids / "supervisor.pid"
+        while (pid := holder(supervisor)) is not None and time.monotonic() < deadline:
+            send(pid, signal.SIGTERM)
+            time.sleep(0.05)
+        for path in sorted(pids.glob("*.pid"), key=lambda path: path != supervisor):
+            while (pid := holder(path)) is not None:
+                send(pid, signal.SIGKILL)
+                time.sleep(0.01)
+        place.kill_cgroup(layout.cgroup)
+    with progress.part("containers, links, rules"):
+        for directory in (layout.run, layout.state):
+            unmount_below(directory)
+        place.remove_cgroup(layout.cgroup)
+        _remove_network()
+    with progress.part("state"):
+        shutil.rmtree(layout.run, ignore_errors=True)
+        shutil.rmtree(layout.state, ignore_errors=True)
+
+
+def _remove_network() -> None:
+    """The pod network's links and the tables of the pod network and of kube-proxy."""
+    with IPRoute() as ip:
+        for name in (DEVICE, BRIDGE):
+            index = hostnet.link_index(ip, name)
+            if index is not None:
+                ip.link("del", index=index)
+    with closing(Nft()) as nft:
+        for family, name in TABLES:
+            nft.run(f"table {family} {name}\ndelete table {family} {name}\n")
