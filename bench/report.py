@@ -16,10 +16,9 @@ def machine() -> str:
             model = f" ({line.partition(':')[2].strip()})"
             break
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
-    load = os.getloadavg()[0]
     return (
         f"{os.cpu_count()} cores{model}, {memory:.0f} GiB, Linux {platform.release()}, "
-        f"Python {platform.python_version()}, load {load:.1f} before"
+        f"Python {platform.python_version()}"
     )
 
 
