@@ -46,7 +46,8 @@ def main(arguments: Sequence[str]) -> int:
     for name in own or PARTS:
         module, root, what = PARTS[name]
         print(
-            f"\n{name}: {what}    (python -m bench {' '.join([name, *(['--', *extra] if extra else [])])})", flush=True
+            f"\n{name}: {what}; load {os.getloadavg()[0]:.1f}    (python -m bench {' '.join([name, *(['--', *extra] if extra else [])])})",
+            flush=True,
         )
         if root and os.geteuid() != 0:
             print("  skipped: needs root")
