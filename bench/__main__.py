@@ -45,10 +45,8 @@ def main(arguments: Sequence[str]) -> int:
     failed = 0
     for name in own or PARTS:
         module, root, what = PARTS[name]
-        print(
-            f"\n{name}: {what}; load {os.getloadavg()[0]:.1f}    (python -m bench {' '.join([name, *(['--', *extra] if extra else [])])})",
-            flush=True,
-        )
+        command = " ".join(["python -m bench", name, *(["--", *extra] if extra else [])])
+        print(f"\n{name}: {what}; load {os.getloadavg()[0]:.1f}    ({command})", flush=True)
         if root and os.geteuid() != 0:
             print("  skipped: needs root")
             continue
