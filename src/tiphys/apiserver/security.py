@@ -128,13 +128,13 @@ class SecuredServer(ApiServer):
 def _rbac(resources: ResourceMap, reader: CacheReader) -> RBACAuthorizer:
     caches: list[KindCache] = []
 
-    def version() -> tuple[int, ...]:
+    def versions() -> tuple[object, ...]:
         if not caches:
-            stores = [resources.store(RBAC_GROUP, plural) for plural in KINDS]
+            stores = [resources.store(RBAC_GROUP, plural) for plural in KINDS.values()]
             caches.extend(store.kind.cache for store in stores if store is not None)
         return tuple([cache.last_change for cache in caches])
 
-    return RBACAuthorizer(lambda plural: reader.list(RBAC_GROUP, plural), version)
+    return RBACAuthorizer(lambda plural: reader.list(RBAC_GROUP, plural), versions)
 
 
 def _authorizer(modes: Sequence[str], rbac: RBACAuthorizer, resources: ResourceMap, reader: CacheReader) -> Authorizer:

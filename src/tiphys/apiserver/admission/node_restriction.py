@@ -5,13 +5,14 @@ https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tiphys.apiserver.admission.base import AdmissionPlugin, name_of, refuse
 from tiphys.apiserver.admission.interface import AdmissionAttributes, Operation
 from tiphys.apiserver.authz.node import node_of
-from tiphys.machinery.meta import ObjectName
+from tiphys.machinery.errors import not_found
+from tiphys.machinery.meta import GroupResource, ObjectName
 
 MIRROR: Final = "kubernetes.io/config.mirror"
 RESTRICTED_LABELS: Final = "node-restriction.kubernetes.io"
@@ -87,17 +88,7 @@ class NodeRestriction(AdmissionPlugin):
             raise refuse(attributes, message)
         if spec.get("nodeName") != node:
             raise refuse(attributes, f'node "{node}" can only create pods with spec.nodeName set to itself')
-        owners = metadata.get("ownerReferences") or []
-        if len(owners) != 1:
-            message = f'node "{node}" can only create pods with a single owner reference set to itself'
-            raise refuse(attributes, message)
-        owner = owners[0]
-        if (owner.get("apiVersion"), owner.get("kind"), owner.get("name")) != ("v1", "Node", node):
-            message = f'node "{node}" can only create pods with an owner reference set to itself'
-            raise refuse(attributes, message)
-        found = self.reader.get("", "nodes", ObjectName("", node))
-        if found is None or found["metadata"].get("uid") != owner.get("uid"):
-            raise refuse(attributes, f"node {node} UID mismatch: expected {owner.get('uid')}")
+        self._mirror_owner(node, attributes, metadata.get("ownerReferences") or [])
         if spec.get("serviceAccountName"):
             message = f'node "{node}" can not create pods that reference a service account'
             raise refuse(attributes, message)
@@ -108,6 +99,27 @@ class NodeRestriction(AdmissionPlugin):
             if "persistentVolumeClaim" in volume:
                 message = f'node "{node}" can not create pods that reference persistentvolumeclaims'
                 raise refuse(attributes, message)
+
+    def _mirror_owner(self, node: str, attributes: AdmissionAttributes, owners: Sequence[Mapping[str, Any]]) -> None:
+        """A mirror pod belongs to its node, so that it goes when the node does."""
+        if len(owners) > 1:
+            message = f'node "{node}" can only create pods with a single owner reference set to itself'
+            raise refuse(attributes, message)
+        owner = owners[0] if owners else {}
+        if (owner.get("apiVersion"), owner.get("kind"), owner.get("name")) != ("v1", "Node", node):
+            message = f'node "{node}" can only create pods with an owner reference set to itself'
+            raise refuse(attributes, message)
+        if not owner.get("controller"):
+            message = f'node "{node}" can only create pods with a controller owner reference set to itself'
+            raise refuse(attributes, message)
+        if owner.get("blockOwnerDeletion"):
+            raise refuse(attributes, f'node "{node}" must not set blockOwnerDeletion on an owner reference')
+        found = self.reader.get("", "nodes", ObjectName("", node))
+        if found is None:
+            raise not_found(GroupResource("", "nodes"), node)
+        uid = found["metadata"].get("uid")
+        if uid != owner.get("uid"):
+            raise refuse(attributes, f"node {node} UID mismatch: expected {owner.get('uid')} got {uid}")
 
     def _pod_status(self, node: str, attributes: AdmissionAttributes) -> None:
         old, new = attributes.old_object or {}, attributes.object or {}

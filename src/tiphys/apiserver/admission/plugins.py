@@ -19,7 +19,13 @@ from tiphys.apiserver.admission.lifecycle import NamespaceLifecycle
 from tiphys.apiserver.admission.limit_ranger import LimitRanger
 from tiphys.apiserver.admission.node_restriction import NodeRestriction
 from tiphys.apiserver.admission.pod_security.plugin import PodSecurity
-from tiphys.apiserver.admission.pods import DefaultTolerationSeconds, Priority, RuntimeClass, TaintNodesByCondition
+from tiphys.apiserver.admission.pods import (
+    DefaultTolerationSeconds,
+    PodTopologyLabels,
+    Priority,
+    RuntimeClass,
+    TaintNodesByCondition,
+)
 from tiphys.apiserver.admission.quota.plugin import ResourceQuota
 from tiphys.apiserver.admission.service_account import ServiceAccount
 from tiphys.apiserver.admission.storage import (
@@ -49,6 +55,7 @@ PLUGINS: Final[tuple[type[AdmissionPlugin], ...]] = (
     CertificateSigning,
     CertificateSubjectRestriction,
     DefaultIngressClass,
+    PodTopologyLabels,
     MutatingAdmissionWebhook,
     ValidatingAdmissionWebhook,
     ResourceQuota,

@@ -18,6 +18,7 @@ SYSTEM_CLASSES: Final = {"system-cluster-critical": 2_000_000_000, "system-node-
 NOT_READY: Final = "node.kubernetes.io/not-ready"
 UNREACHABLE: Final = "node.kubernetes.io/unreachable"
 TOLERATION_SECONDS: Final = 300
+TOPOLOGY_LABELS: Final = ("topology.kubernetes.io/zone", "topology.kubernetes.io/region")
 
 
 class Priority(AdmissionPlugin):
@@ -177,3 +178,30 @@ class RuntimeClass(AdmissionPlugin):
             raise refuse(
                 attributes, "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"
             )
+
+
+class PodTopologyLabels(AdmissionPlugin):
+    """A pod gets the zone and the region of its node as labels, when it is bound to it.
+
+    https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#podtopologylabels
+    """
+
+    name = "PodTopologyLabels"
+    operations = CREATE
+    resources = PODS | {("", "pods/binding")}
+
+    async def admit(self, attributes: AdmissionAttributes) -> None:
+        obj = attributes.object
+        if obj is None:
+            return
+        if attributes.subresource:
+            target = obj.get("target") or {}
+            name = target.get("name") if target.get("kind") in (None, "", "Node") else None
+        else:
+            name = (obj.get("spec") or {}).get("nodeName")
+        node = self.reader.get("", "nodes", ObjectName("", name)) if name else None
+        known = ((node or {}).get("metadata") or {}).get("labels") or {}
+        found = {label: known[label] for label in TOPOLOGY_LABELS if label in known}
+        if found:
+            metadata = obj.setdefault("metadata", {})
+            metadata["labels"] = {**(metadata.get("labels") or {}), **found}

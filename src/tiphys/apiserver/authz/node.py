@@ -20,6 +20,15 @@ from tiphys.machinery.selectors import FieldSelector
 NODE_PREFIX: Final = "system:node:"
 NODE_GROUP: Final = "system:nodes"
 READ: Final = ("get", "list", "watch")
+# What lies behind pods: read one by one.
+GET_ONLY: Final = frozenset(
+    {
+        ("", "persistentvolumeclaims"),
+        ("", "persistentvolumes"),
+        ("resource.k8s.io", "resourceclaims"),
+        ("storage.k8s.io", "volumeattachments"),
+    }
+)
 Object = Mapping[str, Any]
 
 Get = Callable[[str, str, str, str], Object | None]  # group, resource, namespace, name
@@ -66,18 +75,17 @@ class NodeAuthorizer:
         """The resources of which a node may see only its own; None: the role's rules decide."""
         key = (attributes.api_group, attributes.resource)
         if key in (("", "secrets"), ("", "configmaps")):
-            return self._referenced(node, attributes, READ)
+            return self._readable(node, attributes)
         if key == ("", "nodes"):
             return self._own_node(node, attributes)
         if key == ("", "pods"):
             return self._own_pods(node, attributes)
-        if key == ("", "persistentvolumeclaims"):
-            verbs = ("get", "update", "patch") if attributes.subresource == "status" else ("get",)
-            return self._referenced(node, attributes, verbs)
-        if key in (("", "persistentvolumes"), ("resource.k8s.io", "resourceclaims")):
-            return self._referenced(node, attributes, ("get",))
-        if key == ("storage.k8s.io", "volumeattachments"):
-            return self._referenced(node, attributes, ("get",))
+        if key == ("", "persistentvolumeclaims") and attributes.subresource == "status":
+            if attributes.verb not in ("update", "patch"):
+                return Decision(Verdict.NO_OPINION, "can only get/update/patch this type")
+            return self._related(node, attributes)
+        if key in GET_ONLY:
+            return self._single(node, attributes)
         if key == ("", "serviceaccounts"):
             return self._token(node, attributes)
         if key == ("coordination.k8s.io", "leases"):
@@ -100,17 +108,28 @@ class NodeAuthorizer:
         if attributes.subresource or attributes.verb not in READ:
             return None
         if attributes.verb == "get":
-            return self._referenced(node, attributes, ("get",))
+            return self._related(node, attributes)
         if _selected(attributes, "spec.nodeName") == node:
             return Decision(Verdict.ALLOW)
         return Decision(Verdict.NO_OPINION, "can only list/watch pods with spec.nodeName field selector")
 
-    def _referenced(self, node: str, attributes: Attributes, verbs: Sequence[str]) -> Decision:
-        if attributes.verb not in verbs:
-            allowed = ", ".join(verbs) if len(verbs) > 1 else verbs[0]
-            return Decision(Verdict.NO_OPINION, f"can only {allowed.replace(', ', '/')} resources of this type")
-        if attributes.subresource and attributes.subresource != "status":
+    def _readable(self, node: str, attributes: Attributes) -> Decision:
+        if attributes.verb not in READ:
+            return Decision(Verdict.NO_OPINION, "can only read resources of this type")
+        if attributes.subresource:
+            return Decision(Verdict.NO_OPINION, "cannot read subresource")
+        if not attributes.namespace:
+            return Decision(Verdict.NO_OPINION, "can only read namespaced object of this type")
+        return self._related(node, attributes)
+
+    def _single(self, node: str, attributes: Attributes) -> Decision:
+        if attributes.verb != "get":
+            return Decision(Verdict.NO_OPINION, "can only get individual resources of this type")
+        if attributes.subresource:
             return Decision(Verdict.NO_OPINION, "cannot get subresource")
+        return self._related(node, attributes)
+
+    def _related(self, node: str, attributes: Attributes) -> Decision:
         if not attributes.name:
             return Decision(Verdict.NO_OPINION, "No Object name found")
         if self._is_referenced(node, attributes):
@@ -148,12 +167,12 @@ class NodeAuthorizer:
 
     def _token(self, node: str, attributes: Attributes) -> Decision:
         if attributes.verb == "get" and not attributes.subresource:
-            return self._referenced(node, attributes, ("get",))
-        if attributes.verb != "create" or attributes.subresource != "token":
+            return self._single(node, attributes)
+        if attributes.verb != "create" or not attributes.name:
             return Decision(Verdict.NO_OPINION, "can only create tokens for individual service accounts")
-        if self._is_referenced(node, attributes):
-            return Decision(Verdict.ALLOW)
-        return Decision(Verdict.NO_OPINION, f"no relationship found between node '{node}' and this object")
+        if attributes.subresource != "token":
+            return Decision(Verdict.NO_OPINION, "can only create token subresource of serviceaccount")
+        return self._related(node, attributes)
 
     @staticmethod
     def _lease(node: str, attributes: Attributes) -> Decision:
@@ -171,6 +190,8 @@ class NodeAuthorizer:
     def _own_name(node: str, attributes: Attributes, message: str) -> Decision:
         if attributes.verb not in ("get", "create", "update", "patch", "delete"):
             return Decision(Verdict.NO_OPINION, "can only get, create, update, patch, or delete a CSINode")
+        if attributes.subresource:
+            return Decision(Verdict.NO_OPINION, "cannot authorize CSINode subresources")
         if attributes.verb != "create" and attributes.name != node:
             return Decision(Verdict.NO_OPINION, message)
         return Decision(Verdict.ALLOW)

@@ -1,6 +1,6 @@
 """What the pods of each node refer to: the Node authorizer's index.
 
-    node → pod key → (generation, references)         node → {(resource, namespace, name): pods that refer to it}
+    pod key → (node, generation, references)       node → resource → {(namespace, name): pods that refer to it}
 
 Brought up to date when it is asked, from the watch cache's history: only pods that were written since are looked at,
 and only those whose spec may have changed are parsed. References are kept, objects are not.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from tiphys.apiserver.authz.references import references
@@ -70,20 +70,17 @@ class PodIndex:
         self._cache = cache
         self._seen = -1
         self._known: dict[str, _Known] = {}
-        self._counts: dict[str, Counter[Reference]] = {}
+        self._counts: dict[str, dict[str, Counter[tuple[str, str]]]] = {}
 
     def refers(self, node: str, resource: str, namespace: str, name: str) -> bool:
         """Whether a pod of the node refers to an object."""
         self._catch_up()
-        counts = self._counts.get(node)
-        return counts is not None and (resource, namespace, name) in counts
+        return (namespace, name) in self._counts.get(node, _NOTHING).get(resource, ())
 
-    def all_of(self, node: str, resource: str) -> Iterator[tuple[str, str]]:
+    def all_of(self, node: str, resource: str) -> Sequence[tuple[str, str]]:
         """(namespace, name) of every object of a resource the node's pods refer to."""
         self._catch_up()
-        for kind, namespace, name in list(self._counts.get(node) or ()):
-            if kind == resource:
-                yield namespace, name
+        return tuple(self._counts.get(node, _NOTHING).get(resource, ()))
 
     def _catch_up(self) -> None:
         cache = self._cache()
@@ -117,19 +114,27 @@ class PodIndex:
         if known is not None:
             self._forget(entry.key)
         self._known[entry.key] = found
-        self._counts.setdefault(node, Counter()).update(found.references)
+        counts = self._counts.setdefault(node, {})
+        for resource, namespace, name in found.references:
+            counts.setdefault(resource, Counter())[namespace, name] += 1
 
     def _forget(self, key: str) -> None:
         known = self._known.pop(key, None)
         if known is None:
             return
         counts = self._counts[known.node]
-        for reference in known.references:
-            counts[reference] -= 1
-            if not counts[reference]:
-                del counts[reference]
+        for resource, namespace, name in known.references:
+            of_resource = counts[resource]
+            of_resource[namespace, name] -= 1
+            if not of_resource[namespace, name]:
+                del of_resource[namespace, name]
+                if not of_resource:
+                    del counts[resource]
         if not counts:
             del self._counts[known.node]
+
+
+_NOTHING: Final[dict[str, Counter[tuple[str, str]]]] = {}
 
 
 def _version(tail: bytes) -> tuple[bytes, bytes | None] | None:

@@ -14,7 +14,6 @@ https://kubernetes.io/docs/reference/access-authn-authz/rbac/
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,7 +27,12 @@ Subject = tuple[str, str, str]  # kind, namespace, name
 Object = Mapping[str, Any]
 Rules = tuple[PolicyRule, ...]
 Lister = Callable[[str], Iterable[Object]]
-KINDS: Final = ("clusterroles", "clusterrolebindings", "roles", "rolebindings")
+KINDS: Final = {
+    "ClusterRole": "clusterroles",
+    "ClusterRoleBinding": "clusterrolebindings",
+    "Role": "roles",
+    "RoleBinding": "rolebindings",
+}
 REMEMBERED: Final = 8192
 _NO_OPINION: Final = Decision(Verdict.NO_OPINION)
 
@@ -63,26 +67,29 @@ def role_key(kind: str, namespace: str, name: str) -> str:
 
 @dataclass(slots=True)
 class _Index:
-    """Bindings by namespace ("" for cluster-wide) and subject; rules by role, with the object they were read from."""
+    """Rules by role and bindings by namespace ("" for cluster-wide) and subject.
 
-    bindings: dict[str, dict[Subject, list[Binding]]] = field(
-        default_factory=lambda: defaultdict(lambda: defaultdict(list))
-    )
-    rules: dict[tuple[str, str], tuple[Object, Rules]] = field(default_factory=dict)
+    `roles` and `kept` remember the objects these were read from, by key: what has not changed is not read again.
+    """
+
+    roles: dict[tuple[str, str], tuple[Object, Rules]] = field(default_factory=dict)
+    kept: dict[tuple[str, str], tuple[Object, Binding, tuple[Subject, ...]]] = field(default_factory=dict)
+    bindings: dict[str, dict[Subject, dict[Binding, None]]] = field(default_factory=dict)
 
 
 class RBACAuthorizer:
     """Decides by the roles in the cluster."""
 
-    def __init__(self, lister: Lister, version: Callable[[], object]) -> None:
+    def __init__(self, lister: Lister, versions: Callable[[], tuple[object, ...]]) -> None:
         """`lister(plural)` yields the current objects of one of the four kinds; an unchanged object is the same one.
 
-        `version()` is compared at every request: when it differs, the index is brought up to date.
+        `versions()`, one a kind in the order of KINDS, is compared at every request: where one differs, the index is
+        brought up to date.
         """
         self._lister = lister
-        self._version = version
+        self._versions = versions
         self._index = _Index()
-        self._built_at: object = None
+        self._seen: tuple[object, ...] = (None,) * len(KINDS)
         self._remembered: dict[tuple[object, ...], Decision | None] = {}
 
     def authorize(self, attributes: Attributes) -> Decision:
@@ -134,35 +141,68 @@ class RBACAuthorizer:
 
     def rules_of_role(self, kind: str, namespace: str, name: str) -> Rules | None:
         """The rules of a Role or ClusterRole; None when it does not exist."""
-        found = self._current().rules.get((kind, role_key(kind, namespace, name)))
+        found = self._current().roles.get((kind, role_key(kind, namespace, name)))
         return None if found is None else found[1]
 
     def _current(self) -> _Index:
-        version = self._version()
-        if version != self._built_at:
-            self._index = self._build(self._index)
+        versions = self._versions()
+        if versions != self._seen:
+            self._catch_up(versions)
             self._remembered.clear()
-            self._built_at = version
         return self._index
 
-    def _build(self, before: _Index) -> _Index:
-        index = _Index()
-        for kind, plural in (("ClusterRole", "clusterroles"), ("Role", "roles")):
-            for role in self._lister(plural):
-                metadata = role["metadata"]
-                key = kind, role_key(kind, metadata.get("namespace", ""), metadata["name"])
-                known = before.rules.get(key)
-                if known is None or known[0] is not role:
-                    known = role, tuple(PolicyRule.from_json(rule) for rule in role.get("rules") or ())
-                index.rules[key] = known
-        for kind, plural in (("ClusterRoleBinding", "clusterrolebindings"), ("RoleBinding", "rolebindings")):
-            for found in self._lister(plural):
-                metadata, reference = found["metadata"], found["roleRef"]
-                namespace = metadata.get("namespace", "") if kind == "RoleBinding" else ""
-                binding = Binding(kind, namespace, metadata["name"], reference["kind"], reference["name"])
-                for subject in found.get("subjects") or ():
-                    index.bindings[namespace][_subject(subject, namespace)].append(binding)
-        return index
+    def _catch_up(self, versions: tuple[object, ...]) -> None:
+        for (kind, plural), version, seen in zip(KINDS.items(), versions, self._seen, strict=True):
+            if version != seen:
+                take = self._take_bindings if plural.endswith("bindings") else self._take_roles
+                take(kind, plural)
+        self._seen = versions
+
+    def _take_roles(self, kind: str, plural: str) -> None:
+        roles = self._index.roles
+        gone = {key for key in roles if key[0] == kind}
+        for role in self._lister(plural):
+            metadata = role["metadata"]
+            key = kind, role_key(kind, metadata.get("namespace", ""), metadata["name"])
+            gone.discard(key)
+            known = roles.get(key)
+            if known is None or known[0] is not role:
+                roles[key] = role, tuple(PolicyRule.from_json(rule) for rule in role.get("rules") or ())
+        for key in gone:
+            del roles[key]
+
+    def _take_bindings(self, kind: str, plural: str) -> None:
+        kept = self._index.kept
+        gone = {key for key in kept if key[0] == kind}
+        for found in self._lister(plural):
+            metadata = found["metadata"]
+            key = kind, f"{metadata.get('namespace', '')}/{metadata['name']}"
+            gone.discard(key)
+            known = kept.get(key)
+            if known is not None:
+                if known[0] is found:
+                    continue
+                self._drop(key)
+            reference = found["roleRef"]
+            namespace = metadata.get("namespace", "") if kind == "RoleBinding" else ""
+            binding = Binding(kind, namespace, metadata["name"], reference["kind"], reference["name"])
+            subjects = tuple(_subject(subject, namespace) for subject in found.get("subjects") or ())
+            kept[key] = found, binding, subjects
+            of_namespace = self._index.bindings.setdefault(namespace, {})
+            for subject in subjects:
+                of_namespace.setdefault(subject, {})[binding] = None
+        for key in gone:
+            self._drop(key)
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        _, binding, subjects = self._index.kept.pop(key)
+        of_namespace = self._index.bindings[binding.namespace]
+        for subject in subjects:
+            bindings = of_namespace.get(subject)
+            if bindings is not None:
+                bindings.pop(binding, None)
+                if not bindings:
+                    del of_namespace[subject]
 
 
 _UNKNOWN: Final = Decision(Verdict.DENY, "never asked")
@@ -176,7 +216,7 @@ def _applicable(index: _Index, user: UserInfo, namespace: str) -> Iterator[tuple
             continue
         for subject in subjects:
             for binding in by_subject.get(subject, ()):
-                found = index.rules.get(binding.role)
+                found = index.roles.get(binding.role)
                 if found is not None:
                     yield found[1], binding, subject
 

@@ -12,7 +12,7 @@ from tiphys.apiserver.admission.interface import AdmissionAttributes, Operation,
 from tiphys.apiserver.admission.webhooks.interface import CallError
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authz.interface import Attributes, Authorizer
-from tiphys.apiserver.authz.rbac import RBACAuthorizer
+from tiphys.apiserver.authz.rbac import KINDS, RBACAuthorizer
 from tiphys.machinery.meta import GroupVersionKind, GroupVersionResource
 
 Object = dict[str, Any]
@@ -93,7 +93,9 @@ class OneVersion:
 def roles(objects: Objects) -> RBACAuthorizer:
     """RBAC over the objects, always up to date."""
     counter = iter(range(1 << 30))
-    return RBACAuthorizer(lambda plural: objects.list("rbac.authorization.k8s.io", plural), lambda: next(counter))
+    return RBACAuthorizer(
+        lambda plural: objects.list("rbac.authorization.k8s.io", plural), lambda: (next(counter),) * len(KINDS)
+    )
 
 
 class Allowing:

@@ -11,7 +11,13 @@ from tiphys.apiserver.admission.lifecycle import NamespaceLifecycle
 from tiphys.apiserver.admission.limit_ranger import LimitRanger
 from tiphys.apiserver.admission.node_restriction import NodeRestriction
 from tiphys.apiserver.admission.plugins import PLUGINS, admission_chain
-from tiphys.apiserver.admission.pods import DefaultTolerationSeconds, Priority, RuntimeClass, TaintNodesByCondition
+from tiphys.apiserver.admission.pods import (
+    DefaultTolerationSeconds,
+    PodTopologyLabels,
+    Priority,
+    RuntimeClass,
+    TaintNodesByCondition,
+)
 from tiphys.apiserver.admission.service_account import MOUNT_PATH, ServiceAccount
 from tiphys.apiserver.admission.storage import (
     DefaultIngressClass,
@@ -210,6 +216,16 @@ async def test_a_runtime_class_adds_its_overhead(objects: Objects) -> None:
         await run(plugin, write("v1/pods", pod(overhead={"cpu": "1"})))
 
 
+async def test_pods_say_where_their_node_is(objects: Objects) -> None:
+    zone = {"topology.kubernetes.io/zone": "z"}
+    objects.add("", "nodes", "n", metadata={"labels": {**zone, "other": "x"}})
+    binding = {"metadata": {"name": "p", "labels": {"a": "b"}}, "target": {"name": "n"}}
+    found = (await run(PodTopologyLabels(parts(objects)), write("v1/pods", binding, subresource="binding"))).object
+    assert found is not None and found["metadata"]["labels"] == {"a": "b", **zone}
+    found = (await run(PodTopologyLabels(parts(objects)), write("v1/pods", pod(nodeName="n")))).object
+    assert found is not None and found["metadata"]["labels"] == zone
+
+
 # --- storage and ingress --------------------------------------------------------------------------
 async def test_the_newest_default_class_is_taken(objects: Objects) -> None:
     annotations = {"storageclass.kubernetes.io/is-default-class": "true"}
@@ -271,7 +287,7 @@ def on_node(node: str = "n1", **labels: str) -> dict[str, Any]:
 
 def mirror(**changes: Any) -> dict[str, Any]:
     found = pod(nodeName="n1", **changes)
-    owner = {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "node-uid"}
+    owner = {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "node-uid", "controller": True}
     found["metadata"] |= {"annotations": {"kubernetes.io/config.mirror": "x"}, "ownerReferences": [owner]}
     return found
 

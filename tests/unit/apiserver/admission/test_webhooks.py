@@ -297,6 +297,7 @@ def test_a_service_is_where_its_ready_endpoints_are() -> None:
     ("config", "url"),
     [
         ({"url": "https://a.test/x"}, "https://a.test/x"),
+        ({"url": "https://a.test:8443"}, "https://a.test:8443/"),
         ({"service": {"name": "n", "namespace": "ns"}}, "https://n.ns.svc:443/"),
         ({"service": {"name": "n", "namespace": "ns", "path": "/p?q=1", "port": 8}}, "https://n.ns.svc:8/p?q=1"),
     ],

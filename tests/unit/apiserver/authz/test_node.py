@@ -42,8 +42,8 @@ class Pods:
         self.cache.remove(f"d/{name}", self.revision)
 
 
-SECRET = {"volumes": [{"name": "v", "secret": {"secretName": "s"}}]}
-CLAIM = {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}
+SECRET: dict[str, Any] = {"volumes": [{"name": "v", "secret": {"secretName": "s"}}]}
+CLAIM: dict[str, Any] = {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}
 OBJECTS: dict[tuple[str, str, str], Any] = {
     ("persistentvolumeclaims", "d", "c"): {"spec": {"volumeName": "pv"}},
     ("persistentvolumes", "", "pv"): {"spec": {"csi": {"nodeStageSecretRef": {"namespace": "k", "name": "stage"}}}},
@@ -89,7 +89,11 @@ TABLE = [
     (ask("get", "secrets", "d", "other"), False, NONE),
     (ask("get", "secrets", "e", "s"), False, NONE),
     (ask("list", "secrets", "d"), False, "No Object name found"),
-    (ask("create", "secrets", "d", "s"), False, "can only get/list/watch resources of this type"),
+    (ask("create", "secrets", "d", "s"), False, "can only read resources of this type"),
+    (ask("get", "secrets/x", "d", "s"), False, "cannot read subresource"),
+    (ask("list", "persistentvolumes"), False, "can only get individual resources of this type"),
+    (ask("patch", "persistentvolumeclaims/status", "d", "c"), True, ""),
+    (ask("get", "persistentvolumeclaims/status", "d", "c"), False, "can only get/update/patch this type"),
     (ask("get", "secrets", "k", "stage"), True, ""),  # of the volume behind the pod's claim
     (ask("get", "persistentvolumeclaims", "d", "c"), True, ""),
     (ask("get", "persistentvolumes", "", "pv"), True, ""),

@@ -6,7 +6,7 @@ import pytest
 
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authz.interface import Attributes, Verdict
-from tiphys.apiserver.authz.rbac import RBACAuthorizer
+from tiphys.apiserver.authz.rbac import KINDS, RBACAuthorizer
 
 PODS = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}]
 SECRET = [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"], "resourceNames": ["mine"]}]
@@ -20,7 +20,7 @@ class Cluster:
         self.objects: dict[str, list[dict[str, Any]]] = {}
         self.version = 0
         self.builds = 0
-        self.authorizer = RBACAuthorizer(self._list, lambda: self.version)
+        self.authorizer = RBACAuthorizer(self._list, lambda: (self.version,) * len(KINDS))
 
     def _list(self, plural: str) -> list[dict[str, Any]]:
         self.builds += plural == "clusterroles"

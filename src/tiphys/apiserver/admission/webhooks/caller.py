@@ -90,7 +90,9 @@ def url_of(config: Mapping[str, Any]) -> str:
     """Where a `clientConfig` points to."""
     service = config.get("service")
     if not service:
-        return str(config.get("url") or "")
+        url = str(config.get("url") or "")
+        scheme, separator, rest = url.partition("://")
+        return url if "/" in rest or "?" in rest else f"{scheme}{separator}{rest}/"
     path = str(service.get("path") or "/")
     if not path.startswith("/"):
         path = f"/{path}"
