@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.cluster.harness import NAME, PORT, Cluster
+from tests.e2e.cluster.harness import NAME, PORT, Cluster, In, kubectls
+
+# The oldest supported, one in the middle, the newest there is.
+_ALL = kubectls()
+VERSIONS = [path for path in _ALL if path.name.endswith((".27", ".30"))] + _ALL[-1:]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,3 +44,15 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     cluster.kubectl("create", "namespace", name)
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=true", "--timeout=90s")
+
+
+@pytest.fixture(params=VERSIONS, ids=lambda path: path.name)
+def user(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[In]:
+    """The cluster through one version of kubectl, in a namespace of its own."""
+    chosen = Cluster(cluster.name, request.param)
+    namespace = "k-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:50]
+    chosen.kubectl("create", "namespace", namespace)
+    try:
+        yield In(chosen, namespace)
+    finally:
+        chosen.kubectl("delete", "namespace", namespace, "--timeout=90s")

@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,3 +113,32 @@ class Cluster:
 
     def wait_ready(self, pod: str, namespace: str = "default") -> None:
         self.kubectl("wait", "--for=condition=Ready", f"pod/{pod}", "-n", namespace, "--timeout=60s")
+
+
+class In(Cluster):
+    """kubectl with a namespace given to every command."""
+
+    def __init__(self, cluster: Cluster, namespace: str) -> None:
+        super().__init__(cluster.name, cluster.program)
+        self.namespace = namespace
+
+    def run(self, *words: str, stdin: str | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        # Before any "--", behind which the words are a program's.
+        return super().run(f"--namespace={self.namespace}", *words, stdin=stdin, timeout=timeout)
+
+    @contextmanager
+    def background(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
+        process = subprocess.Popen(
+            [str(self.program), f"--namespace={self.namespace}", *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()

@@ -9,20 +9,11 @@ import re
 import select
 import signal
 import socket
-import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-from tests.e2e.cluster.harness import Cluster, kubectls, until
-
-# The oldest supported, one in the middle, the newest there is.
-_ALL = kubectls()
-VERSIONS = [path for path in _ALL if path.name.endswith((".27", ".30"))] + _ALL[-1:]
+from tests.e2e.cluster.harness import In, until
 
 WEB = """
 apiVersion: apps/v1
@@ -62,47 +53,6 @@ spec:
     stdin: true
     command: [sh, -c, 'while read line; do echo "got $line"; done']
 """
-
-
-@pytest.fixture(params=VERSIONS, ids=lambda path: path.name)
-def user(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """The cluster through one version of kubectl, in a namespace of its own."""
-    chosen = Cluster(cluster.name, request.param)
-    namespace = "k-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:50]
-    chosen.kubectl("create", "namespace", namespace)
-    try:
-        yield In(chosen, namespace)
-    finally:
-        chosen.kubectl("delete", "namespace", namespace, "--timeout=90s")
-
-
-class In(Cluster):
-    """kubectl with a namespace given to every command."""
-
-    def __init__(self, cluster: Cluster, namespace: str) -> None:
-        super().__init__(cluster.name, cluster.program)
-        self.namespace = namespace
-
-    def run(self, *words: str, stdin: str | None = None, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        # Before any "--", behind which the words are a program's.
-        return super().run(f"--namespace={self.namespace}", *words, stdin=stdin, timeout=timeout)
-
-    @contextmanager
-    def background(self, *words: str) -> Iterator[subprocess.Popen[str]]:
-        environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
-        process = subprocess.Popen(
-            [str(self.program), f"--namespace={self.namespace}", *words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=environment,
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.communicate()
 
 
 def test_deploy_look_change_and_go_back(user: In) -> None:

@@ -20,6 +20,12 @@ INVALID_IMAGE_NAME: Final = "InvalidImageName"
 IMAGE_INSPECT_ERROR: Final = "ImageInspectError"
 REGISTRY_UNAVAILABLE: Final = "RegistryUnavailable"
 
+# Reasons that are told in other words to who asks for the log.
+IMAGE_TROUBLE: Final = {
+    ERR_IMAGE_PULL: "image can't be pulled",
+    IMAGE_PULL_BACK_OFF: "trying and failing to pull image",
+}
+
 
 class StartError(Exception):
     """A container was not started. `retry_after` is when to try again, in seconds, where that is known."""

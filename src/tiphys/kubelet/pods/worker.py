@@ -24,7 +24,7 @@ from typing import Final
 from tiphys.api.core.v1 import Pod
 from tiphys.api.cri import api_pb2 as cri
 from tiphys.base.log import get_logger
-from tiphys.kubelet.containers.errors import CRASH_LOOP_BACK_OFF, StartError
+from tiphys.kubelet.containers.errors import CRASH_LOOP_BACK_OFF, IMAGE_TROUBLE, StartError
 from tiphys.kubelet.containers.starter import Place, start_container
 from tiphys.kubelet.containers.termination import termination_message
 from tiphys.kubelet.cri.client import CRIError
@@ -142,10 +142,10 @@ class PodWorker:
         self._wake.set()
 
     def waiting_reason(self, name: str) -> str:
-        """Why a container has not started: the reason of its Waiting state, with what is known."""
+        """Why a container has not started, as a client is told who asks for its log."""
         hold = self._holds.get(name)
         if hold is not None:
-            return f"{hold.waiting.reason}: {hold.waiting.message}" if hold.waiting.message else hold.waiting.reason
+            return IMAGE_TROUBLE.get(hold.waiting.reason, hold.waiting.reason)
         return INITIALIZING if self.pod.spec.init_containers else CREATING
 
     # -- the loop ------------------------------------------------------------------------------------
