@@ -49,3 +49,5 @@ class ServerOptions:
     cache_directory: Path | None = None
     max_body_bytes: int = 3 * 1024 * 1024
     event_ttl_seconds: int = 3600
+    # The store forgets revisions older than this; 0 keeps them all.
+    compaction_interval_seconds: int = 300

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Final
 
 from tiphys.api.schemas import has_schema, schema_of
@@ -23,6 +24,7 @@ from tiphys.apiserver.endpoints.context import Services
 from tiphys.apiserver.endpoints.handler import ApiHandler
 from tiphys.apiserver.endpoints.health import Health
 from tiphys.apiserver.endpoints.paths import PathHandler, PathHandlers
+from tiphys.apiserver.housekeeping import Compactor, SharedLeases
 from tiphys.apiserver.http.egress import Egress
 from tiphys.apiserver.http.server import HttpServer, tls_context
 from tiphys.apiserver.metrics import RequestMetrics
@@ -39,6 +41,8 @@ from tiphys.base.log import get_logger
 from tiphys.store import Store, open_store
 
 log = get_logger(__name__)
+
+EVENTS: Final = ("", "events")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,6 +86,9 @@ class ApiServer:
         self._cache: WatchCache | None = None
         self._handler: ApiHandler | None = None
         self._services: ServiceKeeper | None = None
+        ttl = timedelta(seconds=options.event_ttl_seconds)
+        self._event_leases = SharedLeases(lambda: self.store, self.clock, ttl)
+        self._compaction: asyncio.Task[None] | None = None
 
     @property
     def cache(self) -> WatchCache:
@@ -118,6 +125,9 @@ class ApiServer:
             self.resources, self.reader, self._store, self.clock, options.service_cidr, options.node_port_range
         )
         await self._services.start()
+        compactor = Compactor(self._store, self.clock, timedelta(seconds=options.compaction_interval_seconds))
+        if options.compaction_interval_seconds:
+            self._compaction = asyncio.create_task(compactor.run(), name="compaction")
 
     async def listen(self) -> None:
         """Serve requests on the addresses of the options."""
@@ -151,6 +161,10 @@ class ApiServer:
 
     async def stop(self) -> None:
         """End everything this server began, in the reverse order. May be called at any time, also twice."""
+        if self._compaction is not None:
+            self._compaction.cancel()
+            await asyncio.gather(self._compaction, return_exceptions=True)
+            self._compaction = None
         if self._services is not None:
             await self._services.stop()
             self._services = None
@@ -181,7 +195,8 @@ class ApiServer:
                 selectable_fields=strategy.selectable_fields,
             )
             schema = schema_of(storage.group, storage.version, storage.kind)
-            store = ResourceStore(strategy, kind, self.cache, self.clock.now, schema)
+            leases = self._event_leases if (storage.group, storage.plural) == EVENTS else None
+            store = ResourceStore(strategy, kind, self.cache, self.clock.now, schema, leases)
         served_schema = None
         if has_schema(group, resource.version, resource.kind):
             served_schema = schema_of(group, resource.version, resource.kind)

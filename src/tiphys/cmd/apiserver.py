@@ -8,6 +8,7 @@ import errno
 import ipaddress
 import socket
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tiphys.base.notify import notify_ready
 from tiphys.base.tasks import Supervised
 from tiphys.cmd.component import add_common_flags, begin_logging, run
 from tiphys.cmd.errors import CommandError, UsageError
-from tiphys.cmd.flags import FlagParser, key_values
+from tiphys.cmd.flags import FlagParser, duration, key_values
 from tiphys.store import StoreError
 
 log = get_logger(__name__)
@@ -85,7 +86,11 @@ def parser() -> FlagParser:
     flags.listing("enable-admission-plugins", [], "admission plug-ins besides the default ones")
     flags.listing("disable-admission-plugins", [], "admission plug-ins to leave out")
     flags.add_argument("--runtime-config", type=key_values, default={}, help="API versions to turn on or off")
-    flags.add_argument("--event-ttl", default="1h0m0s", help="how long events are kept")
+    flags.add_argument("--event-ttl", type=duration, default=timedelta(hours=1), help="how long events are kept")
+    compaction = timedelta(minutes=5)
+    flags.add_argument(
+        "--etcd-compaction-interval", type=duration, default=compaction, help="how long revisions are kept"
+    )
     return flags
 
 
@@ -117,6 +122,8 @@ def options_of(found: Any) -> ServerOptions:
         enable_admission=tuple(found.enable_admission_plugins),
         disable_admission=tuple(found.disable_admission_plugins),
         cache_directory=found.cache_directory,
+        event_ttl_seconds=int(found.event_ttl.total_seconds()),
+        compaction_interval_seconds=int(found.etcd_compaction_interval.total_seconds()),
     )
 
 

@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
+from tiphys.apiserver.housekeeping import SharedLeases
 from tiphys.apiserver.registry.finalizers import finalizers_for_deletion
 from tiphys.apiserver.registry.names import generate_name, new_uid
 from tiphys.apiserver.registry.options import DeleteOptions, Preconditions
@@ -45,7 +46,7 @@ from tiphys.machinery.meta import GroupKind, GroupResource, join_api_version
 from tiphys.machinery.normalize import normalize
 from tiphys.machinery.schema import TypeSchema
 from tiphys.machinery.time import format_time, parse_rfc3339
-from tiphys.store import CompareFailed, KeyExists, NoSpaceError
+from tiphys.store import CompareFailed, KeyExists, LeaseNotFound, NoSpaceError
 
 NAME_ATTEMPTS: Final = 8
 UPDATE_ATTEMPTS: Final = 100
@@ -105,8 +106,12 @@ class ResourceStore:
         cache: WatchCache,
         now: Callable[[], datetime],
         schema: TypeSchema | None = None,
+        leases: SharedLeases | None = None,
     ) -> None:
-        """`strategy.resource` and `schema` are of the storage version; `now` is the clock."""
+        """`strategy.resource` and `schema` are of the storage version; `now` is the clock.
+
+        With `leases`, objects expire: each write puts its object under the current lease.
+        """
         resource = strategy.resource
         self.strategy = strategy
         self.kind = kind
@@ -119,6 +124,7 @@ class ResourceStore:
         self._cache = cache
         self._store = cache.store
         self._now = now
+        self._leases = leases
 
     def named_as(self, group_resource: GroupResource, strategy: Strategy) -> ResourceStore:
         """The same store under another group's name: errors name the resource as the client does (events).
@@ -147,6 +153,11 @@ class ResourceStore:
         """Where the object lives in the store."""
         own = f"{namespace}/{name}" if self.resource.namespaced else name
         return self.kind.cache.prefix + own
+
+    def _lease_lost(self, error: LeaseNotFound) -> StatusError:
+        assert self._leases is not None
+        self._leases.lost(error)
+        return timeout("the lease of the object has ended; try again", 1)
 
     # --- create -----------------------------------------------------------------------------------
     async def create(self, ctx: RequestContext, obj: Object, admission: Admission) -> Written:
@@ -203,7 +214,10 @@ class ResourceStore:
                 return Written(self._unsaved(ctx.namespace, name, obj), created=True)
             value = self._encode(key, obj)
             try:
-                revision = await self._store.create(key, value)
+                lease = await self._leases.current() if self._leases else 0
+                revision = await self._store.create(key, value, lease=lease)
+            except LeaseNotFound as error:
+                raise self._lease_lost(error) from None
             except NoSpaceError as error:
                 raise _no_space(error) from None
             finally:
@@ -384,7 +398,10 @@ class ResourceStore:
                 return Written(self._unsaved(ctx.namespace, ctx.name, new, entry.revision))
             value = self._encode(key, new)
             try:
-                revision = await self._store.update(key, value, expect=entry.revision)
+                lease = await self._leases.current() if self._leases else 0
+                revision = await self._store.update(key, value, expect=entry.revision, lease=lease)
+            except LeaseNotFound as error:
+                raise self._lease_lost(error) from None
             except NoSpaceError as error:
                 raise _no_space(error) from None
             finally:
