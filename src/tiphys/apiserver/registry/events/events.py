@@ -79,9 +79,10 @@ class NewEventStrategy(EventStrategy):
     """Events that come through events.k8s.io: always judged by the strict rules, in that group's names."""
 
     def validate(self, obj: Object) -> list[FieldError]:
+        errors = _namespace_errors(obj)
         if not obj.get("eventTime"):
-            return [field.required(Path("eventTime"), "")]
-        errors = strict_errors(obj, "reportingController")
+            return [*errors, field.required(Path("eventTime"), "")]
+        errors += strict_errors(obj, "reportingController")
         kind = obj.get("type") or ""
         if kind not in ("Normal", "Warning"):
             errors.append(field.invalid(Path("type"), "", f"has invalid value: {kind}"))
