@@ -79,7 +79,9 @@ class NewEventStrategy(EventStrategy):
     """Events that come through events.k8s.io: always judged by the strict rules, in that group's names."""
 
     def validate(self, obj: Object) -> list[FieldError]:
-        errors = _namespace_errors(obj)
+        # Unlike the old API this one lets an event stand elsewhere than its object, if that has a namespace.
+        placed = bool((obj.get("involvedObject") or {}).get("namespace"))
+        errors = [] if placed else _namespace_errors(obj)
         if not obj.get("eventTime"):
             return [*errors, field.required(Path("eventTime"), "")]
         errors += strict_errors(obj, "reportingController")
