@@ -104,8 +104,8 @@ def main(arguments: Sequence[str]) -> int:
             progress.done(event["component"], event["after"])
         elif event["event"] == "ended":
             progress.line(f"  {event['component']} {event['how']}; starting it again")
-        if event["event"] in ("ready", "done"):
-            waiting.discard(event["component"])
+        if event["event"] in ("ready", "done") and event["component"] in waiting:
+            waiting.remove(event["component"])
             if not waiting:
                 notify_ready()
                 progress.line(f"node {known['node']} is up; logs are in {layout.logs}")
@@ -127,6 +127,13 @@ def _joined(layout: Layout) -> dict[str, Any] | None:
     except ValueError as error:
         raise CommandError(f"{layout.state / 'agent.json'} cannot be read; `tiphys agent --reset`, and join") from error
     return found
+
+
+def _joined_or_broken(layout: Layout) -> dict[str, Any] | None:
+    try:
+        return _joined(layout)
+    except CommandError:
+        return None
 
 
 def _join(options: Any, layout: Layout, progress: Progress) -> dict[str, Any]:
@@ -208,6 +215,7 @@ def components(known: Mapping[str, Any], layout: Layout) -> list[Component]:
 def reset(layout: Layout) -> None:
     """End the agent and its containers, and take away what they made: cgroups, mounts, links, rules, files."""
     progress = Progress()
+    known = _joined_or_broken(layout)
     with progress.part("processes"):
         deadline = time.monotonic() + END_WITHIN
         pids = layout.run / "pids"
@@ -228,6 +236,8 @@ def reset(layout: Layout) -> None:
     with progress.part("state"):
         shutil.rmtree(layout.run, ignore_errors=True)
         shutil.rmtree(layout.state, ignore_errors=True)
+    if known:
+        progress.line(f"The cluster still has its Node: kubectl delete node {known['node']}")
 
 
 def _remove_network() -> None:
