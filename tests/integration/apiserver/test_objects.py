@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 from tests.integration.apiserver.server import CONFIG_MAPS, PODS, Api, api_server, config_map, pod, state_directory
+from tiphys.store import MemoryStore
 
 
 async def test_the_life_of_an_object(api: Api) -> None:
@@ -132,3 +133,22 @@ async def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) ->
         assert await api.get(f"{CONFIG_MAPS}/c") == made
         found = await api.get(f"{CONFIG_MAPS}?labelSelector=l%3D1")
         assert len(found["items"]) == 1
+
+
+async def test_events_go_by_themselves() -> None:
+    event = {
+        "metadata": {"name": "e"},
+        "involvedObject": {"kind": "Pod", "namespace": "d", "name": "p"},
+        "message": "m",
+    }
+    store = await MemoryStore().start()
+    async with api_server(store, event_ttl_seconds=120) as api:
+        await api.post("/api/v1/namespaces/d/events", event)
+        await api.post(CONFIG_MAPS, config_map("stays"))
+        kept = await store.range("/registry/core/", "/registry/core0")
+        leases = {item.key.rsplit("/", 1)[1]: item.lease for item in kept.items}
+        assert leases["stays"] == 0
+        assert leases["e"] != 0
+        await store.revoke_lease(leases["e"])  # what happens when its time is up
+        assert (await api.get("/api/v1/namespaces/d/events/e"))["code"] == 404
+    await store.close()
