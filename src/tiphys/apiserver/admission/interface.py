@@ -56,7 +56,10 @@ class Plugin(Protocol):
     name: str
 
     def handles(self, attributes: AdmissionAttributes) -> bool:
-        """Cheap pre-check: False means neither method is called for this write."""
+        """False means that neither method is called for such writes.
+
+        Depends on operation, resource and subresource alone: the answer is remembered.
+        """
 
     async def admit(self, attributes: AdmissionAttributes) -> None:
         """Change `attributes.object` in place, or raise StatusError to refuse."""
@@ -70,6 +73,8 @@ class AdmissionChain:
 
     def __init__(self, plugins: Sequence[Plugin] = ()) -> None:
         self._plugins = tuple(plugins)
+        # Those that look at a kind of write, by operation, group, resource and subresource.
+        self._handling: dict[tuple[str, str, str, str], tuple[Plugin, ...]] = {}
 
     @property
     def empty(self) -> bool:
@@ -83,11 +88,6 @@ class AdmissionChain:
             attributes.is_reinvocation = True
             await self._admit(attributes)
 
-    async def _admit(self, attributes: AdmissionAttributes) -> None:
-        for plugin in self._plugins:
-            if plugin.handles(attributes):
-                await plugin.admit(attributes)
-
     async def validate(self, attributes: AdmissionAttributes) -> None:
         """Run every validating plug-in in order; the first refusal ends it.
 
@@ -95,6 +95,17 @@ class AdmissionChain:
         """
         if attributes.operation is Operation.DELETE:
             await self._admit(attributes)
-        for plugin in self._plugins:
-            if plugin.handles(attributes):
-                await plugin.validate(attributes)
+        for plugin in self._plugins_for(attributes):
+            await plugin.validate(attributes)
+
+    async def _admit(self, attributes: AdmissionAttributes) -> None:
+        for plugin in self._plugins_for(attributes):
+            await plugin.admit(attributes)
+
+    def _plugins_for(self, attributes: AdmissionAttributes) -> tuple[Plugin, ...]:
+        resource = attributes.resource
+        key = attributes.operation.value, resource.group, resource.resource, attributes.subresource
+        found = self._handling.get(key)
+        if found is None:
+            found = self._handling[key] = tuple(plugin for plugin in self._plugins if plugin.handles(attributes))
+        return found

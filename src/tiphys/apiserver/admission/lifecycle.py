@@ -26,14 +26,14 @@ class NamespaceLifecycle(AdmissionPlugin):
     def handles(self, attributes: AdmissionAttributes) -> bool:
         if attributes.resource.group == "" and attributes.resource.resource == "namespaces":
             return attributes.operation is Operation.DELETE
-        return attributes.operation is Operation.CREATE and bool(attributes.namespace)
+        return attributes.operation is Operation.CREATE
 
     async def admit(self, attributes: AdmissionAttributes) -> None:
         if attributes.operation is Operation.DELETE:
             if attributes.name in IMMORTAL:
                 raise forbidden(NAMESPACES, attributes.name, "this namespace may not be deleted")
             return
-        if (attributes.resource.group, attributes.resource.resource) in _REVIEWS:
+        if not attributes.namespace or (attributes.resource.group, attributes.resource.resource) in _REVIEWS:
             return
         namespace = self.reader.get("", "namespaces", ObjectName("", attributes.namespace))
         if namespace is None:

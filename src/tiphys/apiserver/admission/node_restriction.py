@@ -41,10 +41,12 @@ class NodeRestriction(AdmissionPlugin):
     name = "NodeRestriction"
 
     def handles(self, attributes: AdmissionAttributes) -> bool:
-        return attributes.operation is not Operation.CONNECT and node_of(attributes.user) is not None
+        return attributes.operation is not Operation.CONNECT
 
     async def admit(self, attributes: AdmissionAttributes) -> None:
-        node = node_of(attributes.user) or ""
+        node = node_of(attributes.user)
+        if node is None:
+            return
         group, resource = attributes.resource.group, attributes.resource.resource
         if group == "" and resource == "pods":
             self._pod(node, attributes)

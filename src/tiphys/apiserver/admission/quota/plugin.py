@@ -43,7 +43,7 @@ class ResourceQuota(AdmissionPlugin):
 
     def handles(self, attributes: AdmissionAttributes) -> bool:
         resource = (attributes.resource.group, attributes.resource.resource)
-        if not attributes.namespace or resource in _IGNORED:
+        if resource in _IGNORED:
             return False
         if attributes.subresource:
             return attributes.subresource == "resize" and resource == ("", "pods")
@@ -53,7 +53,7 @@ class ResourceQuota(AdmissionPlugin):
 
     async def validate(self, attributes: AdmissionAttributes) -> None:
         namespace, obj = attributes.namespace, attributes.object
-        if obj is None or not self.reader.list("", QUOTAS, namespace):
+        if obj is None or not namespace or not self.reader.list("", QUOTAS, namespace):
             return
         request = _Request(attributes, obj)
         if attributes.dry_run:
