@@ -19,7 +19,7 @@ ADDRESS = 200  # the last number of the machine's address; far from those `up` g
 
 
 class Machine:
-    """A network namespace as a machine beside the cluster's own nodes."""
+    """A network and a mount namespace as a machine beside the cluster's own nodes; a process holds them."""
 
     def __init__(self, cluster: Cluster) -> None:
         short = secrets.token_hex(3)
@@ -29,6 +29,7 @@ class Machine:
         self.link = f"tpht{short}"
         self.prefix = cluster.status()["nodes"][0]["address"].rpartition(".")[0]
         self.bridge = f"tph-{cluster.name}"
+        self.holder: subprocess.Popen[str] | None = None
         self.process: subprocess.Popen[str] | None = None
         self.output = Path(f"/tmp/{self.agent}.log")
 
@@ -44,9 +45,19 @@ class Machine:
         for link in ("eth0", "lo"):
             self.ip(*inside, "link", "set", link, "up")
         self.ip(*inside, "route", "add", "default", "via", f"{self.prefix}.1")
+        # `ip netns exec` would hide the cgroups.
+        into = ["nsenter", f"--net=/run/netns/{self.namespace}"]
+        self.holder = subprocess.Popen(
+            [*into, "unshare", "--mount", "--propagation=slave", "sh", "-c", "echo; exec sleep infinity"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.holder.stdout is not None
+        self.holder.stdout.readline()
 
     def command(self, *words: str) -> list[str]:
-        enter = ["nsenter", f"--net=/run/netns/{self.namespace}", "unshare", "--mount", "--propagation", "slave"]
+        assert self.holder is not None
+        enter = ["nsenter", f"--target={self.holder.pid}", "--net", "--mount"]
         return [*enter, sys.executable, "-m", "tiphys.cmd.main", "agent", "--name", self.agent, *words]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -73,9 +84,14 @@ class Machine:
         return done.stdout
 
     def remove(self) -> None:
-        self.run("--reset")
-        if self.process is not None:
-            self.process.wait(30)
+        if self.holder is not None:
+            self.run("--reset")
+            if self.process is not None:
+                self.process.wait(30)
+            self.holder.kill()
+            self.holder.wait()
+            assert self.holder.stdout is not None
+            self.holder.stdout.close()
         subprocess.run(["ip", "netns", "delete", self.namespace], check=False)
         subprocess.run(["ip", "link", "delete", self.link], check=False, stderr=subprocess.DEVNULL)
         self.output.unlink(missing_ok=True)
@@ -118,7 +134,7 @@ def pod_on(cluster: Cluster, namespace: str, name: str, node: str) -> str:
 
 
 def fetch(cluster: Cluster, namespace: str, pod: str, url: str) -> str:
-    return cluster.kubectl("exec", pod, "-n", namespace, "--", "wget", "-qO-", "-T", "5", url)
+    return cluster.kubectl("exec", pod, "-n", namespace, "--", "wget", "-qO-", url)
 
 
 def test_a_machine_joins_works_and_leaves(cluster: Cluster, namespace: str, machine: Machine) -> None:
