@@ -188,9 +188,8 @@ def service() -> Object:
 
 def probe(node: str) -> Object:
     """A pod that asks for the service by name, once."""
-    command = (
-        f"for i in 1 2 3 4 5; do wget -T 2 -qO- http://{NAME}.{NAMESPACE}.svc.cluster.local && exit 0; sleep 1; done"
-    )
+    ask = f"timeout 3 wget -qO- http://{NAME}.{NAMESPACE}.svc.cluster.local"
+    command = f"for i in 1 2 3 4 5; do {ask} && exit 0; sleep 1; done; exit 1"
     return {
         "apiVersion": "v1",
         "kind": "Pod",
