@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -49,8 +50,19 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
 @pytest.fixture(params=VERSIONS, ids=lambda path: path.name)
 def user(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[In]:
     """The cluster through one version of kubectl, in a namespace of its own."""
-    chosen = Cluster(cluster.name, request.param)
-    namespace = "k-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:50]
+    yield from _in_a_namespace(cluster, request.param, request.node.name)
+
+
+@pytest.fixture
+def newest(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[In]:
+    """Through the newest kubectl alone: for what does not depend on the version."""
+    yield from _in_a_namespace(cluster, VERSIONS[-1], request.node.name)
+
+
+def _in_a_namespace(cluster: Cluster, program: Path, test: str) -> Iterator[In]:
+    chosen = Cluster(cluster.name, program)
+    words = re.sub(r"[^a-z0-9]+", "-", test.lower())
+    namespace = f"k-{words[:36].strip('-')}-{program.name.rpartition('.')[2]}"
     chosen.kubectl("create", "namespace", namespace)
     try:
         yield In(chosen, namespace)
