@@ -33,7 +33,9 @@ from tiphys.apiserver.bootstrap.flow_status import FlowSchemaStatus
 from tiphys.apiserver.bootstrap.policy import RBAC as RBAC_GROUP
 from tiphys.apiserver.bootstrap.policy import bootstrap_objects
 from tiphys.apiserver.bootstrap.writer import Writer
+from tiphys.apiserver.crd.controller import CustomResources
 from tiphys.apiserver.endpoints.paths import PathHandler
+from tiphys.apiserver.http.egress import Egress
 from tiphys.apiserver.http.request import Request
 from tiphys.apiserver.http.response import Response
 from tiphys.apiserver.options import ServerOptions
@@ -73,18 +75,17 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
     authenticator = AuthenticatorChain([ClientCertificateAuthenticator(moment)], chain, anonymous=options.anonymous)
     rbac = _rbac(resources, reader)
     authorizer = _authorizer(options.authorization_modes, rbac, resources, reader)
-    caller = HttpsCaller(reader)
     parts = AdmissionParts(
         reader=reader,
         authorizer=authorizer,
         rules=rbac,
         statuses=Writer(resources, reader, moment.now),
-        webhooks=caller,
+        webhooks=HttpsCaller(reader, Egress(options.node_network_namespaces)),
         versions=ServedVersions(resources),
     )
     admission = admission_chain(parts, options.enable_admission, options.disable_admission)
     security = Security(authenticator=authenticator, authorizer=authorizer, admission=admission)
-    server = SecuredServer(options, security, caller, store=store, clock=moment, resources=resources)
+    server = SecuredServer(options, security, store=store, clock=moment, resources=resources)
     rules = rbac if "RBAC" in options.authorization_modes else None
     server.extra_resources.update(Reviews(chain, authorizer, rules, issuer, audiences).handlers())
     if issuer is not None:
@@ -93,24 +94,25 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
 
 
 class SecuredServer(ApiServer):
-    """An API server that also calls webhooks and looks after the objects it made."""
+    """An API server that also looks after the objects it made."""
 
     def __init__(
         self,
         options: ServerOptions,
         security: Security,
-        caller: HttpsCaller,
         *,
         store: Store | None,
         clock: Clock,
         resources: ResourceMap,
     ) -> None:
         super().__init__(options, security, store=store, clock=clock, resources=resources)
-        self._caller = caller
         self._flow_status: FlowSchemaStatus | None = None
+        self._custom: CustomResources | None = None
 
     async def listen(self) -> None:
         """As ApiServer; from now on the status of flow schemas is kept."""
+        self._custom = CustomResources(self.resources, self.reader, self.cache, self.clock, self.extra_resources)
+        await self._custom.start()
         await super().listen()
         writer = Writer(self.resources, self.reader, self.clock.now)
         self._flow_status = FlowSchemaStatus(self.cache, self.reader, writer, self.clock)
@@ -121,8 +123,10 @@ class SecuredServer(ApiServer):
         if self._flow_status is not None:
             await self._flow_status.stop()
             self._flow_status = None
+        if self._custom is not None:
+            await self._custom.stop()
+            self._custom = None
         await super().stop()
-        await self._caller.close()
 
 
 def _rbac(resources: ResourceMap, reader: CacheReader) -> RBACAuthorizer:

@@ -13,11 +13,12 @@ from aiohttp import web
 from tests.unit.apiserver.admission.parts import Hooks, Objects, OneVersion, parts, run, write
 from tiphys.api.table import resource_by_path
 from tiphys.apiserver.admission.interface import AdmissionChain, Operation
-from tiphys.apiserver.admission.webhooks.caller import HttpsCaller, endpoints_of, url_of
+from tiphys.apiserver.admission.webhooks.caller import Endpoint, HttpsCaller, endpoints_of, url_of
 from tiphys.apiserver.admission.webhooks.interface import CallError
 from tiphys.apiserver.admission.webhooks.matching import rule_matches
 from tiphys.apiserver.admission.webhooks.mutating import MutatingAdmissionWebhook
 from tiphys.apiserver.admission.webhooks.validating import ValidatingAdmissionWebhook
+from tiphys.apiserver.http.egress import Egress
 from tiphys.apiserver.pki import Authority
 from tiphys.machinery.errors import StatusError
 
@@ -285,7 +286,7 @@ def test_a_service_is_where_its_ready_endpoints_are() -> None:
     with pytest.raises(CallError, match='service "hook" not found'):
         endpoints_of(objects, "ns", "hook", 443)
     service(objects, ready=False)
-    assert endpoints_of(objects, "ns", "hook", 443) == [("10.0.0.2", 8443)]
+    assert endpoints_of(objects, "ns", "hook", 443) == [Endpoint("10.0.0.2", 8443)]
     with pytest.raises(CallError, match='no service port 80 found for service "hook"'):
         endpoints_of(objects, "ns", "hook", 80)
     objects.found["discovery.k8s.io", "endpointslices"].clear()
@@ -332,7 +333,7 @@ async def test_a_call_over_tls(tmp_path: Path) -> None:
     slices = objects.found["discovery.k8s.io", "endpointslices"]
     slices[0]["endpoints"] = [{"addresses": ["127.0.0.1"]}]
     slices[0]["ports"] = [{"name": "https", "port": port}]
-    caller = HttpsCaller(objects)
+    caller = HttpsCaller(objects, Egress())
 
     async def call(path: str, bundle: bytes) -> bytes:
         where = {"name": "hook", "namespace": "ns", "path": path, "port": 443}
@@ -350,5 +351,4 @@ async def test_a_call_over_tls(tmp_path: Path) -> None:
         with pytest.raises(CallError, match=r"connection refused|EOF"):
             await call("/ok", authority.pem)
     finally:
-        await caller.close()
         await runner.cleanup()

@@ -1,7 +1,7 @@
 """Calls webhooks over HTTPS: at a URL, or at a service, whose endpoint is then found by its EndpointSlices.
 
 The server need not be on a node: names of services are resolved here and requests go to a ready endpoint, while TLS
-checks the certificate for NAME.NAMESPACE.svc. Connections are kept between calls.
+checks the certificate for NAME.NAMESPACE.svc.
 """
 
 from __future__ import annotations
@@ -12,55 +12,33 @@ import random
 import socket
 import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+import httptools
 
 from tiphys.apiserver.admission.webhooks.interface import CallError
+from tiphys.apiserver.http.egress import Egress
+from tiphys.apiserver.http.upstream import Exchange, Target
 from tiphys.apiserver.registry.strategy import Reader
 from tiphys.machinery.meta import ObjectName
 
-KEEP_ALIVE: Final = 30.0  # seconds an idle connection is kept
+MAX_ANSWER: Final = 8 * 1024 * 1024
 SERVICE_LABEL: Final = "kubernetes.io/service-name"
 
 
-class ServiceResolver(AbstractResolver):
-    """Resolves NAME.NAMESPACE.svc to ready endpoints, everything else as the machine does."""
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a service answers; `node` is the one its pod runs on, "" when it is not said."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-        self._machine = aiohttp.ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Addresses to try, in random order. Raises CallError when the service is not there or has no endpoints."""
-        name, _, rest = host.partition(".")
-        namespace, _, suffix = rest.partition(".")
-        if suffix != "svc":
-            return await self._machine.resolve(host, port, family)
-        found = endpoints_of(self._reader, namespace, name, port)
-        random.shuffle(found)
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=number,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for address, number in found
-        ]
-
-    async def close(self) -> None:
-        """Release what the machine's resolver holds."""
-        await self._machine.close()
+    address: str
+    port: int
+    node: str = ""
 
 
-def endpoints_of(reader: Reader, namespace: str, name: str, port: int) -> list[tuple[str, int]]:
-    """(address, port) of the ready endpoints behind a service's port. Raises CallError, worded as upstream's."""
+def endpoints_of(reader: Reader, namespace: str, name: str, port: int) -> list[Endpoint]:
+    """The ready endpoints behind a service's port. Raises CallError, worded as upstream's."""
     service = reader.get("", "services", ObjectName(namespace, name))
     if service is None:
         raise CallError(f'service "{name}" not found')
@@ -80,7 +58,9 @@ def endpoints_of(reader: Reader, namespace: str, name: str, port: int) -> list[t
         for endpoint in part.get("endpoints") or ():
             if (endpoint.get("conditions") or {}).get("ready") is False:
                 continue
-            found += [(address, number) for address in endpoint.get("addresses") or () for number in numbers]
+            node = endpoint.get("nodeName") or ""
+            addresses = endpoint.get("addresses") or ()
+            found += [Endpoint(address, number, node) for address in addresses for number in numbers]
     if not found:
         raise CallError(f'no endpoints available for service "{name}"')
     return found
@@ -100,59 +80,57 @@ def url_of(config: Mapping[str, Any]) -> str:
 
 
 class HttpsCaller:
-    """`WebhookCaller` over aiohttp. Made before the loop runs; opens its session at the first call."""
+    """`WebhookCaller` over HTTPS, a connection a call."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, egress: Egress) -> None:
         self._reader = reader
-        self._session: aiohttp.ClientSession | None = None
+        self._egress = egress
         self._contexts: dict[str, ssl.SSLContext] = {}
 
     async def call(self, config: Mapping[str, Any], body: bytes, timeout: float) -> bytes:
         """POST `body`; the answer. Raises CallError."""
         url = url_of(config)
-        separator = "&" if "?" in url else "?"
-        url = f"{url}{separator}timeout={timeout:g}s"
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        url = f"{url}{'&' if '?' in url else '?'}timeout={timeout:g}s"
         try:
-            service = config.get("service")
-            if service:  # said in our own words, before the connector wraps them
-                endpoints_of(
-                    self._reader, service.get("namespace", ""), service.get("name", ""), service.get("port") or 443
-                )
-            session = self._open()
+            target = self._target(config, url)
             async with asyncio.timeout(timeout):
-                async with session.post(
-                    url,
-                    data=body,
-                    headers=headers,
-                    ssl=self._context(config.get("caBundle") or ""),
-                    allow_redirects=False,
-                ) as response:
-                    data = await response.read()
-                    _check(response.status, data)
-                    return data
+                status, data = await _exchange(target, body)
         except CallError as error:
-            text = str(error)
-            known = text.startswith(("an error on the server", "the server "))
-            raise CallError(f"failed to call webhook: {text if known else _post(url, text)}") from None
+            why = str(error)
+        except ssl.SSLCertVerificationError as error:
+            why = f"tls: failed to verify certificate: x509: {error.verify_message}"
+        except ConnectionRefusedError:
+            why = f"dial tcp {target.host}:{target.port}: connect: connection refused"
+        except ConnectionResetError:
+            why = "EOF"
+        except socket.gaierror:
+            why = f"dial tcp: lookup {target.host}: no such host"
         except TimeoutError:
-            raise CallError(f"failed to call webhook: {_post(url, 'context deadline exceeded')}") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise CallError(f"failed to call webhook: {_post(url, explained(error))}") from None
+            why = "context deadline exceeded"
+        except (OSError, ValueError, httptools.HttpParserError) as error:
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        else:
+            _check(status, data)
+            return data
+        raise CallError(f'failed to call webhook: Post "{url}": {why}')
 
-    async def close(self) -> None:
-        """Close every connection."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(
-                resolver=ServiceResolver(self._reader), use_dns_cache=False, keepalive_timeout=KEEP_ALIVE, limit=0
-            )
-            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True, trust_env=False)
-        return self._session
+    def _target(self, config: Mapping[str, Any], url: str) -> Target:
+        parts = urlsplit(url)
+        path = f"{parts.path or '/'}?{parts.query}"
+        context = self._context(config.get("caBundle") or "") if parts.scheme == "https" else None
+        name, port = parts.hostname or "", parts.port or (443 if context else 80)
+        service = config.get("service")
+        if not service:
+            return Target(host=name, port=port, path=path, tls=context)
+        found = random.choice(endpoints_of(self._reader, service["namespace"], service["name"], port))
+        return Target(
+            host=found.address,
+            port=found.port,
+            path=path,
+            tls=context,
+            server_name=name,
+            namespace=self._egress.namespace(found.node),
+        )
 
     def _context(self, bundle: str) -> ssl.SSLContext:
         context = self._contexts.get(bundle)
@@ -168,30 +146,30 @@ class HttpsCaller:
         return context
 
 
-def _post(url: str, why: str) -> str:
-    return f'Post "{url}": {why}'
+async def _exchange(target: Target, body: bytes) -> tuple[int, bytes]:
+    exchange = Exchange(target)
+    try:
+        await exchange.open()
+        headers = {"content-type": "application/json", "accept": "application/json", "user-agent": "kube-apiserver"}
+        await exchange.send("POST", headers, body, upgrade=False)
+        head = await exchange.answer()
+        pieces: list[bytes] = []
+        size = 0
+        async for piece in exchange.body():
+            pieces.append(piece)
+            size += len(piece)
+            if size > MAX_ANSWER:
+                raise CallError("the answer is too large")
+        return head.status, b"".join(pieces)
+    finally:
+        await exchange.close()
 
 
 def _check(status: int, data: bytes) -> None:
     if 200 <= status < 300:
         return
     if status == 404:
-        raise CallError("the server could not find the requested resource")
+        raise CallError("failed to call webhook: the server could not find the requested resource")
     text = data[:2048].decode(errors="replace").strip().replace('"', '\\"')
-    raise CallError(f'an error on the server ("{text or "unknown"}") has prevented the request from succeeding')
-
-
-def explained(error: Exception) -> str:
-    """Why a connection failed, in the words clients know."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return f"tls: failed to verify certificate: {error.certificate_error}"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        reason = error.os_error
-        if isinstance(reason, ConnectionRefusedError):
-            return f"dial tcp {error.host}:{error.port}: connect: connection refused"
-        if isinstance(error, aiohttp.ClientConnectorDNSError):
-            return f"dial tcp: lookup {error.host}: no such host"
-        return f"dial tcp {error.host}:{error.port}: {reason.strerror or reason}"
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "EOF"
-    return str(error) or type(error).__name__
+    why = f'an error on the server ("{text or "unknown"}") has prevented the request from succeeding'
+    raise CallError(f"failed to call webhook: {why}")
