@@ -18,6 +18,7 @@ from tiphys.base.log import get_logger
 from tiphys.base.tasks import Supervised
 from tiphys.client import Client, Controller, EventRecorder, Informers, LeaderElector
 from tiphys.controllers.accounts import AccountClients
+from tiphys.controllers.attachdetach import AttachDetachController
 from tiphys.controllers.bootstrap import BootstrapSignerController, TokenCleanerController
 from tiphys.controllers.certificates import (
     CSRApprovingController,
@@ -25,6 +26,8 @@ from tiphys.controllers.certificates import (
     CSRSigningController,
     KubeletServingApprover,
 )
+from tiphys.controllers.cloud.routes import RouteController
+from tiphys.controllers.cloud.services import ServiceLBController
 from tiphys.controllers.clusterroleaggregation import ClusterRoleAggregationController
 from tiphys.controllers.common.context import ControllerContext, Options
 from tiphys.controllers.cronjob import CronJobController
@@ -42,13 +45,26 @@ from tiphys.controllers.localpath import LocalPathProvisioner
 from tiphys.controllers.namespace import NamespaceController
 from tiphys.controllers.nodeipam import NodeIpamController
 from tiphys.controllers.nodelifecycle import NodeLifecycleController
-from tiphys.controllers.persistentvolume import PersistentVolumeBinder
+from tiphys.controllers.persistentvolume import (
+    EphemeralVolumeController,
+    PersistentVolumeBinder,
+    PersistentVolumeExpander,
+    VACProtectionController,
+)
 from tiphys.controllers.podgc import PodGCController
 from tiphys.controllers.replicaset import REPLICA_SETS, REPLICATION_CONTROLLERS, ReplicaSetController
+from tiphys.controllers.resourceclaim import ResourceClaimController
 from tiphys.controllers.resourcequota import ResourceQuotaController
-from tiphys.controllers.serviceaccount import RootCAPublisher, ServiceAccountController, TokenController
+from tiphys.controllers.serviceaccount import (
+    LegacyTokenCleaner,
+    RootCAPublisher,
+    ServiceAccountController,
+    TokenController,
+)
+from tiphys.controllers.servicecidr import ServiceCIDRController
 from tiphys.controllers.statefulset import StatefulSetController
 from tiphys.controllers.tainteviction import TaintEvictionController
+from tiphys.controllers.ttl import TTLController
 from tiphys.controllers.ttlafterfinished import TTLAfterFinishedController
 from tiphys.controllers.volumeprotection import PVCProtectionController, PVProtectionController
 from tiphys.machinery.meta import ObjectName
@@ -79,17 +95,27 @@ CONTROLLERS: Final[Mapping[str, Constructor]] = MappingProxyType(
         "certificatesigningrequest-signing-controller": CSRSigningController,
         "certificatesigningrequest-approving-controller": CSRApprovingController,
         "certificatesigningrequest-cleaner-controller": CSRCleanerController,
+        "ttl-controller": TTLController,
         "bootstrap-signer-controller": BootstrapSignerController,
         "token-cleaner-controller": TokenCleanerController,
         "node-ipam-controller": NodeIpamController,
         "node-lifecycle-controller": NodeLifecycleController,
         "taint-eviction-controller": TaintEvictionController,
+        "service-lb-controller": ServiceLBController,
+        "node-route-controller": RouteController,
         "persistentvolume-binder-controller": PersistentVolumeBinder,
+        "persistentvolume-attach-detach-controller": AttachDetachController,
+        "persistentvolume-expander-controller": PersistentVolumeExpander,
         "clusterrole-aggregation-controller": ClusterRoleAggregationController,
         "persistentvolumeclaim-protection-controller": PVCProtectionController,
         "persistentvolume-protection-controller": PVProtectionController,
+        "volumeattributesclass-protection-controller": VACProtectionController,
         "ttl-after-finished-controller": TTLAfterFinishedController,
         "root-ca-certificate-publisher-controller": RootCAPublisher,
+        "ephemeral-volume-controller": EphemeralVolumeController,
+        "resourceclaim-controller": ResourceClaimController,
+        "legacy-serviceaccount-token-cleaner-controller": LegacyTokenCleaner,
+        "service-cidr-controller": ServiceCIDRController,
         # Not of kube-controller-manager: what a cluster of Tiphys brings along.
         "local-path-provisioner": LocalPathProvisioner,
         "kubelet-serving-approver": KubeletServingApprover,

@@ -9,6 +9,7 @@ from datetime import timedelta
 import tiphys
 from tiphys.base.clock import Clock
 from tiphys.client import Client, EventRecorder, Informers
+from tiphys.controllers.cloud.provider import NO_PROVIDER, CloudProvider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,7 @@ class Options:
     resource_quota_sync_period: timedelta = timedelta(minutes=5)
     hpa_sync_period: timedelta = timedelta(seconds=15)
     legacy_service_account_token_clean_up_period: timedelta = timedelta(days=365)
+    cloud_provider: CloudProvider = NO_PROVIDER
     # Where the volumes of class local-path are on each node; `{node}` stands for the node's name.
     local_path_directory: str = "/opt/local-path-provisioner"
     local_path_helper_image: str = f"tiphys.local/system:{tiphys.__version__}"  # any with python3

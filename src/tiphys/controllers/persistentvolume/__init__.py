@@ -11,5 +11,13 @@ https://kubernetes.io/docs/concepts/storage/persistent-volumes/
 """
 
 from tiphys.controllers.persistentvolume.binder import PersistentVolumeBinder
+from tiphys.controllers.persistentvolume.classes import VACProtectionController
+from tiphys.controllers.persistentvolume.ephemeral import EphemeralVolumeController
+from tiphys.controllers.persistentvolume.expander import PersistentVolumeExpander
 
-__all__ = ["PersistentVolumeBinder"]
+__all__ = [
+    "EphemeralVolumeController",
+    "PersistentVolumeBinder",
+    "PersistentVolumeExpander",
+    "VACProtectionController",
+]
