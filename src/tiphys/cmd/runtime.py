@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
             conf_dir=options.cni_conf_dir,
             bin_dirs=[Path(directory) for directory in options.cni_bin_dir],
         )
-        network = _Network(networks)
+        network = NetworkOfPods(networks)
         server = RuntimeServer(runtime, network)
         try:
             async with Supervised() as tasks:
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
     return run(work)
 
 
-class _Network:
+class NetworkOfPods:
     """The pod network in the runtime's words: neither room knows the other's types.
 
     What a crash left (addresses, links, ports of sandboxes that are gone) is freed once: as soon as it is known

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.runtime.archives import Entry, image, tar
+from tests.unit.runtime.archives import Entry, image, pack, tar
 from tiphys.runtime.images.archive import ArchiveError, import_archive
 from tiphys.runtime.images.reference import parse
 from tiphys.runtime.images.store import Image, ImageStore, layer_names
@@ -162,3 +162,31 @@ def test_a_blob_that_is_not_what_its_name_says(store: ImageStore, tmp_path: Path
     path.write_bytes(files.oci_layout("a:1").replace(b'"os": "linux"', b'"os": "linuX"'))
     with pytest.raises(ArchiveError, match="has the digest"):
         import_archive(store, path)
+
+
+def test_untag(store: ImageStore, tmp_path: Path) -> None:
+    entered(store, tmp_path, "app:v1", b"same")
+    entered(store, tmp_path, "app:v2", b"same")
+    image_id = entered(store, tmp_path, "other:v1", b"same").id
+    store.untag(parse("app:v1"))
+    left = store.find(image_id)
+    assert left is not None
+    assert left.tags == ("docker.io/library/app:v2", "docker.io/library/other:v1")
+    store.untag(parse("other:v1"))
+    left = store.find(image_id)
+    assert left is not None
+    assert [digest.partition("@")[0] for digest in left.digests] == ["docker.io/library/app"]
+    store.untag(parse("nothing:v1"))
+    store.untag(parse("app:v2"))
+    assert store.find(image_id) is None
+
+
+def test_a_compressed_archive_leaves_nothing_beside_it(store: ImageStore, tmp_path: Path) -> None:
+    directory = tmp_path / "archives"
+    directory.mkdir()
+    path = directory / "app.tar.gz"
+    path.write_bytes(pack(image([tar(Entry("file", b"x"))]).oci_layout("app:v1"), "gzip"))
+    directory.chmod(0o500)
+    assert import_archive(store, path)[0].tags == ("docker.io/library/app:v1",)
+    assert [entry.name for entry in directory.iterdir()] == ["app.tar.gz"]
+    assert not list((store.root / "ingest").glob("*.tar"))
