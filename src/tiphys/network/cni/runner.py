@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tiphys.network.cni.config import NetworkList
-from tiphys.network.cni.model import NetworkError, Pod, PodInterface
+from tiphys.network.cni.model import NetworkError, Pod, PodInterface, PortMapping
 
 # A plugin that takes longer hangs; the kubelet gives up on a sandbox after four minutes.
 PLUGIN_TIMEOUT: Final = 90.0  # seconds
@@ -164,7 +164,12 @@ class Runner:
 
     def _keep(self, pod: Pod, result: dict[str, Any] | None) -> None:
         self._cache.mkdir(parents=True, exist_ok=True)
-        values = {"netns": pod.netns_path, "name": pod.name, "namespace": pod.namespace, "uid": pod.uid}
+        values: dict[str, Any] = {"netns": pod.netns_path, "name": pod.name, "namespace": pod.namespace, "uid": pod.uid}
+        # A plugin takes away on DEL what it is told it was asked for.
+        values["ports"] = [
+            [each.protocol, each.container_port, each.host_port, each.host_ip] for each in pod.port_mappings
+        ]
+        values["bandwidth"] = [pod.ingress_bandwidth, pod.egress_bandwidth]
         temporary = self._cache / f".{pod.sandbox_id}"
         temporary.write_text(json.dumps(values | {"result": result}))
         temporary.replace(self._file(pod.sandbox_id))
@@ -180,16 +185,14 @@ class Runner:
 class _Remembered:
     """A pod of which only its kept result is left: enough to delete it."""
 
-    port_mappings = ()
-    ingress_bandwidth = 0
-    egress_bandwidth = 0
-
     def __init__(self, sandbox: str, known: dict[str, Any]) -> None:
         self.sandbox_id = sandbox
         self.netns_path = known["netns"] if os.path.exists(known["netns"]) else ""
         self.name = known["name"]
         self.namespace = known["namespace"]
         self.uid = known["uid"]
+        self.port_mappings = tuple(PortMapping(*each) for each in known.get("ports", ()))
+        self.ingress_bandwidth, self.egress_bandwidth = known.get("bandwidth", (0, 0))
 
 
 def runtime_config(capabilities: dict[str, Any], pod: Pod) -> dict[str, Any]:
