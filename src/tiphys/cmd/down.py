@@ -134,15 +134,16 @@ def _purge(layout: Layout) -> None:
         kubeconfig = Path(found.kubeconfig) if found is not None and found.kubeconfig else None
     if kubeconfig is not None and kubeconfig.exists():
         _remove_kubeconfig(kubeconfig, layout)
+    usual = Layout.of(layout.name).state
     try:
-        shutil.rmtree(layout.state)
+        shutil.rmtree(layout.state.resolve())
     except FileNotFoundError:
         pass
     except OSError as error:
         raise CommandError(f"cannot remove {error.filename}: {error.strerror}") from error
-    if layout.state == Layout.of(layout.name).state:  # a directory the user named has a parent that is not ours
-        with suppress(OSError):
-            layout.state.parent.rmdir()
+    layout.unlink()
+    with suppress(OSError):
+        usual.parent.rmdir()
 
 
 def _remove_kubeconfig(path: Path, layout: Layout) -> None:

@@ -152,6 +152,11 @@ def _prepare(spec: ClusterSpec, layout: Layout, progress: Progress) -> ClusterSp
     if not spec.kubeconfig:
         name = "tiphys" if spec.name == "tiphys" else f"tiphys-{spec.name}"
         spec = replace(spec, kubeconfig=str(Path.home() / ".kube" / f"{name}.yaml"))
+    try:
+        layout.link()
+    except FileExistsError:
+        usual = Layout.of(spec.name).state
+        raise CommandError(f'cluster "{spec.name}" has its state in {usual.resolve()}; choose another --name') from None
     specs.save(spec, layout.spec)
     with progress.part("certificates"):
         try:

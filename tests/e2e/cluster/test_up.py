@@ -96,6 +96,23 @@ def test_a_second_cluster_has_its_own_addresses(cluster: Cluster) -> None:
     assert len(cluster.get("nodes")["items"]) == 2
 
 
+def test_a_state_directory_of_its_own_is_found_by_name(tmp_path: Path) -> None:
+    state = tmp_path / "elsewhere"
+    try:
+        tiphys("up", "--name", "roams", "--api-only", "--state-dir", str(state))
+        assert (state / "cluster.json").exists()
+        assert json.loads(tiphys("status", "--name", "roams", "-o", "json").stdout)["state"] == "running"
+        tiphys("down", "--name", "roams")
+        assert "Cluster" in tiphys("up", "--name", "roams").stdout
+        taken = tiphys("up", "--name", "roams", "--api-only", "--state-dir", str(tmp_path / "other"), check=False)
+        assert taken.returncode == 1
+    finally:
+        tiphys("down", "--name", "roams", "--purge")
+    assert not state.exists()
+    assert tmp_path.exists()
+    assert not Path("/var/lib/tiphys/roams").is_symlink()
+
+
 @pytest.mark.parametrize(
     ("manifest", "message"),
     [

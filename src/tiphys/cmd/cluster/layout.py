@@ -32,7 +32,11 @@ class Layout:
 
     @classmethod
     def of(cls, name: str, state_dir: Path | None = None) -> Layout:
-        """The layout of the cluster `name`; `state_dir`, if given, is the cluster's own directory."""
+        """The layout of the cluster `name`; `state_dir`, if given, is the cluster's own directory.
+
+        The state of a cluster with a directory of its own is found again by name, through a link where it
+        would be otherwise (see `link`).
+        """
         if os.geteuid() == 0:
             state_root, run_root = Path("/var/lib/tiphys"), Path("/run/tiphys")
         else:
@@ -40,6 +44,20 @@ class Layout:
             runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/tiphys-{os.geteuid()}"
             state_root, run_root = Path(data) / "tiphys", Path(runtime) / "tiphys"
         return cls(name, (state_dir or state_root / name).absolute(), run_root / name)
+
+    def link(self) -> None:
+        """Make the state of a directory of its own findable by name. Raises FileExistsError for another one's."""
+        usual = Layout.of(self.name).state
+        if self.state == usual or usual.resolve() == self.state.resolve():
+            return
+        usual.parent.mkdir(parents=True, exist_ok=True)
+        usual.symlink_to(self.state)
+
+    def unlink(self) -> None:
+        """Take back `link`."""
+        usual = Layout.of(self.name).state
+        if usual.is_symlink():
+            usual.unlink()
 
     @property
     def spec(self) -> Path:
