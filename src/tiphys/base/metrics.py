@@ -114,6 +114,9 @@ class Metric(Generic[V]):
         self._children.clear()
 
     def expose(self) -> Iterator[str]:
+        """The family's lines; none while it has no series, as a process that was forked has other components' too."""
+        if not self._children:
+            return
         yield f"# HELP {self.name} {self.help}"
         yield f"# TYPE {self.name} {self.kind}"
         for values, child in sorted(self._children.items()):

@@ -28,3 +28,9 @@ def test_exposition() -> None:
         'requests_total{verb="G\\"ET"} 1',
         'requests_total{verb="PUT"} 2',
     ]
+
+
+def test_a_family_without_series_is_not_shown() -> None:
+    registry = Registry()
+    registry.counter("coredns_requests_total", "Another component's, in the same image.")
+    assert registry.expose() == b"\n"
