@@ -120,6 +120,15 @@ def test_previous_logs_of_what_crashes(newest: In) -> None:
     assert newest.kubectl("logs", "--previous", "crash") == "last words\n"
 
 
+def test_what_fails_its_liveness_probe_again_and_again_waits_longer(newest: In) -> None:
+    probe = "livenessProbe: {exec: {command: ['false']}, periodSeconds: 1, failureThreshold: 1}"
+    newest.apply(SLEEPER.replace("command: [sleep", f"{probe}, command: [sleep"))
+    until(lambda: "CrashLoopBackOff" in newest.kubectl("get", "pod", "sleeper"), "a crash loop")
+    described = newest.kubectl("describe", "pod", "sleeper")
+    assert "Container main failed liveness probe, will be restarted" in described
+    assert "Back-off restarting failed container main in pod sleeper_" in described
+
+
 def test_services_and_pods_answer_through_the_server(newest: In) -> None:
     ready(newest, WEB, "web")
     base = f"/api/v1/namespaces/{newest.namespace}"

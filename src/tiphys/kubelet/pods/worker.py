@@ -307,6 +307,9 @@ class PodWorker:
         if hold is not None and hold.until > self.s.clock.monotonic():
             return True
         last = self.runtime.container(container.name)
+        if last is not None and last.running:
+            # Killed in this round, after the state was read: the end before this one counts, as upstream.
+            last = self.runtime.previous(container.name)
         if last is None or not last.exited or last.finished_at is None:
             return False
         key = f"{self.uid}/{container.name}/{container_hash(container)}"
