@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from tiphys.api.apps.v1 import Deployment
 from tiphys.api.core.v1 import Node, Pod
 from tiphys.api.table import resource_by_kind
 from tiphys.base.log import get_logger
@@ -23,7 +23,6 @@ from tiphys.cmd.cluster import spec as specs
 from tiphys.cmd.cluster.addons import cluster_dns, local_storage
 from tiphys.cmd.cluster.components import NODE_LABEL
 from tiphys.cmd.cluster.identities import kubeconfig
-from tiphys.cmd.cluster.images import assemble_images
 from tiphys.cmd.cluster.joining import joining
 from tiphys.cmd.cluster.layout import Layout
 from tiphys.cmd.cluster.spec import ClusterSpec
@@ -44,6 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     add_common_flags(flags, kubeconfig=False)
     flags.add_argument("--name", required=True, help="name of the cluster")
     flags.add_argument("--state-dir", type=Path, required=True, help="its state")
+    flags.add_argument("--part", choices=tuple(PARTS), required=True, help="what is to be done")
     options = flags.parse(arguments)
     begin_logging(options.verbosity)
     layout = Layout.of(options.name, options.state_dir)
@@ -53,30 +53,37 @@ def main(arguments: Sequence[str]) -> int:
 
     async def work() -> None:
         async with connect(layout.kubeconfig("admin"), "tiphys-setup") as client:
-            await complete(client, spec, layout)
+            await PARTS[options.part](client, spec, layout)
             notify_ready()
 
     return run(work)
 
 
-async def complete(client: Client, spec: ClusterSpec, layout: Layout) -> None:
-    """Add-ons, nodes, routes; returns when the cluster is ready."""
-    if spec.mode != "cluster":
-        return
+async def _complete_nodes(client: Client, spec: ClusterSpec, layout: Layout) -> None:
+    """Forget nodes that were removed, await those there are, and bring what every cluster has."""
     await _forget_removed_nodes(client, spec)
     async with asyncio.TaskGroup() as group:
-        group.create_task(_start_dns(client, spec, layout))
         group.create_task(_give_storage(client))
         group.create_task(_let_machines_join(client, spec, layout))
-        group.create_task(_await_cluster(client, spec))
+        group.create_task(_await_nodes(client, spec, layout))
 
 
-async def _start_dns(client: Client, spec: ClusterSpec, layout: Layout) -> None:
-    # Pods whose image is missing would be tried again only after ten seconds: the images first.
-    await asyncio.to_thread(assemble_images, layout.images)
-    notify("progress", what="images")
+async def _complete_dns(client: Client, spec: ClusterSpec, layout: Layout) -> None:
+    """Cluster DNS. Its image is there: pods whose image is missing would be tried again only after ten seconds."""
     for document in cluster_dns(spec):
         await _apply(client, document)
+    since = _started(layout)
+    async with Supervised() as tasks:
+        informers = Informers(client)
+        pods = informers.of(Pod, namespace="kube-system", label_selector="k8s-app=kube-dns")
+        changed = asyncio.Event()
+        pods.add_handler(lambda _: changed.set(), lambda *_: changed.set(), None)
+        tasks.spawn(informers.run, name="informers")
+        while not any(_serves(pod, since) for pod in pods.lister.list()):
+            notify("waiting", **{"for": "waiting for cluster DNS"})
+            await changed.wait()
+            changed.clear()
+        notify("progress", what="cluster DNS")
 
 
 async def _give_storage(client: Client) -> None:
@@ -95,15 +102,14 @@ async def _let_machines_join(client: Client, spec: ClusterSpec, layout: Layout) 
         await _apply(client, document)
 
 
-async def _await_cluster(client: Client, spec: ClusterSpec) -> None:
-    """Wait until every node is Ready, and until DNS is available."""
+async def _await_nodes(client: Client, spec: ClusterSpec, layout: Layout) -> None:
+    """Wait until every node is Ready."""
+    since = _started(layout)
     async with Supervised() as tasks:
         informers = Informers(client)
         nodes = informers.of(Node)
         changed = asyncio.Event()
         nodes.add_handler(lambda _: changed.set(), lambda *_: changed.set(), None)
-        deployments = informers.of(Deployment, namespace="kube-system")
-        deployments.add_handler(lambda _: changed.set(), lambda *_: changed.set(), None)
         tasks.spawn(informers.run, name="informers")
         waiting = [node.name for node in spec.nodes]
         while waiting:
@@ -112,14 +118,9 @@ async def _await_cluster(client: Client, spec: ClusterSpec) -> None:
             changed.clear()
             for name in list(waiting):
                 node = nodes.lister.get(ObjectName("", name))
-                if node is not None and _is_ready(node):
+                if node is not None and _is_ready(node, since):
                     waiting.remove(name)
                     notify("progress", what=f"node {name} Ready")
-        while not _available(deployments.lister.get(ObjectName("kube-system", "coredns"))):
-            notify("waiting", **{"for": "waiting for cluster DNS"})
-            await changed.wait()
-            changed.clear()
-        notify("progress", what="cluster DNS")
 
 
 async def _apply(client: Client, document: dict[str, Any]) -> None:
@@ -151,12 +152,26 @@ async def _forget_removed_nodes(client: Client, spec: ClusterSpec) -> None:
                 await client.delete(Pod, key, grace_period_seconds=0)
 
 
-def _is_ready(node: Node) -> bool:
-    ready = any(condition.type == "Ready" and condition.status == "True" for condition in node.status.conditions)
+def _started(layout: Layout) -> datetime:
+    """When this cluster was started last: what was written before it, by processes that are gone, says nothing."""
+    return datetime.fromtimestamp(int(layout.started.stat().st_mtime), UTC)
+
+
+def _is_ready(node: Node, since: datetime) -> bool:
+    ready = any(
+        condition.type == "Ready"
+        and condition.status == "True"
+        and condition.last_heartbeat_time is not None
+        and condition.last_heartbeat_time >= since
+        for condition in node.status.conditions
+    )
     return ready and bool(node.spec.pod_cidr)
 
 
-def _available(deployment: Deployment | None) -> bool:
-    if deployment is None:
-        return False
-    return (deployment.status.available_replicas or 0) >= 1
+def _serves(pod: Pod, since: datetime) -> bool:
+    ready = any(condition.type == "Ready" and condition.status == "True" for condition in pod.status.conditions)
+    running = [status.state.running for status in pod.status.container_statuses if status.state is not None]
+    return ready and all(one is not None and one.started_at is not None and one.started_at >= since for one in running)
+
+
+PARTS: Final = {"nodes": _complete_nodes, "dns": _complete_dns}

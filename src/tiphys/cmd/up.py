@@ -23,6 +23,12 @@ from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.flags import FlagParser, duration
 
 READY_WITHIN: Final = 180.0  # seconds without any progress before `up` gives up waiting
+# The cluster is ready when these are: jobs when they are done.
+AWAITED: Final = {
+    "api-only": ("apiserver",),
+    "control-plane-only": ("apiserver", "controller-manager", "scheduler"),
+    "cluster": ("setup", "dns"),
+}
 LABELS: Final = {
     "apiserver": "API server",
     "controller-manager": "controller manager",
@@ -198,7 +204,7 @@ def _start_daemon(spec: ClusterSpec, layout: Layout) -> None:
 
 def _follow(control: ControlClient, spec: ClusterSpec, layout: Layout, progress: Progress) -> None:
     """Show what becomes ready until the cluster is; raises CommandError when something does not come up."""
-    waiting_for = {"apiserver"} if spec.mode == "api-only" else {"setup"}
+    waiting_for = set(AWAITED[spec.mode])
     failures: dict[str, int] = {}
     progress.doing("starting the API server")
     try:

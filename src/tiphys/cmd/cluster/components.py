@@ -11,6 +11,7 @@ from tiphys.cmd.cluster.layout import Layout
 from tiphys.cmd.cluster.spec import ClusterSpec, NodeSpec
 
 KUBELET_PORT: Final = 10250
+IMAGES_JOB: Final = "images"
 # On every node `up` makes: the cluster as it is called on this machine.
 NODE_LABEL: Final = "tiphys.dev/cluster"
 
@@ -207,14 +208,30 @@ def node_components(
     return found
 
 
+def images_job(spec: ClusterSpec, layout: Layout) -> Component:
+    """The images that are assembled on this machine; begun before everything else, as it needs nothing of it."""
+    return Component(name=IMAGES_JOB, command="images", job=True, arguments=process_flags(images=layout.images))
+
+
 def setup_job(spec: ClusterSpec, layout: Layout) -> Component:
-    """What is done once the API answers: add-ons applied, nodes awaited, their routes set on this machine."""
+    """What is done once the API answers: nodes awaited and forgotten, storage, rights for machines that join."""
     return Component(
         name="setup",
         command="setup",
         job=True,
         after=("apiserver",),
-        arguments=process_flags(name=spec.name, state_dir=layout.state),
+        arguments=process_flags(name=spec.name, state_dir=layout.state, part="nodes"),
+    )
+
+
+def dns_job(spec: ClusterSpec, layout: Layout) -> Component:
+    """Cluster DNS, once its image is there."""
+    return Component(
+        name="dns",
+        command="setup",
+        job=True,
+        after=("apiserver", IMAGES_JOB),
+        arguments=process_flags(name=spec.name, state_dir=layout.state, part="dns"),
     )
 
 
@@ -222,8 +239,8 @@ def all_components(spec: ClusterSpec, layout: Layout) -> list[Component]:
     """Every process of the cluster, in the order they are started."""
     found = control_plane(spec, layout)
     if spec.mode == "cluster":
+        found.insert(0, images_job(spec, layout))
         for node in spec.nodes:
             found += node_components(spec, layout, node)
-    if spec.mode != "api-only":
-        found.append(setup_job(spec, layout))
+        found += [setup_job(spec, layout), dns_job(spec, layout)]
     return found

@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 from tiphys.base.log import get_logger, setup_logging
 from tiphys.cmd.cluster import identities, place
 from tiphys.cmd.cluster import spec as specs
-from tiphys.cmd.cluster.components import all_components, node_components, setup_job
+from tiphys.cmd.cluster.components import IMAGES_JOB, all_components, node_components, setup_job
 from tiphys.cmd.cluster.control import ControlServer
 from tiphys.cmd.cluster.layout import Layout
 from tiphys.cmd.cluster.process import AlreadyRunning
@@ -50,6 +50,8 @@ class ClusterDaemon:
         (self.layout.run / "stopping").unlink(missing_ok=True)
         self.control.open()
         if preload:
+            self.layout.started.touch()
+            self.supervisor.begin(IMAGES_JOB)
             self.supervisor.preload()
         self.supervisor.run()
         self.control.close()

@@ -84,8 +84,9 @@ class Layout:
         return self.run / "supervisor.sock"
 
     @property
-    def processes(self) -> Path:
-        return self.run / "processes.json"
+    def started(self) -> Path:
+        """Touched when the cluster is started; not when one supervisor takes over from another."""
+        return self.run / "started"
 
     def kubeconfig(self, component: str) -> Path:
         """The kubeconfig file of a component, or `admin`."""
