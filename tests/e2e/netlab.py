@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from tiphys.base.netns import call_in
 
 T = TypeVar("T")
+L = TypeVar("L", bound="Lab")
 
 
 def sh(command: str, netns: str = "") -> str:
@@ -83,9 +84,9 @@ class Lab:
 
 
 @contextlib.contextmanager
-def lab() -> Iterator[Lab]:
+def lab(kind: type[L] = Lab) -> Iterator[L]:  # type: ignore[assignment]  # mypy does not see a default's type
     """A laboratory that is taken away at the end, also after a failure."""
-    made = Lab()
+    made = kind()
     try:
         yield made
     finally:

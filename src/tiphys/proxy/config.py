@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 NFTABLES: Final = "nftables"
-MODES: Final = (NFTABLES,)
+IPTABLES: Final = "iptables"
+MODES: Final = (NFTABLES, IPTABLES)
 
 
 class ConfigError(ValueError):
@@ -32,8 +33,10 @@ class ProxyConfig:
 
 def check_mode(mode: str) -> str:
     """The mode to use; empty is the default. Raises ConfigError for one that is not there."""
-    if mode in ("", NFTABLES):
+    if not mode:
         return NFTABLES
-    if mode in ("iptables", "ipvs"):
+    if mode in MODES:
+        return mode
+    if mode == "ipvs":
         raise ConfigError(f'proxy mode "{mode}" is not available; available: {", ".join(MODES)}')
     raise ConfigError(f'unknown proxy mode "{mode}"; available: {", ".join(MODES)}')

@@ -2,10 +2,11 @@
 
 The story of a change: an informer's handler marks the Service (`tracker`); after a moment that
 gathers what comes together, each marked Service is read again (`services`), its endpoints are
-chosen for this node (`topology`), the rules it should have replace those it had (`nftables`), in
-one transaction; then old UDP translations and clients' affinity to what is gone are forgotten and
-the health-check ports are told. At start everything is marked, and what an earlier run left is
-compared, not rewritten. When the proxy stops or dies its rules stay and packets flow.
+chosen for this node (`topology`), the rules it should have replace those it had (`nftables` or
+`iptables`, see `rules`), in one transaction; then old UDP translations and clients' affinity to
+what is gone are forgotten and the health-check ports are told. At start everything is marked, and
+what an earlier run left goes over into what there should be without a gap. When the proxy stops or
+dies its rules stay and packets flow.
 https://kubernetes.io/docs/reference/networking/virtual-ips/
 """
 
@@ -31,10 +32,13 @@ from tiphys.client import Client, Informers
 from tiphys.machinery.meta import ObjectName
 from tiphys.machinery.time import format_time
 from tiphys.proxy import conntrack, healthcheck
-from tiphys.proxy.config import ProxyConfig, check_mode
+from tiphys.proxy.config import IPTABLES, NFTABLES, ProxyConfig, check_mode
+from tiphys.proxy.iptables.applier import IptablesApplier
+from tiphys.proxy.iptables.chains import Site
 from tiphys.proxy.model import Choice, Place, PortKey, ServiceKey, ServicePort
 from tiphys.proxy.nftables.applier import Applier
 from tiphys.proxy.nftables.layout import Layout
+from tiphys.proxy.rules import RuleWriter
 from tiphys.proxy.services import endpoints_of, service_ports
 from tiphys.proxy.topology import choose
 from tiphys.proxy.tracker import Tracker
@@ -66,7 +70,8 @@ class _Family:
     """One address family's rules and what is in them."""
 
     version: int
-    applier: Applier
+    applier: RuleWriter
+    other: RuleWriter  # the same family's in the other mode: its rules go when ours are in force
     ports: dict[ServiceKey, dict[PortKey, ServicePort]] = field(default_factory=dict)
     choices: dict[PortKey, Choice] = field(default_factory=dict)
 
@@ -133,6 +138,7 @@ class Proxy:
         try:
             for family in ("ip", "ip6"):
                 await Applier(nft, Layout(family=family)).clean_up()
+                await IptablesApplier(Site(family=family)).clean_up()
         finally:
             nft.close()
 
@@ -149,13 +155,16 @@ class Proxy:
         versions = sorted({ipaddress.ip_network(cidr).version for cidr in cidrs} or {4})
         for version in versions:
             own = next((cidr for cidr in cidrs if ipaddress.ip_network(cidr).version == version), "")
-            layout = Layout(
-                family="ip" if version == 4 else "ip6", cluster_cidr=own, masquerade_all=self._config.masquerade_all
-            )
-            applier = Applier(nft, layout)
+            family = "ip" if version == 4 else "ip6"
+            everyone = self._config.masquerade_all
+            writers: dict[str, RuleWriter] = {
+                NFTABLES: Applier(nft, Layout(family=family, cluster_cidr=own, masquerade_all=everyone)),
+                IPTABLES: IptablesApplier(Site(family=family, cluster_cidr=own, masquerade_all=everyone)),
+            }
+            applier = writers.pop(self._mode)
             if await applier.start():
-                log.info("table %s kube-proxy of an earlier run is kept", layout.family)
-            self._families.append(_Family(version, applier))
+                log.info("rules of an earlier run are kept (%s, IPv%d)", self._mode, version)
+            self._families.append(_Family(version, applier, other=next(iter(writers.values()))))
         tracker.mark_all()
 
     async def _follow(self) -> None:
@@ -176,9 +185,19 @@ class Proxy:
                 self._tracker.mark_all()
                 continue
             self._waiting_since = None
+            if not self.ready.is_set():
+                await self._clean_other_mode()
             self.ready.set()
             SYNC_DURATION.labels().observe(time.perf_counter() - started)
             LAST_SYNC.labels().set(self._clock.now().timestamp())
+
+    async def _clean_other_mode(self) -> None:
+        """Rules of a run in another mode would catch packets that are ours."""
+        for family in self._families:
+            try:
+                await family.other.clean_up()
+            except NftError as error:
+                log.debug("the other mode's rules: %s", error)  # most often its program is not there
 
     async def _sync(self, marked: Iterable[ServiceKey]) -> None:
         change = self._forget

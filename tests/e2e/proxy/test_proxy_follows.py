@@ -21,9 +21,16 @@ from tiphys.api.discovery.v1 import Endpoint, EndpointConditions, EndpointPort, 
 from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.client import SharedInformer
 from tiphys.proxy import Proxy, ProxyConfig
+from tiphys.proxy.config import IPTABLES, MODES, NFTABLES
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
+# How rules are listed, and how others break them.
+LISTING = {NFTABLES: "nft -a list table ip kube-proxy 2>/dev/null", IPTABLES: "iptables-save"}
+MEDDLING = {
+    NFTABLES: ("nft flush map ip kube-proxy service-ips", "nft delete table ip kube-proxy"),
+    IPTABLES: ("iptables -t nat -F KUBE-SERVICES", "iptables -t nat -F PREROUTING", "iptables -t nat -F"),
+}
 POD_A, POD_B, NODE, VIP = "10.244.1.2", "10.244.1.3", "192.168.9.1", "10.96.0.50"
 
 
@@ -42,8 +49,9 @@ class Caches:
 class Site:
     """A node with two pods, and a proxy that can be started again."""
 
-    def __init__(self, made: Lab) -> None:
+    def __init__(self, made: Lab, mode: str) -> None:
         self.lab = made
+        self.mode = mode
         self.version = 0
         self.services: dict[str, Service] = {}
         self.slices: dict[str, EndpointSlice] = {}
@@ -80,6 +88,7 @@ class Site:
                 None,  # type: ignore[arg-type]  # the proxy only reads
                 self.caches,  # type: ignore[arg-type]
                 "n1",
+                self.mode,
                 config=ProxyConfig(cluster_cidr="10.244.0.0/16", sync_period=0.1, healthz_bind_address=f"{NODE}:10256"),
             )
             self._fill()
@@ -130,6 +139,10 @@ class Site:
         self.slices.pop(name)
         self._push()
 
+    def rules(self) -> str:
+        """All rules about Services, as the kernel has them."""
+        return sh(f"{LISTING[self.mode]}; true", self.node)
+
     def _push(self) -> None:
         if self.background is not None:
             self.background.call(self._fill)
@@ -142,10 +155,10 @@ class Site:
             time.sleep(0.01)
 
 
-@pytest.fixture
-def site() -> Iterator[Site]:
+@pytest.fixture(params=MODES)
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     with lab() as made:
-        here = Site(made)
+        here = Site(made, request.param)
         try:
             yield here
         finally:
@@ -164,7 +177,7 @@ def test_services_come_change_and_go(site: Site) -> None:
     site.set("web", POD_B, type="NodePort", node_port=30080)
     site.until(lambda: ask(site.node, NODE, 30080, timeout=0.3) == "b 10.244.1.1")
     site.remove("web")
-    site.until(lambda: VIP not in sh("nft list table ip kube-proxy", site.node))
+    site.until(lambda: VIP not in site.rules())
 
 
 def test_rules_and_connections_survive_the_proxy(site: Site) -> None:
@@ -180,12 +193,12 @@ def test_rules_and_connections_survive_the_proxy(site: Site) -> None:
         return channel
 
     held = call_in(path(pod), connect)
-    before = sh("nft -a list table ip kube-proxy", site.node)
+    before = site.rules()
     site.stop()
     assert ask(pod, VIP, 80) == f"b {POD_A}"
     site.remove("old")
     site.start()
-    after = sh("nft -a list table ip kube-proxy", site.node)
+    after = site.rules()
     assert "10.96.0.60" in before and "10.96.0.60" not in after
     handles = [line for line in before.splitlines() if "# handle" in line]
     assert [line for line in after.splitlines() if "# handle" in line] == handles  # nothing was made anew
@@ -198,13 +211,26 @@ def test_what_others_break_is_repaired(site: Site) -> None:
     pod = site.pods[0]
     site.set("web", POD_B)
     site.start()
-    sh("nft flush map ip kube-proxy service-ips", site.node)
-    site.until(lambda: ask(pod, VIP, 80, timeout=0.3) == f"b {POD_A}")
-    sh("nft delete table ip kube-proxy", site.node)
-    site.until(lambda: ask(pod, VIP, 80, timeout=0.3) == f"b {POD_A}")
+    for command in MEDDLING[site.mode]:
+        sh(command, site.node)
+        site.until(lambda: ask(pod, VIP, 80, timeout=0.3) == f"b {POD_A}")
     sh("nft flush ruleset", site.node)
     site.set("web", POD_A)
     site.until(lambda: ask(site.node, VIP, 80, timeout=0.3) == "a 10.244.1.1")
+
+
+def test_another_mode_takes_over(site: Site) -> None:
+    pod = site.pods[0]
+    site.set("web", POD_B)
+    site.start()
+    site.stop()
+    other = IPTABLES if site.mode == NFTABLES else NFTABLES
+    before, site.mode = site.mode, other
+    site.start()
+    assert ask(pod, VIP, 80) == f"b {POD_A}"
+    assert VIP in site.rules()
+    site.mode = before
+    assert VIP not in site.rules() and "KUBE-SERVICES" not in site.rules()
 
 
 def test_udp_clients_are_moved(site: Site) -> None:
