@@ -1,0 +1,231 @@
+"""Static types of an expression, and the errors there are before it runs, worded as cel-go words them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tiphys.apiserver.cel.ast import Call, Ident, ListOf, Literal, Macro, MapOf, Node, Select, Struct
+from tiphys.apiserver.cel.errors import CelSyntaxError, located
+from tiphys.apiserver.cel.parser import dotted_name as dotted
+from tiphys.apiserver.cel.signatures import FUNCTIONS, METHODS, NAMESPACES, TYPE_NAMES, Overload
+from tiphys.apiserver.cel.types import (
+    BOOL,
+    DYN,
+    INT,
+    STRING,
+    Bindings,
+    Type,
+    common,
+    fits,
+    list_of,
+    map_of,
+    optional_of,
+    resolved,
+    type_of_type,
+)
+from tiphys.apiserver.cel.values import UInt
+
+Scope = Mapping[str, Type]
+
+
+def check(source: str, node: Node, variables: Scope) -> Type:
+    """The type of an expression over variables of known types. Raises CelSyntaxError with all that is wrong."""
+    checker = Checker(source)
+    found = checker.type_of(node, variables)
+    if checker.problems:
+        raise CelSyntaxError(located(source, sorted(checker.problems)))
+    return found
+
+
+class Checker:
+    """One check; `problems` collects (offset, message), `types` what every node is."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.problems: list[tuple[int, str]] = []
+        self.types: dict[int, Type] = {}
+
+    def type_of(self, node: Node, scope: Scope) -> Type:
+        """The type of a node; dyn where there was a problem."""
+        found = self._type_of(node, scope)
+        self.types[id(node)] = found
+        return found
+
+    def _problem(self, at: int, message: str) -> Type:
+        self.problems.append((at, message))
+        return DYN
+
+    def _type_of(self, node: Node, scope: Scope) -> Type:
+        match node:
+            case Literal(value=value):
+                return _literal_type(value)
+            case Ident(at=at, name=name):
+                return self._ident(at, name, scope)
+            case Select():
+                return self._select(node, scope)
+            case ListOf():
+                return self._list(node, scope)
+            case MapOf():
+                return self._map(node, scope)
+            case Struct():
+                for _, value, _ in node.fields:
+                    self.type_of(value, scope)
+                return Type("object", name=node.name) if node.name == "JSONPatch" else DYN
+            case Macro():
+                return self._macro(node, scope)
+            case Call():
+                return self._call(node, scope)
+        raise AssertionError(node)
+
+    def _ident(self, at: int, name: str, scope: Scope) -> Type:
+        if name in scope:
+            return scope[name]
+        if name in TYPE_NAMES:
+            return type_of_type(TYPE_NAMES[name])
+        return self._problem(at, f"undeclared reference to '{name}' (in container '')")
+
+    def _select(self, node: Select, scope: Scope) -> Type:
+        name = dotted(node)
+        if name in TYPE_NAMES and "." in name:
+            return type_of_type(TYPE_NAMES[name])
+        operand = self.type_of(node.operand, scope)
+        optional = node.optional
+        if operand.kind == "optional_type":
+            operand, optional = operand.element, True
+        found = self._field(node, operand)
+        if node.test:
+            return BOOL
+        return optional_of(found) if optional and found.kind != "optional_type" else found
+
+    def _field(self, node: Select, operand: Type) -> Type:
+        if operand.is_dyn:
+            return DYN
+        if operand.kind == "map":
+            return operand.mapped
+        if operand.kind == "object":
+            if node.field not in operand.fields:
+                return self._problem(node.at, f"undefined field '{node.field}'")
+            return operand.fields[node.field]
+        if (operand.kind, node.field) == ("authorizer", "requestResource"):
+            return Type("resourceCheck")
+        return self._problem(node.at, f"type '{operand}' does not support field selection")
+
+    def _list(self, node: ListOf, scope: Scope) -> Type:
+        item: Type | None = None
+        for index, one in enumerate(node.items):
+            found = self.type_of(one, scope)
+            if index in node.optional:
+                found = found.element if found.kind == "optional_type" else found
+            item = self._joined(one.at, item, found)
+        return list_of(item or DYN, len(node.items))
+
+    def _joined(self, at: int, known: Type | None, found: Type) -> Type:
+        if known is None:
+            return found
+        joined = common(known, found)
+        if joined is None:
+            return self._problem(at, f"expected type '{known}' but found '{found}'")
+        return joined
+
+    def _map(self, node: MapOf, scope: Scope) -> Type:
+        keys: Type | None = None
+        values: Type | None = None
+        for key, value, optional in node.entries:
+            keys = self._joined(key.at, keys, self.type_of(key, scope))
+            found = self.type_of(value, scope)
+            if optional and found.kind == "optional_type":
+                found = found.element
+            values = self._joined(value.at, values, found)
+        return map_of(keys or DYN, values or DYN, len(node.entries))
+
+    # --- calls ------------------------------------------------------------------------------------
+    def _call(self, node: Call, scope: Scope) -> Type:
+        name = node.name
+        if node.target is None:
+            args = [self.type_of(one, scope) for one in node.args]
+            return self._resolve(node.at, name, FUNCTIONS.get(name), args)
+        space = dotted(node.target)
+        if space in NAMESPACES and space not in scope:
+            args = [self.type_of(one, scope) for one in node.args]
+            return self._resolve(node.at, f"{space}.{name}", FUNCTIONS.get(f"{space}.{name}"), args)
+        target = self.type_of(node.target, scope)
+        if name == "format" and len(node.args) == 1 and isinstance(node.args[0], ListOf):
+            for one in node.args[0].items:  # the one list whose items may differ
+                self.type_of(one, scope)
+            args = [target, list_of(DYN)]
+        else:
+            args = [target, *(self.type_of(one, scope) for one in node.args)]
+        return self._resolve(node.at, name, METHODS.get(name), args, method=True)
+
+    def _resolve(
+        self, at: int, name: str, overloads: Sequence[Overload] | None, args: list[Type], *, method: bool = False
+    ) -> Type:
+        if overloads is None:
+            return self._problem(at, f"undeclared reference to '{name}' (in container '')")
+        result: Type | None = None
+        for overload in overloads:
+            if len(overload.args) != len(args):
+                continue
+            bindings: Bindings = {}
+            if all(fits(wanted, given, bindings) for wanted, given in zip(overload.args, args, strict=True)):
+                found = resolved(overload.result, bindings)
+                result = found if result is None or str(found) == str(result) else DYN
+        if result is not None:
+            return result
+        shown = f"{args[0]}.({', '.join(map(str, args[1:]))})" if method else f"({', '.join(map(str, args))})"
+        return self._problem(at, f"found no matching overload for '{name}' applied to '{shown}'")
+
+    # --- macros -----------------------------------------------------------------------------------
+    def _macro(self, node: Macro, scope: Scope) -> Type:
+        target = self.type_of(node.target, scope)
+        if node.name == "bind":
+            return self.type_of(node.args[0], {**scope, node.variables[0]: target})
+        if node.name in ("optMap", "optFlatMap"):
+            value = target.element if target.kind == "optional_type" else DYN
+            found = self.type_of(node.args[0], {**scope, node.variables[0]: value})
+            return found if node.name == "optFlatMap" else optional_of(found)
+        inner = {**scope, **self._iterated(node, target)}
+        types = [self.type_of(one, inner) for one in node.args]
+        if node.name in ("all", "exists", "exists_one", "filter") or len(types) == 2:
+            if not fits(BOOL, types[0], {}):
+                self._problem(node.args[0].at, f"expected type 'bool' but found '{types[0]}'")
+        match node.name:
+            case "filter":
+                return list_of(inner[node.variables[0]])
+            case "map" | "transformList":
+                return list_of(types[-1], target.size)
+            case "transformMap":
+                return map_of(inner[node.variables[0]], types[-1])
+            case "transformMapEntry":
+                return types[-1]
+        return BOOL
+
+    def _iterated(self, node: Macro, target: Type) -> dict[str, Type]:
+        """The types of the variables of a comprehension."""
+        if target.kind == "list":
+            types = (target.element,) if len(node.variables) == 1 else (INT, target.element)
+        elif target.kind == "map":
+            types = (target.element,) if len(node.variables) == 1 else (target.element, target.mapped)
+        else:
+            if not target.is_dyn:
+                message = f"expression of type '{target}' cannot be range of a comprehension (must be list, map, or dynamic)"
+                self._problem(node.target.at, message)
+            types = (DYN,) * len(node.variables)
+        return dict(zip(node.variables, types, strict=True))
+
+
+def _literal_type(value: object) -> Type:
+    match value:
+        case None:
+            return Type("null")
+        case bool():
+            return BOOL
+        case UInt():
+            return Type("uint")
+        case int():
+            return INT
+        case float():
+            return Type("double")
+        case str():
+            return Type("string", size=len(value)) if value else STRING
+    return Type("bytes")

@@ -1,0 +1,28 @@
+"""What can go wrong with an expression."""
+
+from __future__ import annotations
+
+
+class CelSyntaxError(ValueError):
+    """The text is no expression, or its types do not fit. The message points to the place, as cel-go writes it."""
+
+
+class EvalError(Exception):
+    """Evaluation failed: `no such key: a`, `divide by zero`, `index out of bounds: 3`, …"""
+
+
+class CostError(EvalError):
+    """Evaluation was given up because it cost more than it may."""
+
+
+def located(source: str, problems: list[tuple[int, str]]) -> str:
+    """Problems with their places: `ERROR: <input>:1:6: message`, the line, and a pointer under it."""
+    parts = []
+    for at, message in problems:
+        before = source[:at]
+        line = before.count("\n") + 1
+        column = at - (before.rfind("\n") + 1)
+        text = source.split("\n")[line - 1] if source else ""
+        pointer = "." * column + "^"
+        parts.append(f"ERROR: <input>:{line}:{column + 1}: {message}\n | {text}\n | {pointer}")
+    return "\n".join(parts)

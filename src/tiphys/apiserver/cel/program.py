@@ -1,0 +1,47 @@
+"""Program: an expression ready to be evaluated again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tiphys.apiserver.cel.ast import Node
+from tiphys.apiserver.cel.checker import check
+from tiphys.apiserver.cel.compiler import State, Step, compile_node
+from tiphys.apiserver.cel.errors import EvalError
+from tiphys.apiserver.cel.parser import parse
+from tiphys.apiserver.cel.types import Type
+
+# What one expression may cost when it is evaluated (KEP-2876).
+PER_CALL_LIMIT: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Program:
+    """A compiled expression. `type` is what it gives; `node` its tree, for those who ask what it mentions."""
+
+    source: str
+    type: Type
+    node: Node
+    step: Step
+
+    def evaluate(self, variables: Mapping[str, Any], limit: int = PER_CALL_LIMIT) -> Any:
+        """The value. EvalError, CostError."""
+        return self.run(variables, limit)[0]
+
+    def run(self, variables: Mapping[str, Any], limit: int = PER_CALL_LIMIT) -> tuple[Any, int]:
+        """The value and what it cost. EvalError, CostError."""
+        state = State(variables, limit)
+        try:
+            return self.step(state), state.cost
+        except RecursionError:
+            raise EvalError("expression is nested too deeply") from None
+        except OverflowError:
+            raise EvalError("integer overflow") from None
+
+
+def compile_expression(source: str, variables: Mapping[str, Type]) -> Program:
+    """Parse, check and compile. Raises CelSyntaxError with every problem and its place."""
+    node = parse(source)
+    return Program(source, check(source, node, variables), node, compile_node(node))

@@ -1,0 +1,150 @@
+"""From schemas to CEL: the static type of a value, and how JSON becomes values of that type.
+
+    integer int   number double   boolean bool   string string (date-time timestamp, duration duration, byte bytes)
+    array list    object with properties: object; with additionalProperties: map   int-or-string, unknown: dyn
+
+Fields are named as expressions name them: `a-b` is `a__dash__b`, `namespace` is `__namespace__`.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from tiphys.apiserver.cel import times
+from tiphys.apiserver.cel.parser import RESERVED
+from tiphys.apiserver.cel.types import BOOL, BYTES, DOUBLE, DURATION, DYN, INT, STRING, TIMESTAMP, Type, list_of, map_of
+from tiphys.apiserver.cel.values import MapList, SetList
+from tiphys.apiserver.crd.structural import Structural
+
+Convert = Callable[[Any], Any]
+_NAME: Final = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+_WORDS: Final = RESERVED | {"true", "false", "null", "in"}
+_ESCAPES: Final = (("__", "__underscores__"), (".", "__dot__"), ("-", "__dash__"), ("/", "__slash__"))
+
+
+def escaped(name: str) -> str | None:
+    """The name of a field in an expression; None when it has none."""
+    if name in _WORDS:
+        return f"__{name}__"
+    for char, word in _ESCAPES:
+        name = name.replace(char, word)
+    return name if _NAME.fullmatch(name) else None
+
+
+_META_FIELDS: Final = {"name": STRING, "generateName": STRING}
+
+
+def cel_type(node: Structural, name: str = "selfType", *, resource: bool = False) -> Type:
+    """The type of a schema's values. `resource`: apiVersion, kind and the names in metadata can be read too."""
+    if node.int_or_string:
+        return DYN
+    match node.type:
+        case "array":
+            item = cel_type(node.items, f"{name}.@idx") if node.items is not None else DYN
+            return list_of(item, node.raw.get("maxItems"))
+        case "object":
+            return _object_type(node, name, resource or node.embedded)
+        case "string":
+            form = node.raw.get("format")
+            return {"date-time": TIMESTAMP, "duration": DURATION, "byte": BYTES, "date": TIMESTAMP}.get(
+                form, Type("string", size=node.raw.get("maxLength"))
+            )
+        case "integer":
+            return INT
+        case "number":
+            return DOUBLE
+        case "boolean":
+            return BOOL
+    return DYN
+
+
+def _object_type(node: Structural, name: str, resource: bool) -> Type:
+    if node.additional is not None and not node.properties:
+        return map_of(STRING, cel_type(node.additional, f"{name}.@elem"), node.raw.get("maxProperties"))
+    fields = {}
+    for key, one in node.properties.items():
+        known = escaped(key)
+        if known is not None and not (resource and key == "metadata"):
+            fields[known] = cel_type(one, f"{name}.{key}")
+    if resource:
+        fields["apiVersion"] = fields["kind"] = STRING
+        fields["metadata"] = Type("object", name=f"{name}.metadata", fields=_META_FIELDS)
+    if not fields and (node.preserve or node.any_additional):
+        return DYN if node.any_additional else Type("object", name=name)
+    return Type("object", name=name, fields=fields)
+
+
+def converter(node: Structural) -> Convert | None:
+    """How a JSON value becomes a CEL value; None when it is one already."""
+    if node.int_or_string:
+        return None
+    match node.type:
+        case "array":
+            return _list_converter(node)
+        case "object":
+            return _object_converter(node)
+        case "number":
+            return lambda value: float(value) if type(value) is int else value
+        case "string":
+            return _STRINGS.get(node.raw.get("format", ""))
+    return None
+
+
+def _guarded(convert: Convert) -> Convert:
+    """A text that is not of its format stays a text: validation has said so."""
+
+    def step(value: Any) -> Any:
+        try:
+            return convert(value)
+        except Exception:  # whatever is wrong with it is told elsewhere
+            return value
+
+    return step
+
+
+_STRINGS: Final[dict[str, Convert]] = {
+    "date-time": _guarded(times.timestamp),
+    "date": _guarded(lambda value: times.timestamp(f"{value}T00:00:00Z")),
+    "duration": _guarded(times.duration),
+    "byte": _guarded(lambda value: base64.b64decode(value, validate=True)),
+}
+
+
+def _list_converter(node: Structural) -> Convert | None:
+    item = converter(node.items) if node.items is not None else None
+    kind, keys = node.list_type, node.list_map_keys
+    if item is None and kind not in ("set", "map"):
+        return None
+
+    def step(value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        items = value if item is None else [item(one) for one in value]
+        return SetList(items) if kind == "set" else MapList.of(items, keys) if kind == "map" else items
+
+    return step
+
+
+def _object_converter(node: Structural) -> Convert | None:
+    special: dict[str, tuple[str, Convert | None]] = {}
+    for key, one in node.properties.items():
+        name, convert = escaped(key), converter(one)
+        if convert is not None or name != key:
+            special[key] = (name or key, convert)
+    rest = converter(node.additional) if node.additional is not None else None
+    if not special and rest is None:
+        return None
+
+    def step(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        out = {}
+        for key, found in value.items():
+            name, convert = special.get(key) or (key, rest if key not in node.properties else None)
+            out[name] = found if convert is None or found is None else convert(found)
+        return out
+
+    return step

@@ -1,0 +1,311 @@
+"""A CustomResourceDefinition read: the resources it describes, and what is wrong with its schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from tiphys.api.table import Resource, Subresource
+from tiphys.apiserver.cel.regex import compile_pattern
+from tiphys.apiserver.crd.jsonpath import parse as parse_path
+from tiphys.apiserver.crd.jsonpath import simple_steps
+from tiphys.apiserver.crd.rules import RuleError, compile_rule
+from tiphys.apiserver.crd.celtypes import cel_type
+from tiphys.apiserver.crd.structural import structural
+from tiphys.apiserver.crd.validation import schema_errors
+from tiphys.machinery import field
+from tiphys.machinery.field import FieldError, Path
+
+Json = Mapping[str, Any]
+
+VERBS: Final = ("delete", "deletecollection", "get", "list", "patch", "create", "update", "watch")
+SUB_VERBS: Final = ("get", "patch", "update")
+
+
+def resources_of(spec: Json) -> list[Resource]:
+    """The served versions of a definition whose names were accepted."""
+    return [resource_of(spec, version) for version in spec.get("versions") or () if version.get("served")]
+
+
+def resource_of(spec: Json, version: Json) -> Resource:
+    """One version."""
+    names = spec["names"]
+    declared = version.get("subresources") or {}
+    subresources = {}
+    if declared.get("status") is not None:
+        subresources["status"] = Subresource(names["kind"], SUB_VERBS)
+    if declared.get("scale") is not None:
+        subresources["scale"] = Subresource("Scale", SUB_VERBS, "autoscaling", "v1")
+    return Resource(
+        group=spec["group"],
+        version=version["name"],
+        kind=names["kind"],
+        plural=names["plural"],
+        singular=names.get("singular") or names["kind"].lower(),
+        namespaced=spec.get("scope") == "Namespaced",
+        verbs=VERBS,
+        subresources=subresources,
+        short_names=tuple(names.get("shortNames") or ()),
+        categories=tuple(names.get("categories") or ()),
+    )
+
+
+def storage_version(spec: Json) -> Json:
+    """The version objects are stored in."""
+    found: Json = next(version for version in spec["versions"] if version.get("storage"))
+    return found
+
+
+# --- what may be wrong ----------------------------------------------------------------------------
+def version_errors(version: Json, path: Path) -> list[FieldError]:
+    """Errors of the schema, the columns and the subresources of a version."""
+    schema = (version.get("schema") or {}).get("openAPIV3Schema")
+    errors: list[FieldError] = []
+    if isinstance(schema, Mapping):
+        errors += _schema_errors(schema, path.child("schema", "openAPIV3Schema"))
+    errors += _subresource_errors(version.get("subresources") or {}, path.child("subresources"))
+    columns = version.get("additionalPrinterColumns") or ()
+    for index, column in enumerate(columns):
+        errors += _column_errors(column, path.child("additionalPrinterColumns").index(index))
+    return errors + _selectable_errors(version.get("selectableFields") or (), schema or {}, path)
+
+
+COLUMN_TYPES: Final = ("boolean", "date", "integer", "number", "string")
+COLUMN_FORMATS: Final = ("byte", "date", "date-time", "double", "float", "int32", "int64", "password")
+
+
+def _column_errors(column: Json, path: Path) -> list[FieldError]:
+    errors: list[FieldError] = []
+    if not column.get("name"):
+        errors.append(field.required(path.child("name")))
+    kind, form = column.get("type") or "", column.get("format") or ""
+    if not kind:
+        errors.append(field.required(path.child("type"), f"must be one of {','.join(COLUMN_TYPES)}"))
+    elif kind not in COLUMN_TYPES:
+        errors.append(field.invalid(path.child("type"), kind, f"must be one of {','.join(COLUMN_TYPES)}"))
+    if form and form not in COLUMN_FORMATS:
+        errors.append(field.invalid(path.child("format"), form, f"must be one of {','.join(COLUMN_FORMATS)}"))
+    where, text = path.child("jsonPath"), column.get("jsonPath") or ""
+    if not text:
+        errors.append(field.required(where))
+    else:
+        errors += _path_errors(text, where)
+    return errors
+
+
+def _path_errors(text: str, path: Path) -> list[FieldError]:
+    if not text.startswith("."):
+        return [field.invalid(path, text, "must be a simple json path starting with .")]
+    try:
+        parse_path(text)
+    except ValueError as error:
+        return [field.invalid(path, text, f"is an invalid JSON path: {error}")]
+    return []
+
+
+def _subresource_errors(declared: Json, path: Path) -> list[FieldError]:
+    scale = declared.get("scale")
+    errors: list[FieldError] = []
+    if not isinstance(scale, Mapping):
+        return errors
+    wanted = (("specReplicasPath", (".spec.",), True), ("statusReplicasPath", (".status.",), True))
+    for name, starts, required in (*wanted, ("labelSelectorPath", (".spec.", ".status."), False)):
+        where, text = path.child("scale", name), scale.get(name) or ""
+        if not text:
+            if required:
+                errors.append(field.required(where))
+            continue
+        try:
+            simple_steps(text)
+        except ValueError:
+            errors.append(field.invalid(where, text, "is an invalid JSON path"))
+        if not text.startswith(starts):
+            shown = " or ".join(one.rstrip(".") for one in starts)
+            errors.append(field.invalid(where, text, f"should be a json path under {shown}"))
+    return errors
+
+
+def _selectable_errors(fields: Sequence[Json], schema: Json, path: Path) -> list[FieldError]:
+    errors: list[FieldError] = []
+    seen: set[str] = set()
+    for index, one in enumerate(fields):
+        where, text = path.child("selectableFields").index(index).child("jsonPath"), one.get("jsonPath") or ""
+        if not text:
+            errors.append(field.required(where))
+            continue
+        if text in seen:
+            errors.append(field.duplicate(where, text))
+        seen.add(text)
+        node: Any = schema
+        try:
+            for name in simple_steps(text):
+                node = (node.get("properties") or {}).get(name) or {}
+        except ValueError:
+            node = {}
+        if node.get("type") not in ("string", "boolean", "integer"):
+            detail = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed."
+            if not node:
+                detail = "is an invalid path: does not refer to a valid field"
+            errors.append(field.invalid(where, text, detail))
+        elif text.startswith(".metadata."):
+            errors.append(field.invalid(where, text, "must not point to fields in metadata"))
+    return errors
+
+
+# --- schemas --------------------------------------------------------------------------------------
+_LOGICAL: Final = ("allOf", "anyOf", "oneOf")
+_NOT_IN_LOGIC: Final = ("description", "type", "default", "additionalProperties", "nullable")
+FORBIDDEN: Final = (
+    ("uniqueItems", "uniqueItems cannot be set to true since the runtime complexity becomes quadratic"),
+)
+MUST_BE_EMPTY: Final = ("$ref", "definitions", "dependencies", "patternProperties", "additionalItems", "id", "$schema")
+
+
+def _schema_errors(schema: Json, path: Path) -> list[FieldError]:
+    errors: list[FieldError] = []
+    if schema.get("type") and schema["type"] != "object":
+        errors.append(field.invalid(path.child("type"), schema["type"], "must be object"))
+    elif not schema.get("type"):
+        errors.append(field.required(path.child("type"), "must not be empty at the root"))
+    if schema.get("nullable"):
+        errors.append(field.forbidden(path.child("nullable"), "nullable cannot be true at the root"))
+    errors += _node_errors(schema, path, root=True)
+    if not errors:
+        errors += _rule_errors(schema, path, root=True)
+    return errors
+
+
+def _node_errors(schema: Json, path: Path, *, root: bool = False) -> list[FieldError]:
+    errors = _own_errors(schema, path, root=root)
+    for name, where, inner in _inner(schema, path):
+        errors += _node_errors(inner, where)
+        if name == "metadata" and root:
+            allowed = {"type", "properties", "description"}
+            for key in sorted(set(inner) - allowed):
+                errors.append(field.forbidden(where.child(key), "must not be specified"))
+            for key in sorted(set(inner.get("properties") or {}) - {"name", "generateName"}):
+                errors.append(field.forbidden(where.child("properties").key(key), "must not be specified"))
+    for word in _LOGICAL:
+        for index, one in enumerate(schema.get(word) or ()):
+            errors += _logic_errors(one, path.child(word).index(index), schema)
+    if isinstance(schema.get("not"), Mapping):
+        errors += _logic_errors(schema["not"], path.child("not"), schema)
+    return errors
+
+
+def _inner(schema: Json, path: Path) -> Iterator[tuple[str, Path, Json]]:
+    for name, one in (schema.get("properties") or {}).items():
+        yield name, path.child("properties").key(name), one
+    if isinstance(schema.get("items"), Mapping):
+        yield "", path.child("items"), schema["items"]
+    if isinstance(schema.get("additionalProperties"), Mapping):
+        yield "", path.child("additionalProperties"), schema["additionalProperties"]
+
+
+def _own_errors(schema: Json, path: Path, *, root: bool) -> list[FieldError]:
+    errors: list[FieldError] = []
+    kind, mixed = schema.get("type") or "", bool(schema.get("x-kubernetes-int-or-string"))
+    preserve = bool(schema.get("x-kubernetes-preserve-unknown-fields"))
+    if kind not in ("", "array", "boolean", "integer", "number", "object", "string"):
+        supported = ["array", "boolean", "integer", "number", "object", "string"]
+        errors.append(field.not_supported(path.child("type"), kind, supported))
+    elif not kind and not root and not mixed and not preserve:
+        errors.append(field.required(path.child("type"), "must not be empty for specified object fields"))
+    if kind and mixed:
+        errors.append(field.forbidden(path.child("type"), "must be empty if x-kubernetes-int-or-string is true"))
+    for name, detail in FORBIDDEN:
+        if schema.get(name):
+            errors.append(field.forbidden(path.child(name), detail))
+    errors += [field.forbidden(path.child(name), f"{name} is not supported") for name in MUST_BE_EMPTY if schema.get(name)]
+    if schema.get("properties") and schema.get("additionalProperties") not in (None, False):
+        errors.append(
+            field.forbidden(path.child("additionalProperties"), "additionalProperties and properties are mutual exclusive")
+        )
+    elif schema.get("additionalProperties") is False:
+        errors.append(field.forbidden(path.child("additionalProperties"), "additionalProperties cannot be set to false"))
+    if kind == "array" and not isinstance(schema.get("items"), Mapping):
+        errors.append(field.required(path.child("items"), "must be specified"))
+    if pattern := schema.get("pattern"):
+        try:
+            compile_pattern(pattern)
+        except ValueError as error:
+            errors.append(field.invalid(path.child("pattern"), pattern, f"must be a valid regular expression, but isn't: {error}"))
+    errors += _list_type_errors(schema, path)
+    if schema.get("default") is not None:
+        if preserve and root:
+            errors.append(field.forbidden(path.child("default"), "must not be set"))
+        found = schema_errors(schema["default"], schema, path.child("default"))
+        errors += found
+    return errors
+
+
+def _list_type_errors(schema: Json, path: Path) -> list[FieldError]:
+    errors: list[FieldError] = []
+    kind, keys = schema.get("x-kubernetes-list-type"), schema.get("x-kubernetes-list-map-keys") or ()
+    where = path.child("x-kubernetes-list-type")
+    if kind is not None and schema.get("type") != "array":
+        errors.append(field.invalid(path.child("type"), schema.get("type") or "", "must be array if x-kubernetes-list-type is specified"))
+    if kind is not None and kind not in ("atomic", "map", "set"):
+        errors.append(field.not_supported(where, kind, ["atomic", "map", "set"]))
+    if keys and kind != "map":
+        detail = "must be map if x-kubernetes-list-map-keys is non-empty"
+        errors.append(field.invalid(where, kind, detail) if kind is not None else field.required(where, detail))
+    items = schema.get("items")
+    if kind == "map" and isinstance(items, Mapping):
+        at = path.child("x-kubernetes-list-map-keys")
+        if not keys:
+            errors.append(field.required(at, "must not be empty if x-kubernetes-list-type is map"))
+        properties = items.get("properties") or {}
+        for index, key in enumerate(keys):
+            inner = properties.get(key)
+            if inner is None:
+                errors.append(field.invalid(at.index(index), key, "entries must all be names of item properties"))
+            elif key not in (items.get("required") or ()) and inner.get("default") is None:
+                place = path.child("items", "properties").key(key).child("default")
+                detail = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property"
+                errors.append(field.required(place, detail))
+    return errors
+
+
+def _logic_errors(schema: Json, path: Path, owner: Json) -> list[FieldError]:
+    """Inside allOf, anyOf, oneOf and not there may be validations only."""
+    errors = []
+    allowed = owner.get("x-kubernetes-int-or-string") and set(schema) == {"type"}
+    for name in _NOT_IN_LOGIC:
+        if schema.get(name) and not (name == "type" and allowed):
+            errors.append(field.forbidden(path.child(name), f"must be {'empty' if name in ('description', 'type') else 'undefined' if name in ('default', 'additionalProperties') else 'false'} to be structural"))
+    for name, where, inner in _inner(schema, path):
+        errors += _logic_errors(inner, where, {})
+        known = (owner.get("properties") or {}).get(name) if name else owner.get("items")
+        if name and known is None and not owner.get("additionalProperties"):
+            at = Path(path.text.rpartition(".")[0] or path.text)
+            errors.append(field.required(Path(at.text.split(".allOf")[0].split(".anyOf")[0].split(".oneOf")[0].split(".not")[0]).child("properties").key(name), f"because it is defined in {where}"))
+    return errors
+
+
+def _rule_errors(schema: Json, path: Path, *, root: bool = False) -> list[FieldError]:
+    errors: list[FieldError] = []
+    rules = schema.get("x-kubernetes-validations") or ()
+    if rules:
+        node = structural(schema)
+        own = cel_type(node, resource=root or node.embedded)
+        at = path.child("x-kubernetes-validations")
+        for index, rule in enumerate(rules):
+            where = at.index(index)
+            if not (rule.get("rule") or "").strip():
+                errors.append(field.required(where.child("rule"), "rule is not specified"))
+                continue
+            message = rule.get("message") or ""
+            if message and not message.strip():
+                errors.append(field.invalid(where.child("message"), message, "message must be non-empty if specified"))
+            elif "\n" in message.strip():
+                errors.append(field.invalid(where.child("message"), message, "message must not contain line breaks"))
+            elif "\n" in rule["rule"].strip() and not message.strip() and not rule.get("messageExpression"):
+                errors.append(field.required(where.child("message"), "message must be specified if rule contains line breaks"))
+            try:
+                compile_rule(index, rule, own)
+            except RuleError as error:
+                errors.append(field.invalid(where.child(error.where), error.value, str(error)))
+    for _, where, inner in _inner(schema, path):
+        errors += _rule_errors(inner, where)
+    return errors
