@@ -113,6 +113,7 @@ class SecuredServer(ApiServer):
         """As ApiServer; from now on the status of flow schemas is kept."""
         self._custom = CustomResources(self.resources, self.reader, self.cache, self.clock, self.extra_resources)
         await self._custom.start()
+        self.custom_definitions = self._custom.openapi
         await super().listen()
         writer = Writer(self.resources, self.reader, self.clock.now)
         self._flow_status = FlowSchemaStatus(self.cache, self.reader, writer, self.clock)

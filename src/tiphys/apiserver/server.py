@@ -8,7 +8,7 @@ discovery, OpenAPI, health, metrics ──────────────�
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
@@ -81,6 +81,8 @@ class ApiServer:
         # Handlers of subresources and reviews that need more than the registry, and of further paths.
         self.extra_resources: dict[tuple[str, str, str], Any] = connector(options).handlers()
         self.extra_paths: dict[str, PathHandler] = {}
+        # OpenAPI definitions of custom resources, asked for when the documents are made.
+        self.custom_definitions: Callable[[], dict[str, Any]] = dict
         self._store: Store | None = None
         self._http: HttpServer | None = None
         self._cache: WatchCache | None = None
@@ -143,6 +145,7 @@ class ApiServer:
         )
         discovery = Discovery(self.resources, self._storage_hash)
         openapi = OpenApiService(self.resources, discovery, options.cache_directory)
+        openapi.custom = self.custom_definitions
         health = Health(etcd=self._check_store, started=lambda: self.started, stopping=self._stopping)
         paths = PathHandlers(discovery, health, openapi, self._server_address, self.extra_paths)
         self._handler = ApiHandler(services, self.security.authenticator, paths, RequestMetrics())

@@ -19,6 +19,8 @@ from tiphys.apiserver.admission.lifecycle import NamespaceLifecycle
 from tiphys.apiserver.admission.limit_ranger import LimitRanger
 from tiphys.apiserver.admission.node_restriction import NodeRestriction
 from tiphys.apiserver.admission.pod_security.plugin import PodSecurity
+from tiphys.apiserver.admission.policies.mutating import MutatingAdmissionPolicy
+from tiphys.apiserver.admission.policies.validating import ValidatingAdmissionPolicy
 from tiphys.apiserver.admission.pods import (
     DefaultTolerationSeconds,
     PodTopologyLabels,
@@ -56,7 +58,9 @@ PLUGINS: Final[tuple[type[AdmissionPlugin], ...]] = (
     CertificateSubjectRestriction,
     DefaultIngressClass,
     PodTopologyLabels,
+    MutatingAdmissionPolicy,
     MutatingAdmissionWebhook,
+    ValidatingAdmissionPolicy,
     ValidatingAdmissionWebhook,
     ResourceQuota,
 )

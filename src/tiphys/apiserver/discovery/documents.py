@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
 
 import orjson
 
@@ -110,7 +110,7 @@ class Discovery:
         listed: list[Object] = []
         for resource in resources:
             listed.append(self._entry(resource))
-            listed += [_subresource_entry(resource, name, one) for name, one in sorted(resource.subresources.items())]
+            listed += [_subresource_entry(resource, name, one) for name, one in _subresources(resource)]
         return (
             {
                 "kind": "APIResourceList",
@@ -194,6 +194,15 @@ def version_priority(version: str) -> tuple[int, int, int, str]:
     return (stage, -int(found[1]), -int(found[3] or 0), version)
 
 
+_BUILT_IN: Final = frozenset(group.name for group in GROUPS)
+
+
+def _subresources(resource: Resource) -> Iterable[tuple[str, Subresource]]:
+    """By name; those of custom resources in the order of their definition."""
+    found = resource.subresources.items()
+    return sorted(found) if resource.group in _BUILT_IN else found
+
+
 def _subresource_entry(resource: Resource, name: str, subresource: Subresource) -> Object:
     entry: Object = {
         "name": f"{resource.plural}/{name}",
@@ -208,10 +217,17 @@ def _subresource_entry(resource: Resource, name: str, subresource: Subresource) 
     return entry
 
 
+def _response_kind(resource: Resource, kind: str, group: str = "", version: str = "") -> Object:
+    """Of custom resources also where the kind is from."""
+    if not group and resource.group not in _BUILT_IN:
+        group, version = resource.group, resource.version
+    return {"group": group, "version": version, "kind": kind}
+
+
 def _aggregated_resource(resource: Resource) -> Object:
     entry: Object = {
         "resource": resource.plural,
-        "responseKind": {"group": "", "version": "", "kind": resource.kind},
+        "responseKind": _response_kind(resource, resource.kind),
         "scope": "Namespaced" if resource.namespaced else "Cluster",
         "singularResource": resource.singular,
         "verbs": list(resource.verbs),
@@ -224,9 +240,9 @@ def _aggregated_resource(resource: Resource) -> Object:
         entry["subresources"] = [
             {
                 "subresource": name,
-                "responseKind": {"group": one.group, "version": one.version, "kind": one.kind},
+                "responseKind": _response_kind(resource, one.kind, one.group, one.version),
                 "verbs": list(one.verbs),
             }
-            for name, one in sorted(resource.subresources.items())
+            for name, one in _subresources(resource)
         ]
     return entry

@@ -116,13 +116,22 @@ class BodyDecoder:
             name = "kind" if not isinstance(kind, str) else "apiVersion"
             raise bad_request(f"json: cannot unmarshal into Go struct field .{name} of type string")
         if kind != expected.kind or api_version != expected.api_version:
-            self._refuse_kind(kind, api_version)
+            metadata = value.get("metadata")
+            self._refuse_kind(kind, api_version, str(metadata.get("name", "")) if isinstance(metadata, dict) else "")
         value["kind"], value["apiVersion"] = kind, api_version
         return value
 
-    def _refuse_kind(self, kind: str, api_version: str) -> None:
+    def _refuse_kind(self, kind: str, api_version: str, name: str) -> None:
         expected = self._expected
         group, version = split_api_version(api_version)
+        if self._schema is not None and self._schema.custom:
+            if api_version != expected.api_version:
+                raise bad_request(
+                    f"the API version in the data ({api_version}) does not match the expected API version "
+                    f"({expected.api_version})"
+                )
+            problem = field.invalid(Path("kind"), kind, f"must be {expected.kind}")
+            raise invalid(GroupKind(group, kind), name, [problem])
         if not has_schema(group, version, kind):
             raise bad_request(
                 f'{kind} in version "{version}" cannot be handled as a {expected.kind}: no kind "{kind}" is registered '

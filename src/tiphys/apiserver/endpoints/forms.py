@@ -165,7 +165,7 @@ class ValueForm:
         return (self._served.resource.api_version, self._wanted)
 
     def _value(self, tail: bytes) -> Object:
-        obj: Object = orjson.loads(self._served.store.prefix + tail)
+        obj = self._served.store.parse(tail)
         if self._wanted.transform:
             return partial_metadata(obj, self._wanted.meta_version)
         return self._served.from_storage(obj)
@@ -197,8 +197,12 @@ class ValueForm:
             items = items or None
         else:
             head = {"kind": resource.list_kind, "apiVersion": resource.api_version}
-            for item in items or ():
-                del item["kind"], item["apiVersion"]
+            schema = self._served.schema
+            if schema is not None and schema.custom:  # these lists say of each item what it is
+                metadata = {"continue": "", **metadata}
+            else:
+                for item in items or ():
+                    del item["kind"], item["apiVersion"]
         return [self._encode({**head, "metadata": metadata, "items": items})]
 
     def _event(self, kind: str, value: Object) -> bytes:
@@ -269,7 +273,7 @@ class TableForm:
         return id(self)
 
     def _row(self, tail: bytes, now: datetime) -> Object:
-        stored: Object = orjson.loads(self._served.store.prefix + tail)
+        stored = self._served.store.parse(tail)
         cells = list(self._served.strategy.row(stored, now))
         obj: Object | None = None
         if self._include == "Object":

@@ -110,17 +110,27 @@ REPLICAS: Final[Node] = {"f:spec": {"f:replicas": {}}}
 SCALE_VERSION: Final = "autoscaling/v1"
 
 
-def own_replicas(ctx: RequestContext, old: Object, new: Object, old_scale: Object, new_scale: Object) -> None:
+def own_replicas(
+    ctx: RequestContext,
+    old: Object,
+    new: Object,
+    old_scale: Object,
+    new_scale: Object,
+    path: Sequence[str] = ("spec", "replicas"),
+) -> None:
     """Note in `new` (a workload) who owns its replica count after a write of its scale.
 
     The scale is an object of its own to the tracking: those who own `spec.replicas` of the workload own it there.
     Nobody left there means that the count is not tracked any more.
     """
+    count: Node = {}
+    for name in reversed(path):
+        count = {f"f:{name}": count}
     parent: list[Object] = old["metadata"].get("managedFields") or []
     owners = [
         {**entry, "apiVersion": SCALE_VERSION, "fieldsV1": REPLICAS}
         for entry in parent
-        if intersection(entry.get("fieldsV1") or {}, REPLICAS)
+        if intersection(entry.get("fieldsV1") or {}, count)
     ]
     live = {**old_scale, "metadata": {**old_scale["metadata"], "managedFields": owners}}
     entries = update_managed_fields(
@@ -134,18 +144,18 @@ def own_replicas(ctx: RequestContext, old: Object, new: Object, old_scale: Objec
     )
     kept: list[Object] = []
     for entry in parent:
-        fields = difference(entry.get("fieldsV1") or {}, REPLICAS)
+        fields = difference(entry.get("fieldsV1") or {}, count)
         if fields:
             kept.append({**entry, "fieldsV1": fields})
     for entry in entries:
-        _merge_owner(kept, {**entry, "apiVersion": new["apiVersion"], "fieldsV1": REPLICAS})
+        _merge_owner(kept, {**entry, "apiVersion": new["apiVersion"], "fieldsV1": count})
     new["metadata"]["managedFields"] = encode(decode(kept))
 
 
 def _merge_owner(entries: list[Object], owner: Object) -> None:
     for entry in entries:
         if all(entry.get(name, "") == owner.get(name, "") for name in IDENTITY):
-            entry["fieldsV1"] = union(entry["fieldsV1"], REPLICAS)
+            entry["fieldsV1"] = union(entry["fieldsV1"], owner["fieldsV1"])
             return
     owner.pop("time", None)
     entries.append(owner)

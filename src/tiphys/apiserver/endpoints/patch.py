@@ -69,6 +69,12 @@ async def patch_object(api: ApiRequest, served: ServedResource) -> Response:
     return written_response(api, served, written)
 
 
+CUSTOM_PATCHES: Final = (
+    "the body of the request was in an unknown format - accepted media types include: "
+    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
+)
+
+
 def patch_type(api: ApiRequest) -> str:
     """The kind of patch. StatusError (415) for another, (422) for options that do not fit."""
     media = api.request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -130,8 +136,8 @@ class Patch:
                 patched = apply_json_patch(current, self._patch)
             elif self._media == MERGE_PATCH:
                 patched = apply_merge_patch(current, self._patch)
-            elif self._schema is None:
-                raise unsupported_body()
+            elif self._schema is None or self._schema.custom:
+                raise StatusError(status_of(415, "UnsupportedMediaType", CUSTOM_PATCHES) | {"details": {}, "code": 415})
             else:
                 patched = apply_strategic_patch(current, self._patch, self._schema)
         except BadPatchError as error:

@@ -66,7 +66,7 @@ async def serve_scale(api: ApiRequest, served: ServedResource, verb: str) -> Res
     """Answer GET, PUT and PATCH of a scale."""
     if verb == "get":
         entry = served.store.get(api.info.namespace, api.info.name)
-        return _answer(api, scale_of(served.store.decode(entry)))
+        return scale_answer(api, scale_of(served.store.decode(entry)))
     schema = schema_of("autoscaling", "v1", "Scale")
     patch: Patch | None = None
     body: Object = {}
@@ -107,10 +107,11 @@ async def serve_scale(api: ApiRequest, served: ServedResource, verb: str) -> Res
         return new
 
     written = await served.store.update(ctx, make, admission, patching=True)
-    return _answer(api, scale_of(served.store.decode(written.entry)))
+    return scale_answer(api, scale_of(served.store.decode(written.entry)))
 
 
-def _answer(api: ApiRequest, scale: Object) -> Response:
+def scale_answer(api: ApiRequest, scale: Object) -> Response:
+    """Answer with a Scale, as a Table when that is asked for."""
     if api.wanted.transform == TABLE:
         now = api.services.now()
         cells = [

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -67,6 +68,8 @@ class OpenApiService:
         self._building: asyncio.Future[None] | None = None
         # Documents of extension servers and custom resources, by path behind /openapi/v3/.
         self.extra: dict[str, Document] = {}
+        # Definitions of custom resources, by name, each with its x-kubernetes-group-version-kind.
+        self.custom: Callable[[], dict[str, Object]] = dict
         resources.on_change(self._changed)
 
     def _changed(self) -> None:
@@ -120,9 +123,9 @@ class OpenApiService:
         self._building = None
 
     async def _build(self) -> None:
-        served = self._served()
-        key = hashlib.sha256(orjson.dumps([VERSION, FORMAT, served])).hexdigest()[:24]
-        documents = await asyncio.to_thread(self._load_or_make, key, served)
+        served, custom = self._served(), self.custom()
+        key = hashlib.sha256(orjson.dumps([VERSION, FORMAT, served, custom])).hexdigest()[:24]
+        documents = await asyncio.to_thread(self._load_or_make, key, served, custom)
         if served == self._served():
             self._documents = documents
 
@@ -132,15 +135,18 @@ class OpenApiService:
             found.setdefault((resource.group, resource.version), []).append(resource.plural)
         return [(group, version, sorted(plurals)) for (group, version), plurals in sorted(found.items())]
 
-    def _load_or_make(self, key: str, served: list[tuple[str, str, list[str]]]) -> dict[str, Document]:
-        path = self._directory / f"openapi-{key}.json.gz" if self._directory is not None else None
+    def _load_or_make(
+        self, key: str, served: list[tuple[str, str, list[str]]], custom: dict[str, Object]
+    ) -> dict[str, Document]:
+        keep = self._directory is not None and not custom  # definitions come and go: not worth a file each time
+        path = self._directory / f"openapi-{key}.json.gz" if keep and self._directory is not None else None
         if path is not None and path.exists():
             try:
                 stored = orjson.loads(_unpacked(path.read_bytes()))
                 return {name: Document.of(bytes.fromhex(text)) for name, text in stored.items()}
             except (OSError, ValueError, KeyError, ZlibError):
                 log.warning("the cached OpenAPI documents in %s cannot be read; they are made again", path)
-        made = self._make(served)
+        made = self._make(served, custom)
         if path is not None:
             self._keep(path, made)
         return {name: Document.of(data) for name, data in made.items()}
@@ -156,8 +162,9 @@ class OpenApiService:
         except OSError as error:
             log.warning("the OpenAPI documents cannot be kept in %s: %s", path.parent, error)
 
-    def _make(self, served: list[tuple[str, str, list[str]]]) -> dict[str, bytes]:
+    def _make(self, served: list[tuple[str, str, list[str]]], custom: dict[str, Object]) -> dict[str, bytes]:
         definitions = load_definitions()
+        definitions.update(custom)
         names = names_by_kind(definitions)
         found: dict[str, bytes] = {}
         everything: dict[str, Object] = {}

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
+from tiphys.apiserver.crd.definition import version_errors
+from tiphys.apiserver.crd.terminating import mark_terminating
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.strategy import NameRule, Object, RequestContext
 from tiphys.apiserver.registry.tables import condition
@@ -15,6 +17,7 @@ from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.meta import name_errors, validate_immutable
 from tiphys.machinery import field
 from tiphys.machinery.field import FieldError, Path
+from tiphys.machinery.time import format_time
 
 Json = Mapping[str, Any]
 
@@ -87,6 +90,18 @@ class CustomResourceDefinitionStrategy(StatusStrategy):
             errors.append(field.invalid(SPEC.child("preserveUnknownFields"), True, PRESERVE_DETAIL))
         return errors + _names_errors(names, SPEC.child("names"))
 
+    def holds_deletion(self, obj: Object) -> bool:
+        """A deletion only begins: the instances go first, and a finalizer waits for them."""
+        return not obj["metadata"].get("deletionTimestamp")
+
+    def prepare_for_deletion(self, ctx: RequestContext, obj: Object) -> None:
+        obj["metadata"].pop("deletionGracePeriodSeconds", None)
+        if condition(obj, "Terminating") is not None:
+            return  # it has begun before
+        if obj["metadata"].get("generation"):
+            obj["metadata"]["generation"] -= 1  # here a deletion does not count as a change
+        mark_terminating(obj, format_time(ctx.now))
+
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
         errors = self.validate(new)
         spec, known = spec_of(new), spec_of(old)
@@ -149,6 +164,7 @@ def _version_errors(spec: Json) -> list[FieldError]:
         names.add(name)
         if (version.get("schema") or {}).get("openAPIV3Schema") is None:
             errors.append(field.required(at.child("schema", "openAPIV3Schema"), "schemas are required"))
+        errors += version_errors(version, at)
     if stored != 1:
         detail = "must have exactly one version marked as storage version"
         errors.append(field.invalid(where, [dict(one) for one in versions], detail))
