@@ -51,6 +51,7 @@ from tiphys.controllers.persistentvolume import (
     PersistentVolumeExpander,
     VACProtectionController,
 )
+from tiphys.controllers.podautoscaler import HorizontalPodAutoscalerController
 from tiphys.controllers.podgc import PodGCController
 from tiphys.controllers.replicaset import REPLICA_SETS, REPLICATION_CONTROLLERS, ReplicaSetController
 from tiphys.controllers.resourceclaim import ResourceClaimController
@@ -89,6 +90,7 @@ CONTROLLERS: Final[Mapping[str, Constructor]] = MappingProxyType(
         "job-controller": JobController,
         "deployment-controller": DeploymentController,
         "replicaset-controller": lambda context: ReplicaSetController(context, REPLICA_SETS),
+        "horizontal-pod-autoscaler-controller": HorizontalPodAutoscalerController,
         "disruption-controller": DisruptionController,
         "statefulset-controller": StatefulSetController,
         "cronjob-controller": CronJobController,

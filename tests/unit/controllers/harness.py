@@ -29,11 +29,13 @@ Make = Callable[[ControllerContext], Controller[Any]]
 
 
 class World:
+    api_type: type[FakeApi] = FakeApi
+
     def __init__(
         self, *, faults: int | None = None, options: Options | None = None, rates: Rates | None = None
     ) -> None:
         self.clock = FakeClock()
-        self.api = FakeApi(self.clock)
+        self.api = self.api_type(self.clock)
         self.faulty = FaultyTransport(self.api, self.clock, faults or 0, Rates.none() if faults is None else rates)
         self.options = options or Options()
         self.ready_after = 1.0

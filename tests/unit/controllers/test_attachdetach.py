@@ -18,8 +18,8 @@ UNIQUE = "kubernetes.io/csi/driver^handle"
 class Cluster(World):
     """Two nodes, a bound claim, and a driver that attaches what it is told to."""
 
-    def __init__(self, **options: int) -> None:
-        super().__init__(**options)
+    def __init__(self, faults: int | None = None) -> None:
+        super().__init__(faults=faults)
         for name in ("n1", "n2"):
             self.api.put(NODES, {"metadata": {"name": name}, "spec": {}, "status": {}})
         self.api.put(CLAIMS, claim(volumeName="v"))

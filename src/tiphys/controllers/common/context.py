@@ -41,6 +41,10 @@ class Options:
     enable_garbage_collector: bool = True
     resource_quota_sync_period: timedelta = timedelta(minutes=5)
     hpa_sync_period: timedelta = timedelta(seconds=15)
+    hpa_tolerance: float = 0.1
+    hpa_downscale_stabilization: timedelta = timedelta(minutes=5)
+    hpa_cpu_initialization_period: timedelta = timedelta(minutes=5)
+    hpa_initial_readiness_delay: timedelta = timedelta(seconds=30)
     legacy_service_account_token_clean_up_period: timedelta = timedelta(days=365)
     cloud_provider: CloudProvider = NO_PROVIDER
     # Where the volumes of class local-path are on each node; `{node}` stands for the node's name.
