@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
+from tiphys.api.core.v1 import ConfigMap
 from tiphys.base.notify import notify_ready
 from tiphys.base.tasks import Supervised
-from tiphys.client import Informers
+from tiphys.client import Client, Informers
 from tiphys.cmd.component import add_common_flags, begin_logging, connect, run
-from tiphys.cmd.errors import UsageError
+from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.flags import FlagParser
-from tiphys.proxy.config import ConfigError, ProxyConfig, check_mode
+from tiphys.machinery.errors import ForbiddenError, NotFoundError
+from tiphys.machinery.meta import ObjectName
+from tiphys.proxy.config import ConfigError, ProxyConfig, check_mode, overlay, read_document
 from tiphys.proxy.proxier import Proxy
+
+CONFIG_MAP: Final = ObjectName("kube-system", "kube-proxy")
+CONFIG_KEY: Final = "config.conf"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -19,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     flags = FlagParser("proxy", "Services on a node.")
     add_common_flags(flags)
     flags.add_argument("--hostname-override", required=True, help="name of the node")
-    flags.add_argument("--proxy-mode", default="nftables", help="nftables")
+    flags.add_argument("--proxy-mode", default="nftables", help="nftables or iptables")
     flags.add_argument("--cluster-cidr", default="10.244.0.0/16", help="range of pod addresses")
     flags.boolean("masquerade-all", False, "masquerade everything sent to a service")
     flags.listing("nodeport-addresses", [], "node addresses that answer on node ports; none: the primary ones")
@@ -41,8 +48,9 @@ def main(arguments: Sequence[str]) -> int:
 
     async def work() -> None:
         async with connect(options.kubeconfig, "kube-proxy") as client, Supervised() as tasks:
+            mode, settings = await _configured(client, options.proxy_mode, config)
             informers = Informers(client)
-            proxy = Proxy(client, informers, options.hostname_override, options.proxy_mode, config)
+            proxy = Proxy(client, informers, options.hostname_override, mode, settings)
             tasks.spawn(proxy.run, name="proxy")
             tasks.spawn(informers.run, name="informers")
             await proxy.ready.wait()
@@ -50,3 +58,18 @@ def main(arguments: Sequence[str]) -> int:
             await tasks.wait()
 
     return run(work)
+
+
+async def _configured(client: Client, mode: str, config: ProxyConfig) -> tuple[str, ProxyConfig]:
+    """The settings with those of the ConfigMap kube-proxy in kube-system, where there is one, as kubeadm keeps them."""
+    try:
+        found = await client.get(ConfigMap, CONFIG_MAP)
+    except (NotFoundError, ForbiddenError):
+        return mode, config
+    text = found.data.get(CONFIG_KEY, "")
+    if not text:
+        return mode, config
+    try:
+        return overlay(mode, config, read_document(text))
+    except ConfigError as error:
+        raise CommandError(f"ConfigMap {CONFIG_MAP}: {error}") from error

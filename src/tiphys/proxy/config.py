@@ -5,8 +5,14 @@ https://kubernetes.io/docs/reference/config-api/kube-proxy-config.v1alpha1/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Final
+
+import yaml
+
+from tiphys.machinery.time import parse_duration
 
 NFTABLES: Final = "nftables"
 IPTABLES: Final = "iptables"
@@ -40,3 +46,55 @@ def check_mode(mode: str) -> str:
     if mode == "ipvs":
         raise ConfigError(f'proxy mode "{mode}" is not available; available: {", ".join(MODES)}')
     raise ConfigError(f'unknown proxy mode "{mode}"; available: {", ".join(MODES)}')
+
+
+def read_document(text: str) -> Mapping[str, Any]:
+    """A KubeProxyConfiguration as YAML or JSON. Raises ConfigError when it is none."""
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"KubeProxyConfiguration: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise ConfigError("KubeProxyConfiguration: not an object")
+    kind = (document.get("apiVersion"), document.get("kind"))
+    if kind != ("kubeproxy.config.k8s.io/v1alpha1", "KubeProxyConfiguration"):
+        raise ConfigError(f"KubeProxyConfiguration: apiVersion {kind[0]!r} and kind {kind[1]!r} are of something else")
+    return document
+
+
+def overlay(mode: str, config: ProxyConfig, document: Mapping[str, Any]) -> tuple[str, ProxyConfig]:
+    """The mode and settings with what a KubeProxyConfiguration says in place of the flags'.
+
+    What it leaves out or empty stays. Raises ConfigError naming the field that cannot be used.
+    """
+    mode = check_mode(_text(document, "mode") or mode)
+    own = document.get(mode) or {}
+    if not isinstance(own, dict):
+        raise ConfigError(f"KubeProxyConfiguration: {mode}: not an object")
+    changes: dict[str, Any] = {
+        "cluster_cidr": _text(document, "clusterCIDR"),
+        "node_port_addresses": tuple(document.get("nodePortAddresses") or ()),
+        "healthz_bind_address": _text(document, "healthzBindAddress"),
+        "metrics_bind_address": _text(document, "metricsBindAddress"),
+        "masquerade_all": bool(own.get("masqueradeAll")),
+        "min_sync_period": _seconds(own, "minSyncPeriod"),
+        "sync_period": _seconds(own, "syncPeriod"),
+    }
+    return mode, replace(config, **{name: value for name, value in changes.items() if value})
+
+
+def _text(values: Mapping[str, Any], name: str) -> str:
+    value = values.get(name) or ""
+    if not isinstance(value, str):
+        raise ConfigError(f"KubeProxyConfiguration: {name}: not a string: {value!r}")
+    return value
+
+
+def _seconds(values: Mapping[str, Any], name: str) -> float:
+    """A duration as "30s"; 0 where there is none."""
+    text = _text(values, name)
+    try:
+        found: timedelta = parse_duration(text or "0s")
+    except ValueError as error:
+        raise ConfigError(f"KubeProxyConfiguration: {name}: {error}") from None
+    return found.total_seconds()

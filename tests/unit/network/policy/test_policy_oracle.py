@@ -47,9 +47,11 @@ def peers(draw: st.DrawFn) -> dict[str, Any]:
     if kind == "block":
         cidr = draw(st.sampled_from(("10.0.0.0/24", "0.0.0.0/0", "10.0.0.0/29", "192.0.2.0/24")))
         holes = {"10.0.0.0/24": ("10.0.0.4/30", "10.0.0.0/31"), "0.0.0.0/0": ("10.0.0.0/30", "10.0.0.2/31")}
-        return {"ipBlock": {"cidr": cidr, "except": draw(st.lists(st.sampled_from(holes[cidr]), unique=True))}} if (
-            cidr in holes
-        ) else {"ipBlock": {"cidr": cidr}}
+        return (
+            {"ipBlock": {"cidr": cidr, "except": draw(st.lists(st.sampled_from(holes[cidr]), unique=True))}}
+            if (cidr in holes)
+            else {"ipBlock": {"cidr": cidr}}
+        )
     made = {}
     if kind in ("pods", "both"):
         made["podSelector"] = draw(selectors())

@@ -1,0 +1,49 @@
+"""KubeProxyConfiguration: what it says goes before the flags, what it leaves out stays, nonsense is named."""
+
+from __future__ import annotations
+
+import pytest
+
+from tiphys.proxy.config import ConfigError, ProxyConfig, check_mode, overlay, read_document
+
+HEAD = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+FLAGS = ProxyConfig(cluster_cidr="10.244.0.0/16", masquerade_all=False)
+
+
+def test_kubeadms_document_changes_only_what_it_says() -> None:
+    text = (
+        HEAD + 'mode: ""\nclusterCIDR: ""\nhostnameOverride: ""\nnodePortAddresses: null\niptables:\n  syncPeriod: 0s\n'
+    )
+    assert overlay("nftables", FLAGS, read_document(text)) == ("nftables", FLAGS)
+
+
+def test_what_it_says_goes_first() -> None:
+    text = HEAD + (
+        "mode: iptables\nclusterCIDR: 10.0.0.0/8\nnodePortAddresses: [192.168.0.0/16]\n"
+        "iptables: {masqueradeAll: true, syncPeriod: 1m, minSyncPeriod: 1s}\nnftables: {syncPeriod: 5s}\n"
+    )
+    mode, config = overlay("nftables", FLAGS, read_document(text))
+    assert mode == "iptables"
+    assert (config.cluster_cidr, config.node_port_addresses) == ("10.0.0.0/8", ("192.168.0.0/16",))
+    assert (config.masquerade_all, config.sync_period, config.min_sync_period) == (True, 60.0, 1.0)
+    assert config.healthz_bind_address == FLAGS.healthz_bind_address
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("a: [", "KubeProxyConfiguration: while parsing", id="no YAML"),
+        pytest.param("kind: Pod\n", "are of something else", id="another kind"),
+        pytest.param(HEAD + "mode: ipvs\n", 'proxy mode "ipvs" is not available', id="ipvs"),
+        pytest.param(HEAD + "mode: userspace\n", 'unknown proxy mode "userspace"', id="no mode"),
+        pytest.param(HEAD + "mode: 5\n", "mode: not a string", id="number"),
+        pytest.param(HEAD + "nftables: {syncPeriod: often}\n", "syncPeriod: ", id="duration"),
+    ],
+)
+def test_nonsense_is_named(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        overlay("nftables", FLAGS, read_document(text))
+
+
+def test_modes() -> None:
+    assert [check_mode(each) for each in ("", "nftables", "iptables")] == ["nftables", "nftables", "iptables"]
