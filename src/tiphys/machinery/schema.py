@@ -91,6 +91,8 @@ class TypeSchema:
     atomic: bool = False
     group_version: tuple[str, str] | None = None
     unknown: FieldSchema | None = None
+    # A custom resource: made from a definition, with walkers of its own.
+    custom: bool = False
     # Compiled walkers (normal form, field sets, checks) keep what they build for this type here, by their own name.
     compiled: dict[str, Any] = field(default_factory=dict)
 

@@ -186,9 +186,9 @@ class Checker:
             return found if node.name == "optFlatMap" else optional_of(found)
         inner = {**scope, **self._iterated(node, target)}
         types = [self.type_of(one, inner) for one in node.args]
-        if node.name in ("all", "exists", "exists_one", "filter") or len(types) == 2:
-            if not fits(BOOL, types[0], {}):
-                self._problem(node.args[0].at, f"expected type 'bool' but found '{types[0]}'")
+        judged = node.name in ("all", "exists", "exists_one", "filter") or len(types) == 2
+        if judged and not fits(BOOL, types[0], {}):
+            self._problem(node.args[0].at, f"expected type 'bool' but found '{types[0]}'")
         match node.name:
             case "filter":
                 return list_of(inner[node.variables[0]])
@@ -202,13 +202,16 @@ class Checker:
 
     def _iterated(self, node: Macro, target: Type) -> dict[str, Type]:
         """The types of the variables of a comprehension."""
+        types: tuple[Type, ...]
         if target.kind == "list":
             types = (target.element,) if len(node.variables) == 1 else (INT, target.element)
         elif target.kind == "map":
             types = (target.element,) if len(node.variables) == 1 else (target.element, target.mapped)
         else:
             if not target.is_dyn:
-                message = f"expression of type '{target}' cannot be range of a comprehension (must be list, map, or dynamic)"
+                message = (
+                    f"expression of type '{target}' cannot be range of a comprehension (must be list, map, or dynamic)"
+                )
                 self._problem(node.target.at, message)
             types = (DYN,) * len(node.variables)
         return dict(zip(node.variables, types, strict=True))

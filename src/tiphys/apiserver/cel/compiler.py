@@ -360,9 +360,7 @@ def _macro(node: Macro) -> Step:
             ]
         case "transformMap":
             return lambda state: {
-                state.variables[loop.names[0]]: body(state)
-                for _ in loop.turns(state)
-                if condition is None or _bool(condition(state))
+                key: body(state) for key in loop.turns(state) if condition is None or _bool(condition(state))
             }
     return lambda state: _entries(loop, state, condition, body)
 

@@ -85,10 +85,14 @@ def _url(text: Any) -> Url:
     if not text:
         raise EvalError(problem + "empty url")
     if re.search(r"[\x00-\x20\x7f]", text):
-        raise EvalError(problem + "invalid control character in URL" if re.search(r"[\x00-\x1f\x7f]", text) else problem + "invalid character \" \" in host name")
+        raise EvalError(
+            problem + "invalid control character in URL"
+            if re.search(r"[\x00-\x1f\x7f]", text)
+            else problem + 'invalid character " " in host name'
+        )
     try:
         parts = urlsplit(text)
-        parts.port
+        _ = parts.port  # looks at it, and may refuse
     except ValueError:
         raise EvalError(problem + "invalid port or host") from None
     if not text.startswith("/") and not parts.scheme:
@@ -114,7 +118,9 @@ def _ip(text: Any) -> Address:
     try:
         found = ipaddress.ip_address(text)
     except ValueError:
-        raise EvalError(f'IP Address {text!r} parse error during conversion from string: ParseAddr("{text}"): unable to parse IP') from None
+        raise EvalError(
+            f'IP Address {text!r} parse error during conversion from string: ParseAddr("{text}"): unable to parse IP'
+        ) from None
     if "%" in text:
         raise EvalError(f'IP address "{text}" with zone value is not allowed')
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
@@ -132,7 +138,9 @@ def _cidr(text: Any) -> Network:
         _ip(address)
         return ipaddress.ip_interface(text)
     except (ValueError, EvalError):
-        raise EvalError(f'network address parse error during conversion from string: netip.ParsePrefix("{text}"): no \'/\'') from None
+        raise EvalError(
+            f"network address parse error during conversion from string: netip.ParsePrefix(\"{text}\"): no '/'"
+        ) from None
 
 
 def _contains_ip(network: Network, address: Any) -> bool:
@@ -142,7 +150,9 @@ def _contains_ip(network: Network, address: Any) -> bool:
 
 def _contains_cidr(network: Network, other: Any) -> bool:
     found = _cidr(other) if isinstance(other, str) else other
-    return bool(found.version == network.version and found.network.subnet_of(network.network))
+    if found.version != network.version or found.network.prefixlen < network.network.prefixlen:
+        return False
+    return found.network.network_address in network.network
 
 
 def _global_unicast(address: Address) -> bool:

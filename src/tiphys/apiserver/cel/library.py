@@ -10,6 +10,7 @@ import math
 import operator
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any, Final
 
 from tiphys.apiserver.cel import kubernetes, strings, times
@@ -252,7 +253,7 @@ def _to_bytes(value: Any) -> bytes:
 # --- lists and sets -------------------------------------------------------------------------------
 def _is_sorted(values: list[Any]) -> bool:
     less = _ordered(operator.le)
-    return all(less(a, b) for a, b in zip(values, values[1:], strict=False))
+    return all(less(a, b) for a, b in pairwise(values))
 
 
 def _sum(values: list[Any]) -> Any:

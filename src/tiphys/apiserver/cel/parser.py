@@ -17,20 +17,46 @@ from tiphys.apiserver.cel.literals import number, text_literal
 
 MAX_DEPTH: Final = 50
 MAX_CHARACTERS: Final = 100_000
+_QUOTED: Final = (
+    r"\"\"\"(?:\\.|[^\\])*?\"\"\"",
+    r"\'\'\'(?:\\.|[^\\])*?\'\'\'",
+    r'"(?:\\.|[^"\\\n])*"',
+    r"'(?:\\.|[^'\\\n])*'",
+)
+_FLOATS: Final = (
+    r"[0-9]+\.[0-9]+(?:[eE][+-]?[0-9]+)?",
+    r"[0-9]+[eE][+-]?[0-9]+",
+    r"\.[0-9]+(?:[eE][+-]?[0-9]+)?",
+)
 _TOKENS: Final = re.compile(
-    r"""
-    (?P<space>[ \t\r\n\f]+|//[^\n]*)
-  | (?P<string>[bBrR]{0,2}(?:\"\"\"(?:\\.|[^\\])*?\"\"\"|'''(?:\\.|[^\\])*?'''|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'))
-  | (?P<number>0x[0-9a-fA-F]+u?|(?:[0-9]+\.[0-9]+(?:[eE][+-]?[0-9]+)?|[0-9]+[eE][+-]?[0-9]+|\.[0-9]+(?:[eE][+-]?[0-9]+)?)
-      |[0-9]+[uU]?)
-  | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
-  | (?P<quoted>`[A-Za-z0-9_.\-/ ]+`)
-  | (?P<op>\|\||&&|==|!=|<=|>=|[<>+\-*/%!?:.,()\[\]{}])
-    """,
-    re.VERBOSE | re.DOTALL,
+    r"(?P<space>[ \t\r\n\f]+|//[^\n]*)"
+    rf"|(?P<string>[bBrR]{{0,2}}(?:{'|'.join(_QUOTED)}))"
+    rf"|(?P<number>0x[0-9a-fA-F]+u?|{'|'.join(_FLOATS)}|[0-9]+[uU]?)"
+    r"|(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
+    r"|(?P<quoted>`[A-Za-z0-9_.\-/ ]+`)"
+    r"|(?P<op>\|\||&&|==|!=|<=|>=|[<>+\-*/%!?:.,()\[\]{}])",
+    re.DOTALL,
 )
 RESERVED: Final = frozenset(
-    "as break const continue else for function if import let loop package namespace return var void while".split()
+    [
+        "as",
+        "break",
+        "const",
+        "continue",
+        "else",
+        "for",
+        "function",
+        "if",
+        "import",
+        "let",
+        "loop",
+        "package",
+        "namespace",
+        "return",
+        "var",
+        "void",
+        "while",
+    ]
 )
 _RELATIONS: Final = {"==": "_==_", "!=": "_!=_", "<": "_<_", "<=": "_<=_", ">": "_>_", ">=": "_>=_", "in": "@in"}
 # Methods that bind variables: how many variables and how many expressions follow, per number of arguments.

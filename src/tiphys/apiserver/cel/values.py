@@ -101,7 +101,7 @@ def equal(a: Any, b: Any) -> bool:
     if isinstance(a, Optional):
         return isinstance(b, Optional) and a.present == b.present and (not a.present or equal(a.value, b.value))
     if isinstance(a, _NUMBERS) and isinstance(b, _NUMBERS):
-        return a == b
+        return bool(a == b)
     return kind is other and bool(a == b)
 
 

@@ -48,7 +48,7 @@ def cel_type(node: Structural, name: str = "selfType", *, resource: bool = False
         case "object":
             return _object_type(node, name, resource or node.embedded)
         case "string":
-            form = node.raw.get("format")
+            form = node.raw.get("format") or ""
             return {"date-time": TIMESTAMP, "duration": DURATION, "byte": BYTES, "date": TIMESTAMP}.get(
                 form, Type("string", size=node.raw.get("maxLength"))
             )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from tiphys.api.table import Resource
@@ -107,7 +108,7 @@ class CustomResources:
             status = wanted_status(definition, definitions, self._now())
             if status is not None:
                 with suppress(NotFoundError):
-                    await self._writer.change_status(GROUP, PLURAL, "", name, lambda obj, new=status: _put(obj, new))
+                    await self._writer.change_status(GROUP, PLURAL, "", name, partial(_put, status))
                 definition = self._reader.get(GROUP, PLURAL, ("", name)) or definition
             if _established(definition):
                 self._serve(definition)
@@ -205,7 +206,7 @@ class CustomResources:
     async def _set_terminating(self, name: str, reason: str, message: str, status: str) -> None:
         wanted = condition("Terminating", status, reason, message, self._now())
         with suppress(NotFoundError):
-            await self._writer.change_status(GROUP, PLURAL, "", name, lambda obj: set_condition(obj, wanted))
+            await self._writer.change_status(GROUP, PLURAL, "", name, partial(_put_condition, wanted))
 
     async def _delete_instances(self, spec: Mapping[str, Any]) -> int:
         """Delete every object; how many stay for a while."""
@@ -218,7 +219,7 @@ class CustomResources:
                 user=SERVER, now=self._clock.now(), reader=self._reader, namespace=entry.namespace, name=entry.name
             )
             try:
-                written = await store.delete(ctx, DeleteOptions(), NoAdmission())
+                written = await store.delete(ctx, DeleteOptions(raw={}), NoAdmission())
             except NotFoundError:
                 continue
             except StatusError as error:
@@ -260,7 +261,9 @@ def wanted_status(definition: Mapping[str, Any], every: Sequence[Mapping[str, An
         if clash is None:
             _take(accepted, name, given)
         elif conflict is None:
-            reason = {"shortNames": "ShortNamesConflict", "listKind": "ListKindConflict"}.get(name, f"{name.title()}Conflict")
+            reason = {"shortNames": "ShortNamesConflict", "listKind": "ListKindConflict"}.get(
+                name, f"{name.title()}Conflict"
+            )
             conflict = (reason, f'"{clash}" is already in use')
     if conflict is None:
         ok = condition("NamesAccepted", "True", "NoConflicts", "no conflicts found", now)
@@ -297,8 +300,12 @@ def _taken(definition: Mapping[str, Any], every: Sequence[Mapping[str, Any]], gr
     return names - {""}, kinds - {""}
 
 
-def _put(obj: Object, status: Object) -> None:
+def _put(status: Object, obj: Object) -> None:
     obj["status"] = {**(obj.get("status") or {}), **status}
+
+
+def _put_condition(wanted: Object, obj: Object) -> None:
+    set_condition(obj, wanted)
 
 
 def _without_finalizer(obj: Object) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from tiphys.api.table import Resource, Subresource
 from tiphys.apiserver.cel.regex import compile_pattern
+from tiphys.apiserver.crd.celtypes import cel_type
 from tiphys.apiserver.crd.jsonpath import parse as parse_path
 from tiphys.apiserver.crd.jsonpath import simple_steps
 from tiphys.apiserver.crd.rules import RuleError, compile_rule
-from tiphys.apiserver.crd.celtypes import cel_type
 from tiphys.apiserver.crd.structural import structural
 from tiphys.apiserver.crd.validation import schema_errors
 from tiphys.machinery import field
@@ -143,7 +144,10 @@ def _selectable_errors(fields: Sequence[Json], schema: Json, path: Path) -> list
         except ValueError:
             node = {}
         if node.get("type") not in ("string", "boolean", "integer"):
-            detail = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed."
+            detail = (
+                "must point to a field of type string, boolean or integer. "
+                "Enum string fields and strings with formats are allowed."
+            )
             if not node:
                 detail = "is an invalid path: does not refer to a valid field"
             errors.append(field.invalid(where, text, detail))
@@ -216,20 +220,28 @@ def _own_errors(schema: Json, path: Path, *, root: bool) -> list[FieldError]:
     for name, detail in FORBIDDEN:
         if schema.get(name):
             errors.append(field.forbidden(path.child(name), detail))
-    errors += [field.forbidden(path.child(name), f"{name} is not supported") for name in MUST_BE_EMPTY if schema.get(name)]
+    errors += [
+        field.forbidden(path.child(name), f"{name} is not supported") for name in MUST_BE_EMPTY if schema.get(name)
+    ]
     if schema.get("properties") and schema.get("additionalProperties") not in (None, False):
         errors.append(
-            field.forbidden(path.child("additionalProperties"), "additionalProperties and properties are mutual exclusive")
+            field.forbidden(
+                path.child("additionalProperties"), "additionalProperties and properties are mutual exclusive"
+            )
         )
     elif schema.get("additionalProperties") is False:
-        errors.append(field.forbidden(path.child("additionalProperties"), "additionalProperties cannot be set to false"))
+        errors.append(
+            field.forbidden(path.child("additionalProperties"), "additionalProperties cannot be set to false")
+        )
     if kind == "array" and not isinstance(schema.get("items"), Mapping):
         errors.append(field.required(path.child("items"), "must be specified"))
     if pattern := schema.get("pattern"):
         try:
             compile_pattern(pattern)
         except ValueError as error:
-            errors.append(field.invalid(path.child("pattern"), pattern, f"must be a valid regular expression, but isn't: {error}"))
+            errors.append(
+                field.invalid(path.child("pattern"), pattern, f"must be a valid regular expression, but isn't: {error}")
+            )
     errors += _list_type_errors(schema, path)
     if schema.get("default") is not None:
         if preserve and root:
@@ -244,7 +256,11 @@ def _list_type_errors(schema: Json, path: Path) -> list[FieldError]:
     kind, keys = schema.get("x-kubernetes-list-type"), schema.get("x-kubernetes-list-map-keys") or ()
     where = path.child("x-kubernetes-list-type")
     if kind is not None and schema.get("type") != "array":
-        errors.append(field.invalid(path.child("type"), schema.get("type") or "", "must be array if x-kubernetes-list-type is specified"))
+        errors.append(
+            field.invalid(
+                path.child("type"), schema.get("type") or "", "must be array if x-kubernetes-list-type is specified"
+            )
+        )
     if kind is not None and kind not in ("atomic", "map", "set"):
         errors.append(field.not_supported(where, kind, ["atomic", "map", "set"]))
     if keys and kind != "map":
@@ -262,25 +278,42 @@ def _list_type_errors(schema: Json, path: Path) -> list[FieldError]:
                 errors.append(field.invalid(at.index(index), key, "entries must all be names of item properties"))
             elif key not in (items.get("required") or ()) and inner.get("default") is None:
                 place = path.child("items", "properties").key(key).child("default")
-                detail = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property"
+                detail = (
+                    "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property"
+                )
                 errors.append(field.required(place, detail))
     return errors
 
 
+_WORDS: Final = {
+    "description": "empty",
+    "type": "empty",
+    "default": "undefined",
+    "additionalProperties": "undefined",
+}
+
+
 def _logic_errors(schema: Json, path: Path, owner: Json) -> list[FieldError]:
-    """Inside allOf, anyOf, oneOf and not there may be validations only."""
-    errors = []
+    """Inside allOf, anyOf, oneOf and not there may be validations only, of fields the skeleton has."""
     allowed = owner.get("x-kubernetes-int-or-string") and set(schema) == {"type"}
-    for name in _NOT_IN_LOGIC:
-        if schema.get(name) and not (name == "type" and allowed):
-            errors.append(field.forbidden(path.child(name), f"must be {'empty' if name in ('description', 'type') else 'undefined' if name in ('default', 'additionalProperties') else 'false'} to be structural"))
+    errors = [
+        field.forbidden(path.child(name), f"must be {_WORDS.get(name, 'false')} to be structural")
+        for name in _NOT_IN_LOGIC
+        if schema.get(name) and not (name == "type" and allowed)
+    ]
+    known = owner.get("properties") or {}
     for name, where, inner in _inner(schema, path):
-        errors += _logic_errors(inner, where, {})
-        known = (owner.get("properties") or {}).get(name) if name else owner.get("items")
-        if name and known is None and not owner.get("additionalProperties"):
-            at = Path(path.text.rpartition(".")[0] or path.text)
-            errors.append(field.required(Path(at.text.split(".allOf")[0].split(".anyOf")[0].split(".oneOf")[0].split(".not")[0]).child("properties").key(name), f"because it is defined in {where}"))
+        beside = known.get(name) if name else owner.get("items")
+        errors += _logic_errors(inner, where, beside or {})
+        if name and beside is None and not owner.get("additionalProperties"):
+            missing = _beside_logic(path).child("properties").key(name)
+            errors.append(field.required(missing, f"because it is defined in {where}"))
     return errors
+
+
+def _beside_logic(path: Path) -> Path:
+    """The place of the skeleton that a place in a logical schema stands for."""
+    return Path(re.sub(r"\.(?:(?:allOf|anyOf|oneOf)\[\d+\]|not)(?=\.|$)", "", path.text))
 
 
 def _rule_errors(schema: Json, path: Path, *, root: bool = False) -> list[FieldError]:
@@ -301,7 +334,9 @@ def _rule_errors(schema: Json, path: Path, *, root: bool = False) -> list[FieldE
             elif "\n" in message.strip():
                 errors.append(field.invalid(where.child("message"), message, "message must not contain line breaks"))
             elif "\n" in rule["rule"].strip() and not message.strip() and not rule.get("messageExpression"):
-                errors.append(field.required(where.child("message"), "message must be specified if rule contains line breaks"))
+                errors.append(
+                    field.required(where.child("message"), "message must be specified if rule contains line breaks")
+                )
             try:
                 compile_rule(index, rule, own)
             except RuleError as error:

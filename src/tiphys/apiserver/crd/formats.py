@@ -40,7 +40,11 @@ def _uri(text: str) -> bool:
 
 _HEX: Final = r"(?i)[0-9a-f]{8}-?[0-9a-f]{4}-?%s-?%s-?[0-9a-f]{12}"
 _BASE64: Final = r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?"
-_DURATION: Final = r"\s*(?:\d+(?:\.\d+)?\s*(?:ns|us|µs|ms|s|sec|secs|second|seconds|m|min|mins|minute|minutes|h|hr|hrs|hour|hours|d|day|days|w|wk|week|weeks)\s*)+"
+_UNITS: Final = (
+    "ns|us|µs|ms|seconds|second|secs|sec|s|minutes|minute|mins|min|m|hours|hour|hrs|hr|h|days|day|d|weeks|week|wk|w"
+)
+_DURATION: Final = rf"\s*(?:\d+(?:\.\d+)?\s*(?:{_UNITS})\s*)+"
+_LABEL: Final = "[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?"
 _CHECKS: Final[dict[str, Callable[[str], bool]]] = {
     "date-time": _parses(parse_rfc3339),
     "datetime": _parses(parse_rfc3339),
@@ -52,7 +56,7 @@ _CHECKS: Final[dict[str, Callable[[str], bool]]] = {
     "mac": _matches(r"(?i)([0-9a-f]{2}[:-]){5}[0-9a-f]{2}|([0-9a-f]{4}\.){2}[0-9a-f]{4}"),
     "uri": _uri,
     "email": _matches(r"[^@\s]+@[^@\s]+"),
-    "hostname": _matches(r"(?=.{1,253}\Z)[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]{0,61}[A-Za-z0-9])?)*"),
+    "hostname": _matches(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*"),
     "uuid": _matches(_HEX % ("[0-9a-f]{4}", "[0-9a-f]{4}")),
     "uuid3": _matches(_HEX % ("3[0-9a-f]{3}", "[0-9a-f]{4}")),
     "uuid4": _matches(_HEX % ("4[0-9a-f]{3}", "[89ab][0-9a-f]{3}")),

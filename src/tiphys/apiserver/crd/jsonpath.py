@@ -13,7 +13,8 @@ from typing import Any, Final
 
 Step = Callable[[Any], Iterator[Any]]
 _STEP: Final = re.compile(
-    r"""\.\.(?P<deep>[A-Za-z_][\w-]*) | \.(?P<name>(?:\\.|[^.\[\]\\])+) | \[(?P<index>-?\d+)\] | \[(?P<from>-?\d*):(?P<to>-?\d*)\]
+    r"""\.\.(?P<deep>[A-Za-z_][\w-]*) | \.(?P<name>(?:\\.|[^.\[\]\\])+) | \[(?P<index>-?\d+)\]
+      | \[(?P<from>-?\d*):(?P<to>-?\d*)\]
       | \[(?P<all>\*)\] | \['(?P<quoted>(?:\\.|[^'])*)'\] | \["(?P<double>(?:\\.|[^"])*)"\]
       | \[\?\(\s*@(?P<left>[^=!<>\s]*)\s*(?:(?P<op>==|!=|<=|>=|<|>)\s*(?P<right>[^)]*?))?\s*\)\]""",
     re.VERBOSE,
@@ -107,7 +108,13 @@ def _filtered(left: str, operator: str | None, right: str | None) -> Step:
         if operator in ("==", "!="):
             return (found == wanted) is (operator == "==")
         try:
-            return {"<": found < wanted, "<=": found <= wanted, ">": found > wanted, ">=": found >= wanted}[operator]
+            compared: dict[str, bool] = {
+                "<": found < wanted,
+                "<=": found <= wanted,
+                ">": found > wanted,
+                ">=": found >= wanted,
+            }
+            return compared[operator]
         except TypeError:
             return False
 

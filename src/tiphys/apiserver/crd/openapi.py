@@ -18,8 +18,8 @@ _TYPE_META: Final = {
         "type": "string",
     },
     "kind": {
-        "description": "Kind is a string value representing the REST resource this object represents. Servers may infer "
-        "this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: "
+        "description": "Kind is a string value representing the REST resource this object represents. Servers may "
+        "infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: "
         "https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds",
         "type": "string",
     },
@@ -42,7 +42,11 @@ def definitions_of(resource: Resource, raw: Mapping[str, Any]) -> dict[str, Obje
     properties.update({key: one for key, one in (schema.get("properties") or {}).items() if key not in properties})
     kind: Object = {**schema, "type": "object", "properties": properties, "x-kubernetes-group-version-kind": [gvk]}
     if schema.get("x-kubernetes-preserve-unknown-fields") and not raw.get("properties"):
-        kind = {"type": "object", "x-kubernetes-group-version-kind": [gvk], "x-kubernetes-preserve-unknown-fields": True}
+        kind = {
+            "type": "object",
+            "x-kubernetes-group-version-kind": [gvk],
+            "x-kubernetes-preserve-unknown-fields": True,
+        }
     listed: Object = {
         "description": f"{resource.kind}List is a list of {resource.kind}",
         "type": "object",

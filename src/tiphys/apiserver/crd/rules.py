@@ -24,6 +24,7 @@ from tiphys.machinery.field import FieldError, Path
 
 # What all rules of one object may cost (KEP-2876).
 OBJECT_LIMIT: Final = 10_000_000
+NO_MATCH: Final = "call arguments did not match a supported operator, function or macro signature"
 OUT_OF_BUDGET: Final = "validation failed due to running out of cost budget, no further validation rules will be run"
 
 
@@ -103,7 +104,9 @@ def compile_rule(index: int, spec: Mapping[str, Any], own: Type) -> Rule:
         try:
             message = compile_expression(text, variables)
         except CelSyntaxError as error:
-            raise RuleError(index, "messageExpression", text, f"messageExpression compilation failed: {error}") from None
+            raise RuleError(
+                index, "messageExpression", text, f"messageExpression compilation failed: {error}"
+            ) from None
         if message.type.kind not in ("string", "dyn"):
             raise RuleError(index, "messageExpression", text, "messageExpression must evaluate to a string")
     return Rule(spec, program, message, mentions(program.node, "oldSelf"))
@@ -164,7 +167,7 @@ class Judge:
             return
         except EvalError as error:
             if str(error) == "no such overload":
-                detail = f"call arguments did not match a supported operator, function or macro signature for rule: {rule.text}"
+                detail = f"{NO_MATCH} for rule: {rule.text}"
             else:
                 detail = f"{error} evaluating rule: {rule.text}"
             self.found.append(errors.invalid(path, shown(value, schema), detail))
@@ -181,9 +184,7 @@ class Judge:
         self.found.append(errors.invalid(path, _kind(value), detail))
         self._budget = -1
 
-    def _failure(
-        self, rule: Rule, variables: dict[str, Any], value: Any, path: Path, schema: Structural
-    ) -> FieldError:
+    def _failure(self, rule: Rule, variables: dict[str, Any], value: Any, path: Path, schema: Structural) -> FieldError:
         detail = self._message(rule, variables)
         where = _joined(path, rule.spec.get("fieldPath") or "")
         match rule.spec.get("reason"):

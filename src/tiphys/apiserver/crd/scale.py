@@ -17,9 +17,9 @@ from tiphys.apiserver.endpoints.write import check_names
 from tiphys.apiserver.http.response import Response
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.strategy import Object
-from tiphys.machinery.errors import modified
-from tiphys.machinery.field import Path, invalid as invalid_field
-from tiphys.machinery.errors import invalid
+from tiphys.machinery.errors import internal_error, invalid, modified
+from tiphys.machinery.field import Path, quote
+from tiphys.machinery.field import invalid as invalid_field
 
 _KEPT: Final = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
 
@@ -86,9 +86,12 @@ def _set(obj: Object, names: tuple[str, ...], value: Any) -> None:
 
 
 def scale_of(strategy: CustomStrategy, obj: Object) -> Object:
-    """The Scale of a custom object."""
+    """The Scale of a custom object. StatusError (500) for one without a replica count."""
     paths = strategy.scale or {}
-    replicas = value_at(obj, paths.get("specReplicasPath", "")) or 0
+    path = paths.get("specReplicasPath", "")
+    replicas = value_at(obj, path)
+    if replicas is None:
+        raise internal_error(f"the spec replicas field {quote(path)} does not exist")
     scale: Object = {
         "kind": SCALE.kind,
         "apiVersion": SCALE.api_version,

@@ -39,5 +39,3 @@ def mark_terminating(obj: Object, now: str) -> None:
         metadata["finalizers"] = [*finalizers, FINALIZER]
     message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon"
     set_condition(obj, condition("Terminating", "True", "InstanceDeletionPending", message, now))
-
-

@@ -44,7 +44,7 @@ def schema_errors(value: Any, schema: Schema, path: Path = ROOT, old: Any = NEW)
 
 
 def before(old: Any, schema: Schema) -> Callable[[int, Any], Any]:
-    """What an item of a list was before: in lists of type map the one with the same keys; NEW where none can be told."""
+    """What an item of a list was before: in lists of type map the one with the same keys, else NEW."""
     keys = schema.get("x-kubernetes-list-map-keys") or ()
     if not isinstance(old, list) or schema.get("x-kubernetes-list-type") != "map" or not keys:
         return lambda index, item: NEW
@@ -153,7 +153,7 @@ def _text_errors(value: str, schema: Schema, path: Path) -> list[FieldError]:
         errors.append(field.invalid(path, value, f"{name} in body should match '{pattern}'"))
     form = schema.get("format")
     if form and not is_format(form, value):
-        errors.append(field.type_invalid(path, value, f'{name} in body must be of type {form}: {field.quote(value)}'))
+        errors.append(field.type_invalid(path, value, f"{name} in body must be of type {form}: {field.quote(value)}"))
     return errors
 
 
@@ -275,7 +275,9 @@ def _twice(value: list[Any], schema: Schema, path: Path) -> list[FieldError]:
     seen: set[str] = set()
     errors = []
     for index, one in enumerate(value):
-        shown = one if kind == "set" else {key: one[key] for key in keys if key in one} if isinstance(one, dict) else one
+        shown = (
+            one if kind == "set" else {key: one[key] for key in keys if key in one} if isinstance(one, dict) else one
+        )
         text = repr(shown)
         if text in seen:
             errors.append(field.duplicate(path.index(index), shown))

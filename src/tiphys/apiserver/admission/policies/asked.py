@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from tiphys.api.table import Resource, resource_by_kind
@@ -63,10 +64,9 @@ class Asker:
 
     def _matched(self, hook: Hook, excluded: Hook | None, attributes: AdmissionAttributes) -> Resource | None:
         shown = self.matcher.match(_named(hook, attributes), attributes)
-        if shown is not None and excluded is not None:
-            if self.matcher.match(_named(excluded, attributes), attributes) is not None:
-                return None
-        return shown
+        if excluded is None or shown is None:
+            return shown
+        return None if self.matcher.match(_named(excluded, attributes), attributes) is not None else shown
 
     # --- parameters -------------------------------------------------------------------------------
     def parameters(self, policy: Policy, binding: Binding, attributes: AdmissionAttributes) -> list[Json | None]:
@@ -80,7 +80,9 @@ class Asker:
         if namespaced and not namespace:
             namespace = attributes.namespace
             if not namespace:
-                raise ConfigurationError("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources")
+                raise ConfigurationError(
+                    "cannot use namespaced paramRef in policy binding that matches cluster-scoped resources"
+                )
         if not namespaced and namespace:
             raise ConfigurationError("paramRef.namespace must not be provided for a cluster-scoped `paramKind`")
         found: list[Json] = []
@@ -103,7 +105,7 @@ class Asker:
             spec = one["spec"]
             if spec["group"] == group and spec["names"]["kind"] == kind:
                 return spec["names"]["plural"], spec.get("scope") == "Namespaced"
-        message = f'failed to find resource referenced by paramKind: \'{group}/{version}, Kind={kind}\''
+        message = f"failed to find resource referenced by paramKind: '{group}/{version}, Kind={kind}'"
         raise ConfigurationError(message.replace("'/", "'") if not group else message)
 
     # --- variables --------------------------------------------------------------------------------
@@ -128,7 +130,7 @@ class Asker:
         }
         own: dict[str, Any] = {}
         for name, expression in policy.variables:
-            own[name] = Lazy(lambda expression=expression: _value(expression, out))
+            own[name] = Lazy(partial(_value, expression, out))
         out["variables"] = own
         return out
 

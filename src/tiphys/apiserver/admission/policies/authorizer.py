@@ -53,26 +53,26 @@ class ResourceCheck:
     attributes: Attributes
     cel_type = "kubernetes.authorization.ResourceCheck"
 
-    def _with(self, **changes: str) -> ResourceCheck:
-        return ResourceCheck(self.authorizer, replace(self.attributes, **changes))
+    def _with(self, attributes: Attributes) -> ResourceCheck:
+        return ResourceCheck(self.authorizer, attributes)
 
     def cel_resource(self, resource: str) -> ResourceCheck:
-        return self._with(resource=resource)
+        return self._with(replace(self.attributes, resource=resource))
 
     def cel_subresource(self, subresource: str) -> ResourceCheck:
-        return self._with(subresource=subresource)
+        return self._with(replace(self.attributes, subresource=subresource))
 
     def cel_namespace(self, namespace: str) -> ResourceCheck:
-        return self._with(namespace=namespace)
+        return self._with(replace(self.attributes, namespace=namespace))
 
     def cel_name(self, name: str) -> ResourceCheck:
-        return self._with(name=name)
+        return self._with(replace(self.attributes, name=name))
 
-    def cel_fieldSelector(self, selector: str) -> ResourceCheck:  # noqa: N802  # the method's name in CEL
-        return self._with(field_selector=selector)
+    def cel_fieldSelector(self, selector: str) -> ResourceCheck:  # the method's name in CEL
+        return self._with(replace(self.attributes, field_selector=selector))
 
-    def cel_labelSelector(self, selector: str) -> ResourceCheck:  # noqa: N802  # the method's name in CEL
-        return self._with(label_selector=selector)
+    def cel_labelSelector(self, selector: str) -> ResourceCheck:  # the method's name in CEL
+        return self._with(replace(self.attributes, label_selector=selector))
 
     def cel_check(self, verb: str) -> AuthorizerDecision:
         return AuthorizerDecision(self.authorizer.authorize(replace(self.attributes, verb=verb)))
@@ -96,7 +96,7 @@ class CelAuthorizer:
         asked = Attributes(user=self._user, verb="", resource_request=True, api_group=group, api_version="*")
         return ResourceCheck(self._authorizer, asked)
 
-    def cel_serviceAccount(self, namespace: str, name: str) -> CelAuthorizer:  # noqa: N802  # the method's name in CEL
+    def cel_serviceAccount(self, namespace: str, name: str) -> CelAuthorizer:  # the method's name in CEL
         groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
         user = UserInfo(f"system:serviceaccount:{namespace}:{name}", groups=groups)
         return CelAuthorizer(self._authorizer, user, self._request)

@@ -127,7 +127,8 @@ def applied(obj: Object, configuration: Object, shown: Resource) -> Object:
     """The object with an apply configuration merged into it, lists by their keys. Raises MutationError."""
     configuration = {"apiVersion": obj.get("apiVersion"), "kind": obj.get("kind"), **configuration}
     if not has_schema(shown.group, shown.version, shown.kind):
-        return _merged(obj, configuration)
+        merged: Object = _merged(obj, configuration)
+        return merged
     try:
         return merge(obj, configuration, schema_of(shown.group, shown.version, shown.kind))
     except (DecodeError, ValueError) as error:
