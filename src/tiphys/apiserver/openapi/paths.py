@@ -25,6 +25,8 @@ PATCH_TYPES: Final = [
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ]
+CUSTOM_TYPES: Final = JSON_TYPES[:2]
+CUSTOM_PATCH_TYPES: Final = [one for one in PATCH_TYPES if "strategic" not in one]
 META: Final = "io.k8s.apimachinery.pkg.apis.meta.v1."
 
 
@@ -105,8 +107,11 @@ def group_name(group: str) -> str:
 class PathBuilder:
     """Builds the operations of one group and version."""
 
-    def __init__(self, group: str, version: str, names: NAMES) -> None:
-        """`names`: definitions by (group, version, kind)."""
+    def __init__(self, group: str, version: str, names: NAMES, *, custom: bool = False) -> None:
+        """`names`: definitions by (group, version, kind). `custom`: of custom resources, which know fewer forms."""
+        self._json_types = CUSTOM_TYPES if custom else JSON_TYPES
+        self._stream_types = CUSTOM_TYPES if custom else STREAM_TYPES
+        self._patch_types = CUSTOM_PATCH_TYPES if custom else PATCH_TYPES
         self._group = group
         self._version = version
         self._names = names
@@ -162,7 +167,9 @@ class PathBuilder:
         parameters: list[Object],
         body: str = "",
     ) -> Object:
-        operation = self._operation(method, name, text, answer, STREAM_TYPES if action == "list" else JSON_TYPES)
+        operation = self._operation(
+            method, name, text, answer, self._stream_types if action == "list" else self._json_types
+        )
         given = list(parameters)
         if body:
             given.insert(
@@ -177,7 +184,7 @@ class PathBuilder:
         if given:
             operation["parameters"] = given
         if action == "patch":
-            operation["consumes"] = list(PATCH_TYPES)
+            operation["consumes"] = list(self._patch_types)
         operation["x-kubernetes-action"] = action
         operation["x-kubernetes-group-version-kind"] = kind
         return operation
