@@ -128,7 +128,11 @@ class ResourceClaimController(Controller[Key]):
 
     async def _make(self, pod: Pod, wish: PodResourceClaim) -> str:
         """The name of the claim for a wish: one made earlier whose name was not noted, or a new one."""
-        for claim in self._claims.list():
+        known = self._claims.list()
+        if self.queue.failures(Key("pod", key_of(pod))):
+            # The answer to an earlier try may have been lost, and the cache be behind: no second claim.
+            known = (await self._client.list(ResourceClaim, namespace=pod.metadata.namespace)).items
+        for claim in known:
             if controlled_by(claim, pod) and claim.metadata.annotations.get(POD_CLAIM_NAME) == wish.name:
                 return claim.metadata.name
         name = ObjectName(pod.metadata.namespace, wish.resource_claim_template_name or "")
