@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+from tiphys.controllers import manager
+from tiphys.controllers.accounts import ACCOUNTS, AS_ITSELF
 from tiphys.controllers.manager import ALIASES, CONTROLLERS, OFF_BY_DEFAULT, selected
 
 DEFAULT = [name for name in CONTROLLERS if name not in OFF_BY_DEFAULT]
@@ -37,3 +42,14 @@ def test_an_unknown_name_is_refused() -> None:
 def test_old_names_mean_controllers_there_are() -> None:
     missing: set[str] = set()
     assert {name for name in ALIASES.values() if name not in CONTROLLERS} <= missing
+
+
+def test_the_page_about_controllers_names_each_with_its_file_and_account() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "controllers.md").read_text()
+    rows = re.findall(r"^\| `([a-z0-9-]+)`(?: \([^|]*\))? \| `([^`]+)` \| ([^|]+) \|", page, re.MULTILINE)
+    assert [name for name, _, _ in rows] == list(CONTROLLERS)
+    root = Path(manager.__file__).parent
+    for name, file, account in rows:
+        assert (root / file).is_file(), file
+        if name not in AS_ITSELF:
+            assert account.strip(" `") == ACCOUNTS.get(name, "same"), name

@@ -65,9 +65,8 @@ async def test_a_budget_says_how_many_may_go(
     owner = world.api.put(REPLICA_SETS, replica_set(replicas=4))
     for i in range(healthy):
         world.api.put(PODS, ready(f"p{i}", owner))
-    budget = {"metadata": {"name": "b", "namespace": "default"}, "spec": {"selector": {"matchLabels": {"app": "a"}}}}
-    budget["spec"] |= spec
-    world.api.put(BUDGETS, budget | {"status": {}})
+    wanted = {"selector": {"matchLabels": {"app": "a"}}} | spec
+    world.api.put(BUDGETS, {"metadata": {"name": "b", "namespace": "default"}, "spec": wanted, "status": {}})
     async with world.running(DisruptionController, kubelet=False):
         await world.settle()
     status = world.api.list(BUDGETS)[0]["status"]

@@ -8,10 +8,12 @@ https://kubernetes.io/docs/concepts/storage/persistent-volumes/
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Final, Protocol
 
 from tiphys.api.core.v1 import PersistentVolume, PersistentVolumeClaim, Pod, Volume
 from tiphys.client import Client
@@ -19,6 +21,9 @@ from tiphys.kubelet.volumes.host_path import check_host_path
 from tiphys.kubelet.volumes.plugin import Mounted, VolumeContext, VolumeError
 from tiphys.machinery.errors import NotFoundError
 from tiphys.machinery.meta import ObjectName
+
+_FILE_BITS: Final = 0o660
+_DIRECTORY_BITS: Final = 0o2770
 
 
 class PersistentSource(Protocol):
@@ -43,6 +48,10 @@ class LocalSource:
             path = Path(volume.spec.local.path)
             if not await asyncio.to_thread(path.exists):
                 raise VolumeError(f'path "{path}" does not exist')
+            if context.fs_group is not None:
+                security = context.pod.spec.security_context
+                lazily = security is not None and security.fs_group_change_policy == "OnRootMismatch"
+                await asyncio.to_thread(give_to_group, path, context.fs_group, lazily=lazily)
             return path
         source = volume.spec.host_path
         assert source is not None
@@ -92,6 +101,27 @@ class ClaimPlugin:
         if claim.metadata.deletion_timestamp is not None and not claim.status.phase:
             raise VolumeError(f"can't start pod because PVC {pod.metadata.namespace}/{name} is being deleted")
         return claim
+
+
+def give_to_group(root: Path, group: int, *, lazily: bool) -> None:
+    """Let `group` read and write everything below `root`, and own what is made there. Blocks.
+
+    `lazily`: not when the root looks as if that had been done.
+    https://kubernetes.io/docs/tasks/configure-pod-container/security-context/
+    """
+    known = root.stat()
+    if not stat.S_ISDIR(known.st_mode):
+        return
+    if lazily and known.st_gid == group and known.st_mode & _DIRECTORY_BITS == _DIRECTORY_BITS:
+        return
+    for directory, _, files in os.walk(root):
+        for name in files:
+            path = Path(directory, name)
+            os.chown(path, -1, group, follow_symlinks=False)
+            if not path.is_symlink():
+                path.chmod(stat.S_IMODE(path.stat().st_mode) | _FILE_BITS)
+        os.chown(directory, -1, group)
+        os.chmod(directory, stat.S_IMODE(os.stat(directory).st_mode) | _DIRECTORY_BITS)
 
 
 def claim_name(pod: Pod, volume: Volume) -> str:
