@@ -4,6 +4,7 @@ Runs in the node's network namespace."""
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from tiphys.client import Informers
 from tiphys.cmd.component import add_common_flags, begin_logging, connect, run
 from tiphys.cmd.flags import FlagParser
 from tiphys.network.agent import BACKENDS, NetworkAgent
+from tiphys.network.balancer.agent import LoadBalancerAgent
+from tiphys.network.balancer.assign import Pool
 from tiphys.network.policy import gate
 from tiphys.network.policy.agent import PolicyAgent
 
@@ -26,6 +29,11 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("--cluster-cidr", default="10.244.0.0/16", help="range of all pods")
     flags.add_argument("--subnet-file", type=Path, required=True, help="where the node's own range is written")
     flags.add_argument("--network-state", type=Path, help="where the runtime keeps the addresses given to pods")
+    flags.add_argument(
+        "--load-balancer-pool",
+        type=_pool,
+        help="addresses for LoadBalancer Services, as 192.0.2.10-192.0.2.20; none: none",
+    )
     options = flags.parse(arguments)
     begin_logging(options.verbosity)
 
@@ -50,6 +58,9 @@ def main(arguments: Sequence[str]) -> int:
             # Pods can be connected once there is a subnet file: from then on they must find the gate.
             await policies.listening.wait()
             tasks.spawn(agent.run, name="network agent")
+            if options.load_balancer_pool is not None:
+                balancer = LoadBalancerAgent(client, informers, options.node_name, options.load_balancer_pool)
+                tasks.spawn(balancer.run, name="load balancer", restart=True)
             tasks.spawn(informers.run, name="informers")
             await agent.ready.wait()
             await policies.ready.wait()
@@ -57,3 +68,10 @@ def main(arguments: Sequence[str]) -> int:
             await tasks.wait()
 
     return run(work)
+
+
+def _pool(text: str) -> Pool | None:
+    try:
+        return Pool.parse(text) if text else None
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 from dataclasses import dataclass
 from typing import Final
@@ -202,10 +203,17 @@ def node_components(
                 cluster_cidr=spec.pod_cidr,
                 subnet_file=run / "subnet.json",
                 network_state=state / "network",
+                load_balancer_pool=_balancer_pool(spec),
             ),
         )
     )
     return found
+
+
+def _balancer_pool(spec: ClusterSpec) -> str:
+    """The last quarter of the nodes' own network: whoever reaches the nodes reaches these addresses."""
+    network = ipaddress.ip_network(spec.subnet)
+    return f"{network[network.num_addresses * 3 // 4]}-{network[-2]}"
 
 
 def images_job(spec: ClusterSpec, layout: Layout) -> Component:

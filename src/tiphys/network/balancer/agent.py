@@ -1,0 +1,152 @@
+"""The load balancer's part on every node: answers for the addresses that are this node's; one gives them out.
+
+Level-driven: each turn looks at all Services, slices and Nodes in the caches. When a node dies its
+addresses are answered for by others as soon as it is no longer Ready; clients learn it from the
+announcement. Runs in the node's network namespace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import defaultdict
+from typing import Final
+
+from tiphys.api.core.v1 import Node, Service
+from tiphys.api.discovery.v1 import EndpointSlice
+from tiphys.base.clock import Clock, SystemClock
+from tiphys.base.log import get_logger
+from tiphys.base.netlink import Netlink
+from tiphys.base.tasks import Supervised
+from tiphys.client import ApiConnectionError, Client, EventRecorder, Informers, LeaderElector
+from tiphys.machinery.errors import StatusError
+from tiphys.machinery.meta import ObjectName
+from tiphys.network.balancer.announce import announcer
+from tiphys.network.balancer.arp import ArpResponder
+from tiphys.network.balancer.assign import Pool, assign, present_addresses, wants_address
+
+log = get_logger(__name__)
+
+LEASE: Final = ObjectName("kube-system", "tiphys-load-balancer")
+SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
+GATHER: Final = 0.05  # seconds: changes arriving within it are looked at together
+RETRY: Final = 2.0  # seconds after a write that failed
+
+
+class LoadBalancerAgent:
+    """See the module. `informers.run()` is the caller's business."""
+
+    def __init__(
+        self, client: Client, informers: Informers, node_name: str, pool: Pool, clock: Clock | None = None
+    ) -> None:
+        self._client = client
+        self._name = node_name
+        self._pool = pool
+        self._clock = clock or SystemClock()
+        self._services = informers.of(Service)
+        self._slices = informers.of(EndpointSlice)
+        self._nodes = informers.of(Node)
+        self._recorder = EventRecorder(client, self._clock, "tiphys-load-balancer", node_name)
+        self._to_announce = asyncio.Event()
+        self._to_assign = asyncio.Event()
+        self._told: dict[ObjectName, str] = {}
+
+    async def run(self) -> None:
+        """Announce, and assign while holding the lease, until cancelled."""
+        for informer in (self._services, self._slices, self._nodes):
+            informer.add_handler(self._mark, lambda _, new: self._mark(new), self._mark)
+            await informer.synced()
+        async with Supervised(self._clock) as tasks:
+            tasks.spawn(self._recorder.run, name="load balancer events")
+            tasks.spawn(self._lead, name="load balancer assignment", restart=True)
+            tasks.spawn(self._announce, name="load balancer announcement", restart=True)
+            await asyncio.Event().wait()
+
+    def _mark(self, _: object) -> None:
+        self._to_announce.set()
+        self._to_assign.set()
+
+    # --- answering ---------------------------------------------------------------------------
+
+    async def _announce(self) -> None:
+        responder = ArpResponder(await self._interface())
+        self._to_announce.set()
+        try:
+            while True:
+                await self._to_announce.wait()
+                await self._clock.sleep(GATHER)
+                self._to_announce.clear()
+                responder.answer_for(self.addresses_here())
+        finally:
+            responder.close()
+
+    def addresses_here(self) -> list[str]:
+        """The addresses this node answers for."""
+        slices: dict[ObjectName, list[EndpointSlice]] = defaultdict(list)
+        for piece in self._slices.lister.list():
+            owner = piece.metadata.labels.get(SERVICE_NAME_LABEL, "")
+            slices[ObjectName(piece.metadata.namespace, owner)].append(piece)
+        nodes = list(self._nodes.lister.list())
+        return [
+            address
+            for service in self._services.lister.list()
+            if wants_address(service)
+            for address in present_addresses(service)
+            if address in self._pool
+            and announcer(
+                address, service, nodes, slices[ObjectName(service.metadata.namespace, service.metadata.name)]
+            )
+            == self._name
+        ]
+
+    async def _interface(self) -> str:
+        """The interface that has the node's address, as soon as there is one."""
+        while True:
+            node = self._nodes.lister.get(ObjectName("", self._name))
+            own = {each.address for each in node.status.addresses if each.type == "InternalIP"} if node else set()
+            with Netlink() as here:
+                names = {link.index: link.name for link in here.links()}
+                for address in here.addresses():
+                    if address.cidr.partition("/")[0] in own:
+                        return names[address.index]
+            await self._clock.sleep(RETRY)
+
+    # --- giving addresses out ----------------------------------------------------------------
+
+    async def _lead(self) -> None:
+        identity = f"{self._name}_{os.getpid()}"
+        await LeaderElector(self._client, self._clock, lease=LEASE, identity=identity).run(self._assign)
+
+    async def _assign(self) -> None:
+        self._to_assign.set()
+        while True:
+            await self._to_assign.wait()
+            await self._clock.sleep(GATHER)
+            self._to_assign.clear()
+            try:
+                await self._assign_once()
+            except (StatusError, ApiConnectionError) as error:
+                log.warning("an address could not be written: %s", error)
+                await self._clock.sleep(RETRY)
+                self._to_assign.set()
+
+    async def _assign_once(self) -> None:
+        services = list(self._services.lister.list())
+        made = assign(services, self._pool)
+        for service in services:
+            name = ObjectName(service.metadata.namespace, service.metadata.name)
+            wanted, present = made.addresses.get(name, ""), present_addresses(service)
+            problem = made.problems.get(name, "")
+            if problem and self._told.get(name) != problem:
+                self._recorder.event(service, "Warning", "SyncLoadBalancerFailed", f"No load balancer: {problem}")
+            self._told[name] = problem
+            if wanted and present != (wanted,):
+                await self._write(name, [{"ip": wanted, "ipMode": "VIP"}])
+                self._recorder.event(service, "Normal", "EnsuredLoadBalancer", f"Assigned address {wanted}")
+            elif not wanted and any(each in self._pool for each in present):
+                await self._write(name, None)  # no load balancer any more, or the pool is another now
+        self._told = {name: self._told[name] for name in made.problems}
+
+    async def _write(self, name: ObjectName, ingress: list[dict[str, str]] | None) -> None:
+        status = {"status": {"loadBalancer": {"ingress": ingress}}}
+        await self._client.patch(Service, name, status, subresource="status")
