@@ -84,7 +84,7 @@ _NUMBERS: Final = (int, float)
 def equal(a: Any, b: Any) -> bool:
     """`a == b`. Numbers of different types are compared by value; a bool is no number."""
     if a is b:
-        return a == a  # NaN is not equal to itself
+        return bool(a == a)  # NaN is not equal to itself
     kind, other = type(a), type(b)
     if kind is other and (kind is str or kind is int or kind is bool):
         return bool(a == b)

@@ -151,6 +151,7 @@ class CustomResources:
         stored = resource_of(spec, storage_version(spec))
         several = len(spec["versions"]) > 1
         served: list[ServedResource] = []
+        stores: dict[str, CustomStore] = {}
         # The storage version comes last: the map's `store(group, plural)` is then the one that knows its shape.
         versions = [one for one in spec["versions"] if one.get("served")]
         for version in sorted(versions, key=lambda one: bool(one.get("storage"))):
@@ -169,6 +170,8 @@ class CustomResources:
             one = ServedResource(resource, store, shape)
             one.plain_form = CustomForm(one, spec["names"].get("listKind") or f"{resource.kind}List")
             served.append(one)
+            stores[resource.api_version] = store
+            store.versions = stores
             if "scale" in resource.subresources:
                 self._extra[resource.group, resource.plural, "scale"] = CustomScale()
         return served

@@ -279,7 +279,8 @@ def _list_type_errors(schema: Json, path: Path) -> list[FieldError]:
             elif key not in (items.get("required") or ()) and inner.get("default") is None:
                 place = path.child("items", "properties").key(key).child("default")
                 detail = (
-                    "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property"
+                    "this property is in x-kubernetes-list-map-keys, "
+                    "so it must have a default or be a required property"
                 )
                 errors.append(field.required(place, detail))
     return errors

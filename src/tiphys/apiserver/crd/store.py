@@ -9,6 +9,7 @@ admission. Versions differ in their schemas only (conversion strategy None).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
@@ -46,11 +47,22 @@ class CustomStore(ResourceStore):
         super().__init__(strategy, kind, cache, now, schema)
         self.storage = storage
         self.exact = exact
+        # The stores of all served versions of the definition, by apiVersion.
+        self.versions: dict[str, CustomStore] = {}
 
     def parse(self, tail: bytes) -> Object:
         """A fresh object of this version from the tail of an entry."""
         obj: Object = orjson.loads(self.prefix + tail)
         return obj if self.exact else self.strategy.shaped(obj)
+
+    def in_version(self, obj: Object, api_version: str) -> tuple[Object, TypeSchema] | None:
+        """See ResourceStore."""
+        other = self.versions.get(api_version)
+        if other is None or other.schema is None:
+            return None
+        shown = other.strategy.shaped(copy.deepcopy(obj))
+        shown["apiVersion"] = api_version
+        return shown, other.schema
 
     def _bytes_of(self, obj: Object) -> bytes:
         if self.schema is not None:

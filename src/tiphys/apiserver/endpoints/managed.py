@@ -183,6 +183,8 @@ def _converter(served: ServedResource) -> Callable[[Object, str], tuple[Object, 
     resource, storage = served.resource, served.store.resource
 
     def convert(obj: Object, api_version: str) -> tuple[Object, TypeSchema] | None:
+        if served.schema is not None and served.schema.custom:
+            return served.store.in_version(obj, api_version)
         group, version = split_api_version(api_version)
         other = resource_by_kind(group, version, resource.kind)
         if other is None or not has_schema(group, version, resource.kind):

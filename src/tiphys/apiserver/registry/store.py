@@ -160,6 +160,13 @@ class ResourceStore:
         obj: Object = orjson.loads(self.prefix + tail)
         return obj
 
+    def in_version(self, obj: Object, api_version: str) -> tuple[Object, TypeSchema] | None:
+        """A copy of an object of this store in another version, with its schema; None where that is not served.
+
+        For resources that have a store for each version; versions of others are converted by `registry.conversion`.
+        """
+        return None
+
     def store_key(self, namespace: str, name: str) -> str:
         """Where the object lives in the store."""
         own = f"{namespace}/{name}" if self.resource.namespaced else name

@@ -2,7 +2,7 @@
 
 https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/
 
-Shapes are judged here; that an expression compiles, where it is evaluated.
+Shapes are judged here; whether expressions compile, where they are evaluated (`admission/policies`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Final
 
+from tiphys.apiserver.admission.policies.check import expression_errors
 from tiphys.apiserver.registry.admissionregistration.rules import (
     FAILURE_POLICIES,
     default_match_resources,
@@ -115,7 +116,7 @@ class ValidatingAdmissionPolicyStrategy(AdmissionPolicyStrategy):
         seen: set[str] = set()
         for index, audit in enumerate(audits):
             errors += _audit_errors(audit, name_of(obj), seen, SPEC.child("auditAnnotations").index(index))
-        return errors
+        return errors or expression_errors(spec)
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         spec = spec_of(obj)
@@ -139,7 +140,7 @@ class MutatingAdmissionPolicyStrategy(AdmissionPolicyStrategy):
             errors.append(field.required(where, ""))
         elif policy not in ("IfNeeded", "Never"):
             errors.append(field.not_supported(where, policy, ["IfNeeded", "Never"]))
-        return errors
+        return errors or expression_errors(spec)
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         spec = spec_of(obj)

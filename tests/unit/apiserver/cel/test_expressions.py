@@ -1,0 +1,133 @@
+"""Expressions: values, errors, types, costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tiphys.apiserver.cel.errors import CelSyntaxError, CostError, EvalError
+from tiphys.apiserver.cel.program import compile_expression
+from tiphys.apiserver.cel.types import DYN, INT, STRING, Type, list_of, map_of
+
+SELF = Type(
+    "object",
+    name="selfType",
+    fields={"n": INT, "s": STRING, "items": list_of(STRING), "counts": map_of(STRING, INT), "t": Type("timestamp")},
+)
+VARIABLES = {"self": SELF, "any": DYN}
+VALUES: dict[str, Any] = {
+    "self": {"n": 5, "s": "abc", "items": ["a", "bb"], "counts": {"x": 1, "y": 2}},
+    "any": {"deep": [1, {"k": "v"}]},
+}
+
+
+def evaluate(source: str) -> Any:
+    return compile_expression(source, VARIABLES).evaluate(VALUES)
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        ("1 + 2 * 3 - 4 / 2 % 3", 5),
+        ("-7 / 2", -3),
+        ("-7 % 2", -1),
+        ("1.5 + 2.0 == 3.5", True),
+        ("dyn(1) == 1.0 && dyn(true) != 1", True),
+        ("'a' + \"b\" + r'\\n' + '\\u00e9'", "ab\\né"),
+        ("b'ab'.size() + 'né'.size()", 4),
+        ("self.n > 3 ? 'big' : 'small'", "big"),
+        ("false && 1 / 0 > 0", False),
+        ("1 / 0 > 0 || true", True),
+        ("has(self.s) && !has(self.t)", True),
+        ("self.items.all(i, i.size() < 3)", True),
+        ("self.items.exists_one(i, i == 'a')", True),
+        ("self.counts.exists(k, self.counts[k] == 2)", True),
+        ("self.items.map(i, i.size() > 1, i + '!')", ["bb!"]),
+        ("self.items.filter(i, i != 'a')", ["bb"]),
+        ("self.items.all(i, v, self.items[i] == v)", True),
+        ("self.counts.transformMap(k, v, v * 10)", {"x": 10, "y": 20}),
+        ("self.counts.transformList(k, v, v)", [1, 2]),
+        ("cel.bind(x, self.n + 1, x * x)", 36),
+        ("'a' in self.items && 'x' in self.counts", True),
+        ("any.deep[1].k", "v"),
+        ("any.?nope.orValue('d')", "d"),
+        ("self.?t.hasValue()", False),
+        ("optional.of(3).optMap(x, x + 1).value()", 4),
+        ("[1, ?optional.none(), 3]", [1, 3]),
+        ("{'a': 1, ?'b': optional.none()}", {"a": 1}),
+        ("'%s=%d %.2f %x'.format(['k', 3, 1.5, 255])", "k=3 1.50 ff"),
+        ("'a,b,c'.split(',', 2)", ["a", "b,c"]),
+        ("'Hello'.substring(1, 3).upperAscii()", "EL"),
+        ("'x1y22'.findAll('[0-9]+')", ["1", "22"]),
+        ("'abc'.matches('^a.c$')", True),
+        ("[3, 1, 2].max() + [1, 2].sum()", 6),
+        ("[1, 2, 2].isSorted() && [1, 2, 2].indexOf(2) == 1", True),
+        ("sets.contains([1, 2, 3], [2]) && !sets.intersects([1], [2])", True),
+        ("quantity('1Gi').isGreaterThan(quantity('900Mi')) && quantity('1k').asInteger() == 1000", True),
+        ("quantity('1').add(quantity('500m')).compareTo(quantity('1.5'))", 0),
+        ("isURL('https://a.b:80/c?d=e') && url('https://a.b:80/c').getPort() == '80'", True),
+        ("cidr('10.0.0.0/8').containsIP('10.1.2.3') && ip('::1').isLoopback()", True),
+        ("semver('1.2.3').isLessThan(semver('v1.10', true))", True),
+        ("format.dns1123Label().validate('ok').hasValue()", False),
+        ("timestamp('2024-02-29T12:00:00Z').getFullYear()", 2024),
+        ("duration('90m').getHours() == 1 && string(duration('90s')) == '90s'", True),
+        ("timestamp('2024-01-01T00:00:00Z') + duration('1h') > timestamp('2024-01-01T00:30:00Z')", True),
+        ("type(1) == int && type('') == string", True),
+        ("int('42') + int(1.9) + int(uint(3))", 46),
+        ("math.greatest(1, 5, 3)", 5),
+    ],
+)
+def test_value(source: str, value: Any) -> None:
+    assert evaluate(source) == value
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("1 / 0", "divide by zero"),
+        ("9223372036854775807 + 1", "integer overflow"),
+        ("any.nope", "no such key: nope"),
+        ("self.items[7]", "index out of bounds: 7"),
+        ("dyn('a') + dyn(1)", "no such overload"),
+        ("optional.none().value()", "optional.none() dereference"),
+        ("int('x')", 'strconv.ParseInt: parsing "x": invalid syntax'),
+    ],
+)
+def test_run_time_error(source: str, message: str) -> None:
+    with pytest.raises(EvalError) as error:
+        evaluate(source)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("self.x", "ERROR: <input>:1:5: undefined field 'x'\n | self.x\n | ....^"),
+        ("y", "ERROR: <input>:1:1: undeclared reference to 'y' (in container '')\n | y\n | ^"),
+        (
+            "self.n == 'a'",
+            (
+                "ERROR: <input>:1:8: found no matching overload for '_==_' applied to '(int, string)'\n"
+                " | self.n == 'a'\n | .......^"
+            ),
+        ),
+        ("has(self)", "ERROR: <input>:1:5: invalid argument to has() macro\n | has(self)\n | ....^"),
+        ("1 2", "ERROR: <input>:1:3: Syntax error: extraneous input '2' expecting <EOF>\n | 1 2\n | ..^"),
+    ],
+)
+def test_refused(source: str, message: str) -> None:
+    with pytest.raises(CelSyntaxError) as error:
+        compile_expression(source, VARIABLES)
+    assert str(error.value) == message
+
+
+def test_cost_is_limited() -> None:
+    program = compile_expression("any.all(x, any.all(y, any.all(z, x == y || y == z || true)))", VARIABLES)
+    with pytest.raises(CostError):
+        program.evaluate({"any": list(range(200))})
+
+
+def test_variables_are_given_back() -> None:
+    program = compile_expression("any.exists(any, any == 2) && any.size() == 3", VARIABLES)
+    assert program.evaluate({"any": [1, 2, 3]}) is True
