@@ -191,6 +191,7 @@ def test_meddling_is_repaired(site: Site, monkeypatch: pytest.MonkeyPatch) -> No
         "nft flush table inet tiphys-policy",
         "nft delete table inet tiphys-policy",
         "nft flush map inet tiphys-policy ingress4",
+        "sysctl -qw net.bridge.bridge-nf-call-iptables=0",
     ):
         sh(meddling, site.node)
         site.until(lambda: not site.reach("b", A))

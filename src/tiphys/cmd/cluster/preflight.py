@@ -131,5 +131,9 @@ def check_limits(spec: ClusterSpec) -> None:
         raise CommandError(f'the datastore "{spec.datastore}" is not supported by this version; use sqlite')
     if spec.network == "bgp":
         raise CommandError("the network back end bgp is not supported by this version; use vxlan or host-gw")
-    if spec.proxy_mode != "nftables":
-        raise CommandError(f"the proxy mode {spec.proxy_mode} is not supported by this version; use nftables")
+    if spec.proxy_mode not in ("nftables", "iptables"):
+        raise CommandError(
+            f"the proxy mode {spec.proxy_mode} is not supported by this version; use nftables or iptables"
+        )
+    if spec.proxy_mode == "iptables" and not shutil.which("iptables-restore"):
+        raise CommandError("the proxy mode iptables needs the command iptables-restore; install the package iptables")

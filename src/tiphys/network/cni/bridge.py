@@ -24,6 +24,7 @@ from tiphys.base.netlink import Link, Netlink, NetlinkError
 from tiphys.network.cni.ipam import AddressPool, Allocation
 from tiphys.network.cni.model import NetworkError, Pod, PodInterface
 from tiphys.network.subnet import Subnet
+from tiphys.network.sysctl import filter_bridged, set_sysctl
 
 BRIDGE: Final = "tph0"
 POD_INTERFACE: Final = "eth0"
@@ -168,24 +169,12 @@ class BridgePlugin:
                 *(netlink.new_address(existing.index, cidr) for cidr in wanted - have),
             ]
         )
-        _sysctl("net/ipv4/ip_forward", "1")
+        set_sysctl("net/ipv4/ip_forward", "1")
         # A connection from the node's own loopback to a hostPort leaves through the bridge.
-        _sysctl(f"net/ipv4/conf/{BRIDGE}/route_localnet", "1")
+        set_sysctl(f"net/ipv4/conf/{BRIDGE}/route_localnet", "1")
         # Answers between two pods of one node must pass netfilter to be translated back.
-        _sysctl("net/bridge/bridge-nf-call-iptables", "1")
-        if any(pool.network.version == 6 for pool in self.pools):
-            _sysctl("net/ipv6/conf/all/forwarding", "1")
-            _sysctl("net/bridge/bridge-nf-call-ip6tables", "1")
+        is_dual = any(pool.network.version == 6 for pool in self.pools)
+        filter_bridged(ipv6=is_dual)
+        if is_dual:
+            set_sysctl("net/ipv6/conf/all/forwarding", "1")
         return existing.index
-
-
-def _sysctl(name: str, value: str) -> None:
-    """Set a kernel parameter of the thread's network namespace; one that does not exist is left out."""
-    path = Path("/proc/sys") / name
-    try:
-        if path.read_text().strip() != value:
-            path.write_text(value)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise NetworkError(f"cannot set {name.replace('/', '.')}: {error.strerror}") from None

@@ -184,7 +184,11 @@ class PodNetworks:
         if self._plugin is None or self._plugin.subnet != subnet:
             if self._plugin is not None:
                 self._plugin.close()
-            self._plugin = BridgePlugin(subnet, self._state)
+                self._plugin = None
+            try:
+                self._plugin = BridgePlugin(subnet, self._state)
+            except OSError as error:
+                raise NetworkError(f"the node's bridge cannot be set up: {error.strerror}") from error
         return self._plugin
 
     def _close(self) -> None:

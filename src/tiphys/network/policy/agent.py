@@ -30,6 +30,7 @@ from tiphys.network.policy.layout import NAME
 from tiphys.network.policy.listing import expected_summary, summary_of
 from tiphys.network.policy.model import PodFacts
 from tiphys.network.policy.state import PolicyState
+from tiphys.network.sysctl import SysctlError, filter_bridged
 
 log = get_logger(__name__)
 
@@ -69,6 +70,7 @@ class PolicyAgent:
         self._pods = informers.of(Pod)
         self._namespaces = informers.of(Namespace)
         self._policies = informers.of(NetworkPolicy)
+        self._versions = tuple(versions)
         self._state = PolicyState(versions)
         # Addresses of this node's pods as the gate and the files tell: before and better than their status.
         self._admitted: dict[ObjectName, tuple[str, ...]] = {}
@@ -106,9 +108,10 @@ class PolicyAgent:
             await informer.synced()
         while not self.ready.is_set():
             try:
+                filter_bridged(ipv6=6 in self._versions)
                 await self._write(nft, whole=True)
                 self.ready.set()
-            except NftError as error:
+            except (NftError, SysctlError) as error:
                 log.error("network policies cannot be set up: %s", error)
                 await self._clock.sleep(RETRY)
 
@@ -160,10 +163,12 @@ class PolicyAgent:
         while True:
             await self._clock.sleep(VERIFY)
             try:
+                if filter_bridged(ipv6=6 in self._versions):
+                    log.warning("frames between pods of the node did not pass netfilter; they do again")
                 async with self._one:
                     if await nft.generation() != self._generation:
                         await self.verify(nft)
-            except NftError as error:
+            except (NftError, SysctlError) as error:
                 log.error("network policies could not be verified: %s", error)
 
     async def verify(self, nft: AsyncNft) -> bool:
