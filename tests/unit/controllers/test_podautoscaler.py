@@ -362,7 +362,12 @@ async def test_a_metric_that_cannot_be_had_scales_nothing_down_and_is_said() -> 
         await world.pass_time(2)
         assert world.replicas == 2
         assert world.conditions()["ScalingActive"] == ("False", "FailedGetPodsMetric")
-        assert [reason for reason, _ in world.events()] == ["FailedGetPodsMetric", "FailedComputeMetricsReplicas"]
+        text = (
+            "unable to get metric rps: unable to fetch metrics from custom metrics API: "
+            "the server could not find the requested resource (get rps.custom.metrics.k8s.io)"
+        )
+        first = f"invalid metrics (1 invalid out of 2), first error is: failed to get pods metric value: {text}"
+        assert world.events() == [("FailedGetPodsMetric", text), ("FailedComputeMetricsReplicas", first)]
         world.api.usage = {"a": "900m", "b": "900m"}
         await world.pass_time(20)
     assert world.replicas == 4

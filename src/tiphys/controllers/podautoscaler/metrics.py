@@ -102,22 +102,28 @@ class MetricsClient:
                 # Either the older version is served, or there is no such metric at all.
                 if number + 1 < len(CUSTOM):
                     continue
-                raise MetricsError(f"unable to fetch metrics from custom metrics API: {error.message}") from error
+                raise MetricsError(f"unable to fetch metrics from custom metrics API: {_why(error, path)}") from error
             except (StatusError, ApiConnectionError) as error:
-                raise MetricsError(f"unable to fetch metrics from custom metrics API: {error}") from error
+                raise MetricsError(f"unable to fetch metrics from custom metrics API: {_why(error, path)}") from error
             return list(answer.get("items") or [])
         return []
 
     async def _ask(self, path: str, query: Mapping[str, str], api: str) -> dict[str, Any]:
         try:
             return await self._send(path, query)
-        except StatusError as error:
-            raise MetricsError(f"unable to fetch metrics from {api}: {error.message}") from error
-        except ApiConnectionError as error:
-            raise MetricsError(f"unable to fetch metrics from {api}: {error}") from error
+        except (StatusError, ApiConnectionError) as error:
+            raise MetricsError(f"unable to fetch metrics from {api}: {_why(error, path)}") from error
 
     async def _send(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
         return await self._client.request_json("GET", path, query={key: value for key, value in query.items() if value})
+
+
+def _why(error: StatusError | ApiConnectionError, path: str) -> str:
+    """The error in words; an API that is not served at all has none of its own, as nobody answers for it."""
+    if isinstance(error, NotFoundError) and not error.status.get("details"):
+        group = path.split("/")[2] if path.startswith("/apis/") else "custom.metrics.k8s.io"
+        return f"the server could not find the requested resource (get {path.rsplit('/', 1)[1]}.{group})"
+    return error.message if isinstance(error, StatusError) else str(error)
 
 
 def _usage(item: Mapping[str, Any], resource: str, container: str) -> int | None:

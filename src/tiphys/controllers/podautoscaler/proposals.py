@@ -50,10 +50,11 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A metric that could not be had."""
+    """A metric that could not be had; `where` begins the message where several metrics are spoken of."""
 
     reason: str
     message: str
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +99,18 @@ class Proposer:
                 case "External" if spec.external is not None:
                     return await self._external(situation, spec.external.metric, spec.external.target)
         except (MetricsError, UnknownKind) as error:
-            return Failure(reason, f"{text.format(name=name)}: {error}")
+            return Failure(reason, str(error), f"{text.format(name=name)}: ")
         return Failure("InvalidMetricSourceType", f'unknown metric source type "{spec.type}"')
 
     async def _resource(self, situation: Situation, name: str, target: MetricTarget, container: str) -> Proposal:
         namespace = situation.autoscaler.metadata.namespace
         try:
-            samples = await self._metrics.resource(name, namespace, situation.scale.selector, container)
+            samples = await self._measured(name, namespace, situation.scale.selector, container)
+            start = self._start if name == "cpu" else None
+            wanted, note = self._judge(situation, target, samples, start, (name, container))
         except MetricsError as error:
-            raise MetricsError(f"unable to get metrics for resource {name}: {error}") from error
-        start = self._start if name == "cpu" else None
-        wanted, note = self._judge(situation, target, samples, start, (name, container))
+            what = "usage" if target.average_value else "utilization"
+            raise MetricsError(f"failed to get {name} {what}: {error}") from error
         value = MetricValueStatus(average_value=quantity(wanted.average), average_utilization=wanted.utilization)
         if container:
             found = ContainerResourceMetricStatus(name=name, container=container, current=value)
@@ -116,6 +118,12 @@ class Proposer:
             return Proposal(wanted.replicas, f"{name} container resource{note}", status)
         status = MetricStatus(type="Resource", resource=ResourceMetricStatus(name=name, current=value))
         return Proposal(wanted.replicas, f"{name} resource{note}", status)
+
+    async def _measured(self, name: str, namespace: str, selector: str, container: str) -> dict[str, Sample]:
+        try:
+            return await self._metrics.resource(name, namespace, selector, container)
+        except MetricsError as error:
+            raise MetricsError(f"unable to get metrics for resource {name}: {error}") from error
 
     def _judge(
         self,
@@ -169,7 +177,9 @@ class Proposer:
         try:
             usage = await self._metrics.external(metric.name, namespace, _selector(metric))
         except MetricsError as error:
-            raise MetricsError(f"unable to get external metric {namespace}/{metric.name}: {error}") from error
+            what = f"{metric.name} external metric" if target.average_value else f"external metric {metric.name}"
+            text = f"failed to get {what}: unable to get external metric {namespace}/{metric.name}"
+            raise MetricsError(f"{text}: {error}") from error
         wanted, current = self._one_number(situation, usage, target)
         status = ExternalMetricStatus(metric=metric, current=current)
         text = f"external metric {metric.name}({_selector(metric) or 'nil'})"

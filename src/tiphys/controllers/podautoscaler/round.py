@@ -135,12 +135,11 @@ class Round:
         best = max(proposals, key=lambda one: one.replicas, default=None)
         # With a metric missing nobody knows that fewer would do.
         if best is None or (failures and best.replicas < scale.replicas):
-            message = f"the HPA was unable to compute the replica count: {failures[0].message}"
-            self._set(SCALING_ACTIVE, False, Outcome(failures[0].reason, message))
-            text = (
-                f"invalid metrics ({len(failures)} invalid out of {len(specs)}), first error is: {failures[0].message}"
-            )
-            self._warn("FailedComputeMetricsReplicas", text)
+            first = failures[0]
+            message = f"the HPA was unable to compute the replica count: {first.message}"
+            self._set(SCALING_ACTIVE, False, Outcome(first.reason, message))
+            text = f"invalid metrics ({len(failures)} invalid out of {len(specs)})"
+            self._warn("FailedComputeMetricsReplicas", f"{text}, first error is: {first.where}{first.message}")
             self._status = replace(self._status, current_replicas=scale.replicas)
             raise Stopped
         message = f"the HPA was able to successfully calculate a replica count from {best.metric}"
