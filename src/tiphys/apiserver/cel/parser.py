@@ -233,7 +233,8 @@ class _Parser:
         if token.kind == "quoted":
             return Select(at, node, token.text[1:-1], optional=optional)
         if token.kind != "name" or token.text in ("in", "true", "false", "null"):
-            raise self._error(token.at, f"Syntax error: no viable alternative at input '.{token.text}'")
+            shown = "." if token.kind == "end" else f".{token.text}"
+            raise self._error(token.at, f"Syntax error: no viable alternative at input '{shown}'")
         if self._is("(") and not optional:
             open_at = self._take().at
             return self._method(node, token.text, open_at, self._arguments(")"))
@@ -332,7 +333,8 @@ class _Parser:
             optional = self._accept("?")
             token = self._take()
             if token.kind not in ("name", "quoted"):
-                raise self._error(token.at, f"Syntax error: mismatched input '{token.text}' expecting IDENTIFIER")
+                expected = "{'}', ',', '?', IDENTIFIER, ESC_IDENTIFIER}" if not fields else "IDENTIFIER"
+                raise self._error(token.at, f"Syntax error: mismatched input '{token.text}' expecting {expected}")
             self._expect(":")
             fields.append((token.text.strip("`"), self._expression(), optional))
             if not self._accept(","):

@@ -263,7 +263,7 @@ def wanted_status(definition: Mapping[str, Any], every: Sequence[Mapping[str, An
         clash = next((one for one in values if one in space), None)
         if clash is None:
             _take(accepted, name, given)
-        elif conflict is None:
+        else:  # the last conflict is the one that is told
             reason = {"shortNames": "ShortNamesConflict", "listKind": "ListKindConflict"}.get(
                 name, f"{name.title()}Conflict"
             )

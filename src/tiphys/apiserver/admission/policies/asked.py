@@ -111,6 +111,15 @@ class Asker:
     # --- variables --------------------------------------------------------------------------------
     def variables(self, policy: Policy, attributes: AdmissionAttributes, shown: Resource) -> dict[str, Any]:
         """What expressions may mention, but for `params`."""
+        out = self.base_variables(attributes, shown)
+        own: dict[str, Any] = {}
+        for name, expression in policy.variables:
+            own[name] = Lazy(partial(_value, expression, out))
+        out["variables"] = own
+        return out
+
+    def base_variables(self, attributes: AdmissionAttributes, shown: Resource) -> dict[str, Any]:
+        """The variables that do not depend on a policy."""
         resource = attributes.resource
         other = (shown.group, shown.version) != (resource.group, resource.version)
 
@@ -120,7 +129,7 @@ class Asker:
             return self.parts.versions.convert(dict(obj), shown)
 
         deleting = attributes.operation is Operation.DELETE
-        out: dict[str, Any] = {
+        return {
             "object": None if deleting else Lazy(lambda: view(attributes.object)),
             "oldObject": Lazy(lambda: view(attributes.old_object)),
             "request": request_of(attributes, shown),
@@ -128,11 +137,6 @@ class Asker:
             "authorizer": CelAuthorizer(self.parts.authorizer, attributes.user, self._resource_check(attributes)),
             "params": None,
         }
-        own: dict[str, Any] = {}
-        for name, expression in policy.variables:
-            own[name] = Lazy(partial(_value, expression, out))
-        out["variables"] = own
-        return out
 
     def _namespace(self, attributes: AdmissionAttributes, shown: Resource) -> Json | None:
         if not shown.namespaced or not attributes.namespace:

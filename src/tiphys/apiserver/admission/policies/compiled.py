@@ -52,6 +52,12 @@ VARIABLES: Final[Mapping[str, Type]] = {
 }
 
 
+# What the match conditions of webhooks may mention.
+CONDITION_VARIABLES: Final[Mapping[str, Type]] = {
+    name: VARIABLES[name] for name in ("object", "oldObject", "request", "authorizer")
+}
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Expression:
     """One expression of a policy: compiled, or with the problem it has."""
@@ -61,10 +67,10 @@ class Expression:
     problem: str = ""
 
 
-def expression(source: str) -> Expression:
+def expression(source: str, variables: Mapping[str, Type] = VARIABLES) -> Expression:
     """Compile one."""
     try:
-        return Expression(source, compile_expression(source, VARIABLES))
+        return Expression(source, compile_expression(source, variables))
     except CelSyntaxError as error:
         return Expression(source, None, f"compilation error: compilation failed: {error}")
 

@@ -15,6 +15,7 @@ from tiphys.api.table import Resource
 from tiphys.apiserver.admission.base import AdmissionParts, AdmissionPlugin, Object
 from tiphys.apiserver.admission.interface import AdmissionAttributes
 from tiphys.apiserver.admission.webhooks.ask import ask
+from tiphys.apiserver.admission.webhooks.conditions import Conditions
 from tiphys.apiserver.admission.webhooks.matching import EXEMPT, GROUP, Hook, Hooks, Matcher
 from tiphys.machinery.errors import internal_error
 from tiphys.machinery.patch.errors import BadPatchError, PatchError
@@ -38,6 +39,7 @@ class MutatingAdmissionWebhook(AdmissionPlugin):
     def __init__(self, parts: AdmissionParts) -> None:
         super().__init__(parts)
         self._hooks = Hooks(parts.reader, "mutatingwebhookconfigurations")
+        self._conditions = Conditions(parts)
         self._matcher = Matcher(parts.reader, parts.versions)
         self._caller = parts.webhooks
         self._versions = parts.versions
@@ -56,6 +58,8 @@ class MutatingAdmissionWebhook(AdmissionPlugin):
             if attributes.is_reinvocation and hook.id not in memory.again:
                 continue
             shown_as = self._matcher.match(hook, attributes)
+            if shown_as is not None and not self._conditions.hold(hook, attributes, shown_as):
+                continue
             if shown_as is not None and await self._ask(hook, attributes, shown_as):
                 memory.again |= memory.asked
                 attributes.reinvoke = True

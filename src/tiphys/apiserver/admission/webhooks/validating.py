@@ -7,6 +7,7 @@ import asyncio
 from tiphys.apiserver.admission.base import AdmissionParts, AdmissionPlugin
 from tiphys.apiserver.admission.interface import AdmissionAttributes
 from tiphys.apiserver.admission.webhooks.ask import ask
+from tiphys.apiserver.admission.webhooks.conditions import Conditions
 from tiphys.apiserver.admission.webhooks.matching import EXEMPT, GROUP, Hooks, Matcher
 
 
@@ -18,6 +19,7 @@ class ValidatingAdmissionWebhook(AdmissionPlugin):
     def __init__(self, parts: AdmissionParts) -> None:
         super().__init__(parts)
         self._hooks = Hooks(parts.reader, "validatingwebhookconfigurations")
+        self._conditions = Conditions(parts)
         self._matcher = Matcher(parts.reader, parts.versions)
         self._caller = parts.webhooks
         self._versions = parts.versions
@@ -29,7 +31,7 @@ class ValidatingAdmissionWebhook(AdmissionPlugin):
         asked = []
         for hook in self._hooks.all():
             shown_as = self._matcher.match(hook, attributes)
-            if shown_as is not None:
+            if shown_as is not None and self._conditions.hold(hook, attributes, shown_as):
                 asked.append(ask(hook, attributes, shown_as, self._caller, self._versions))
         if len(asked) == 1:
             await asked[0]

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Final
 from urllib.parse import urlsplit
 
+from tiphys.apiserver.admission.policies.check import condition_errors
 from tiphys.apiserver.registry.admissionregistration.rules import (
     FAILURE_POLICIES,
     MATCH_POLICIES,
@@ -97,7 +98,12 @@ def _webhook_errors(webhook: Json, path: Path, *, mutating: bool) -> list[FieldE
     if mutating:
         errors += _one_of(webhook, "reinvocationPolicy", ("IfNeeded", "Never"), path)
     errors += _client_errors(webhook.get("clientConfig") or {}, path.child("clientConfig"))
-    return errors + match_condition_errors(webhook.get("matchConditions") or (), path.child("matchConditions"))
+    conditions, where = webhook.get("matchConditions") or (), path.child("matchConditions")
+    errors += match_condition_errors(conditions, where)
+    if not errors:
+        for index, one in enumerate(conditions):
+            errors += condition_errors(one["expression"], where.index(index).child("expression"))
+    return errors
 
 
 def full_name_errors(name: str, path: Path) -> list[FieldError]:

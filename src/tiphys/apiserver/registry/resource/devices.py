@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from tiphys.apiserver.cel.devices import selector_problem
 from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.meta import validate_label_name
 from tiphys.machinery import field
@@ -117,6 +118,8 @@ def selectors_errors(selectors: Sequence[Json], path: Path) -> list[FieldError]:
             errors.append(field.required(where.child("expression"), ""))
         elif len(expression) > 10 * 1024:
             errors.append(field.too_long(where.child("expression"), "", 10 * 1024))
+        elif problem := selector_problem(expression):
+            errors.append(field.invalid(where.child("expression"), expression, problem))
     return errors
 
 
