@@ -138,7 +138,7 @@ class Proxy:
         try:
             for family in ("ip", "ip6"):
                 await Applier(nft, Layout(family=family)).clean_up()
-                await IptablesApplier(Site(family=family)).clean_up()
+                await IptablesApplier(nft, Site(family=family)).clean_up()
         finally:
             nft.close()
 
@@ -159,7 +159,7 @@ class Proxy:
             everyone = self._config.masquerade_all
             writers: dict[str, RuleWriter] = {
                 NFTABLES: Applier(nft, Layout(family=family, cluster_cidr=own, masquerade_all=everyone)),
-                IPTABLES: IptablesApplier(Site(family=family, cluster_cidr=own, masquerade_all=everyone)),
+                IPTABLES: IptablesApplier(nft, Site(family=family, cluster_cidr=own, masquerade_all=everyone)),
             }
             applier = writers.pop(self._mode)
             if await applier.start():

@@ -96,7 +96,7 @@ def program(site: Site, *services: tuple[ServicePort, Choice]) -> None:
             if site.mode == NFTABLES:
                 applier = Applier(nft, Layout(cluster_cidr=CIDR))
             else:
-                applier = IptablesApplier(chains.Site(cluster_cidr=CIDR))
+                applier = IptablesApplier(nft, chains.Site(cluster_cidr=CIDR))
             await applier.start()
             applier.desired.set_node_ips((NODE,))
             for service, choice in services:

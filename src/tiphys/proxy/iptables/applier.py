@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tiphys.base.log import get_logger
-from tiphys.base.nft import NftError
+from tiphys.base.nft import AsyncNft, NftError
 from tiphys.proxy.iptables.chains import LISTS, PREFIXES, Site
 from tiphys.proxy.iptables.state import FIXED, JUMPS, IptablesRules
 
@@ -27,7 +28,9 @@ _OURS: Final = frozenset(name for _, name in (*FIXED, *LISTS))
 class IptablesApplier:
     """A rules.RuleWriter. Starts processes from the event loop, in whose thread's network namespace they run."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, nft: AsyncNft, site: Site) -> None:
+        self._nft = nft
+        self._generation = -1
         self._prefix = "ip6tables" if site.family == "ip6" else "iptables"
         self._whole = True
         self.desired = IptablesRules(site)
@@ -35,7 +38,7 @@ class IptablesApplier:
     async def start(self) -> bool:
         """As rules.RuleWriter."""
         self._whole = True
-        return "KUBE-SERVICES" in (await self._listing())["nat"]
+        return "KUBE-SERVICES" in _counts(_tables(await self._run("save")))["nat"]
 
     async def apply(self) -> bool:
         """As rules.RuleWriter."""
@@ -47,7 +50,7 @@ class IptablesApplier:
             return False
         self._whole = True
         try:
-            await self._run("restore", "--noflush", "-w", LOCK_WAIT, given=script)
+            await self._restore(script)
         except NftError as error:
             log.warning("iptables refused an update, writing everything anew: %s", str(error).splitlines()[0])
             await self._write_all()
@@ -55,12 +58,15 @@ class IptablesApplier:
         return True
 
     async def verify(self) -> bool:
-        """As rules.RuleWriter."""
-        if self._whole:
+        """As rules.RuleWriter. Reads the rules only when something in nftables, of which they are a part, changed."""
+        now = await self._nft.generation()
+        if self._whole or now == self._generation:
             return False
-        found = await self._listing()
-        ours = {table: {k: n for k, n in chains.items() if _is_ours(k)} for table, chains in found.items()}
-        if ours == self.desired.counts() and not await self._missing_jumps():
+        self._generation = now
+        saved = _tables(await self._run("save"))
+        found = _counts(saved)
+        ours = {table: {k: n for k, n in found[table].items() if _is_ours(k)} for table in ("nat", "filter")}
+        if ours == self.desired.counts() and not _missing_jumps(saved):
             return False
         log.warning("the rules of %s were changed by somebody else; writing them anew", self._prefix)
         await self._write_all()
@@ -87,30 +93,17 @@ class IptablesApplier:
                 body = [*(f":{name} - [0:0]" for name in names), *jumps, *(f"-X {name}" for name in names)]
                 script.append("\n".join([f"*{table}", *body, "COMMIT", ""]))
         if script:
-            await self._run("restore", "--noflush", "-w", LOCK_WAIT, given="".join(script))
+            await self._restore("".join(script))
 
     async def _write_all(self) -> None:
         self._whole = True
-        script = self.desired.whole(await self._listing(), await self._missing_jumps())
-        await self._run("restore", "--noflush", "-w", LOCK_WAIT, given=script)
+        saved = _tables(await self._run("save"))
+        await self._restore(self.desired.whole(_counts(saved), _missing_jumps(saved)))
         self._whole = False
 
-    async def _missing_jumps(self) -> list[tuple[str, str, str]]:
-        tables = _tables(await self._run("save"))
-        return [jump for jump in JUMPS if f"-A {jump[1]} {jump[2]}" not in tables.get(jump[0], ())]
-
-    async def _listing(self) -> dict[str, dict[str, int]]:
-        """Table → chain → number of rules."""
-        found: dict[str, dict[str, int]] = {"nat": {}, "filter": {}}
-        for table, lines in _tables(await self._run("save")).items():
-            chains = found.setdefault(table, {})
-            for line in lines:
-                if line.startswith(":"):
-                    chains.setdefault(line[1:].split()[0], 0)
-                elif line.startswith("-A "):
-                    name = line.split()[1]
-                    chains[name] = chains.get(name, 0) + 1
-        return found
+    async def _restore(self, script: str) -> None:
+        await self._run("restore", "--noflush", "-w", LOCK_WAIT, given=script)
+        self._generation = await self._nft.generation()
 
     async def _run(self, what: str, *arguments: str, given: str = "") -> str:
         program = next(
@@ -145,3 +138,21 @@ def _tables(saved: str) -> dict[str, list[str]]:
         elif line and not line.startswith("#") and line != "COMMIT":
             lines.append(line)
     return found
+
+
+def _counts(tables: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
+    """Table → chain → number of rules."""
+    found: dict[str, dict[str, int]] = {"nat": {}, "filter": {}}
+    for table, lines in tables.items():
+        chains = found.setdefault(table, {})
+        for line in lines:
+            if line.startswith(":"):
+                chains.setdefault(line[1:].split()[0], 0)
+            elif line.startswith("-A "):
+                name = line.split(" ", 2)[1]
+                chains[name] = chains.get(name, 0) + 1
+    return found
+
+
+def _missing_jumps(tables: Mapping[str, Sequence[str]]) -> list[tuple[str, str, str]]:
+    return [jump for jump in JUMPS if f"-A {jump[1]} {jump[2]}" not in tables.get(jump[0], ())]

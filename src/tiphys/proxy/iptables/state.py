@@ -125,7 +125,8 @@ class IptablesRules:
         for table in ("nat", "filter"):
             names = [name for where, name in (*FIXED, *LISTS) if where == table]
             stale = [each for each in found.get(table, {}) if each.startswith(PREFIXES) and each not in chains]
-            lines = [f":{name} - [0:0]" for name in (*names, *(chains if table == "nat" else ()), *stale)]
+            # In order of name: iptables-restore takes half the time then, of seconds with 1,000 Services.
+            lines = [f":{name} - [0:0]" for name in sorted((*names, *(chains if table == "nat" else ()), *stale))]
             # Inserted in front, so the last comes first.
             lines += [f"-I {chain} {rule}" for where, chain, rule in reversed(missing) if where == table]
             for (where, name), fixed in FIXED.items():
