@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from tiphys.apiserver.admission.policies.typecheck import PolicyTypeChecker
 from tiphys.base.clock import SystemClock
 from tiphys.base.notify import notify_ready
 from tiphys.client import LeadershipLost
@@ -80,6 +81,7 @@ def options_of(found: Any) -> Options:
         cluster_signing_cert=_read(found.cluster_signing_cert_file),
         cluster_signing_key=_read(found.cluster_signing_key_file),
         local_path_directory=found.local_path_directory,
+        policy_type_checker=PolicyTypeChecker(),
     )
 
 

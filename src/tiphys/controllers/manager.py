@@ -53,6 +53,7 @@ from tiphys.controllers.persistentvolume import (
 )
 from tiphys.controllers.podautoscaler import HorizontalPodAutoscalerController
 from tiphys.controllers.podgc import PodGCController
+from tiphys.controllers.policystatus import PolicyStatusController
 from tiphys.controllers.replicaset import REPLICA_SETS, REPLICATION_CONTROLLERS, ReplicaSetController
 from tiphys.controllers.resourceclaim import ResourceClaimController
 from tiphys.controllers.resourcequota import ResourceQuotaController
@@ -116,6 +117,7 @@ CONTROLLERS: Final[Mapping[str, Constructor]] = MappingProxyType(
         "root-ca-certificate-publisher-controller": RootCAPublisher,
         "ephemeral-volume-controller": EphemeralVolumeController,
         "resourceclaim-controller": ResourceClaimController,
+        "validatingadmissionpolicy-status-controller": PolicyStatusController,
         "legacy-serviceaccount-token-cleaner-controller": LegacyTokenCleaner,
         "service-cidr-controller": ServiceCIDRController,
         # Not of kube-controller-manager: what a cluster of Tiphys brings along.

@@ -10,6 +10,7 @@ import pytest
 
 from tests.unit.controllers.harness import Json, World, names, pod
 from tests.unit.controllers.test_persistentvolumes import CLAIMS, PODS, VOLUMES, claim, volume
+from tiphys.api.admissionregistration.v1 import ValidatingAdmissionPolicy
 from tiphys.api.core.v1 import LoadBalancerIngress, LoadBalancerStatus, Node, Service
 from tiphys.controllers.cloud.provider import CloudProvider, Route
 from tiphys.controllers.cloud.routes import RouteController
@@ -20,6 +21,7 @@ from tiphys.controllers.persistentvolume import (
     PersistentVolumeExpander,
     VACProtectionController,
 )
+from tiphys.controllers.policystatus import PolicyStatusController
 from tiphys.controllers.serviceaccount import LegacyTokenCleaner
 from tiphys.controllers.servicecidr import ServiceCIDRController
 from tiphys.controllers.ttl import TTLController, step_for
@@ -31,6 +33,7 @@ SECRETS = "/api/v1/secrets"
 ACCOUNTS = "/api/v1/serviceaccounts"
 MAPS = "/api/v1/configmaps"
 SERVICES = "/api/v1/services"
+POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
 ATTRIBUTES = "/apis/storage.k8s.io/v1/volumeattributesclasses"
 GOING = {"deletionTimestamp": "2024-01-01T00:00:00Z"}
 
@@ -240,3 +243,22 @@ async def test_every_node_has_its_routes_and_those_of_others_stay() -> None:
         await world.pass_time(20)
     assert "FailedToCreateRoute" in [reason for reason, _ in world.events()]
     assert world.api.objects[NODES]["", "n2"]["status"]["conditions"][0]["status"] == "True"
+
+
+class Strict:
+    """Objects to everything."""
+
+    def warnings(self, policy: ValidatingAdmissionPolicy) -> list[tuple[str, str]]:
+        return [(f"spec.validations[{i}].expression", "no") for i, _ in enumerate(policy.spec.validations)]
+
+
+async def test_a_policys_status_says_what_was_checked_once_a_generation() -> None:
+    world = World(options=Options(policy_type_checker=Strict()))
+    spec = {"validations": [{"expression": "x"}]}
+    world.api.put(POLICIES, {"metadata": {"name": "p", "generation": 3}, "spec": spec, "status": {}})
+    async with world.running(PolicyStatusController):
+        await world.settle(seconds=5)
+    warnings = [{"fieldRef": "spec.validations[0].expression", "warning": "no"}]
+    (found,) = world.api.list(POLICIES)
+    assert found["status"] == {"observedGeneration": 3, "typeChecking": {"expressionWarnings": warnings}}
+    assert len(world.api.writes) == 1

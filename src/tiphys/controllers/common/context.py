@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Protocol
 
 import tiphys
+from tiphys.api.admissionregistration.v1 import ValidatingAdmissionPolicy
 from tiphys.base.clock import Clock
 from tiphys.client import Client, EventRecorder, Informers
 from tiphys.controllers.cloud.provider import NO_PROVIDER, CloudProvider
+
+
+class PolicyTypeChecker(Protocol):
+    """Knows the expressions' language, which is the API server's; whoever starts the manager hands it in."""
+
+    def warnings(self, policy: ValidatingAdmissionPolicy) -> Sequence[tuple[str, str]]:
+        """Place and text of each problem of a policy's expressions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +56,7 @@ class Options:
     hpa_initial_readiness_delay: timedelta = timedelta(seconds=30)
     legacy_service_account_token_clean_up_period: timedelta = timedelta(days=365)
     cloud_provider: CloudProvider = NO_PROVIDER
+    policy_type_checker: PolicyTypeChecker | None = None
     # Where the volumes of class local-path are on each node; `{node}` stands for the node's name.
     local_path_directory: str = "/opt/local-path-provisioner"
     local_path_helper_image: str = f"tiphys.local/system:{tiphys.__version__}"  # any with python3
