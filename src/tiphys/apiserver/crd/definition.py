@@ -58,17 +58,48 @@ def storage_version(spec: Json) -> Json:
 
 
 # --- what may be wrong ----------------------------------------------------------------------------
-def version_errors(version: Json, path: Path) -> list[FieldError]:
-    """Errors of the schema, the columns and the subresources of a version."""
-    schema = (version.get("schema") or {}).get("openAPIV3Schema")
+def declared_errors(versions: Sequence[Json], path: Path) -> list[FieldError]:
+    """Errors of the schemas, the columns and the subresources of all versions; `path` is spec.
+
+    What is the same in every version is judged once, and is named as if it stood beside the versions, where the first
+    versions of the API had it: `spec.validation.openAPIV3Schema`.
+    """
     errors: list[FieldError] = []
-    if isinstance(schema, Mapping):
-        errors += _schema_errors(schema, path.child("schema", "openAPIV3Schema"))
-    errors += _subresource_errors(version.get("subresources") or {}, path.child("subresources"))
-    columns = version.get("additionalPrinterColumns") or ()
-    for index, column in enumerate(columns):
-        errors += _column_errors(column, path.child("additionalPrinterColumns").index(index))
-    return errors + _selectable_errors(version.get("selectableFields") or (), schema or {}, path)
+    for name, outer, judge in _DECLARED:
+        values = [version.get(name) for version in versions]
+        if values and all(value == values[0] for value in values):
+            errors += judge(versions[0], path.child(outer))
+            continue
+        for index, version in enumerate(versions):
+            errors += judge(version, path.child("versions").index(index).child(name))
+    return errors
+
+
+def _declared_schema(version: Json, path: Path) -> list[FieldError]:
+    schema = (version.get("schema") or {}).get("openAPIV3Schema")
+    return _schema_errors(schema, path.child("openAPIV3Schema")) if isinstance(schema, Mapping) else []
+
+
+def _declared_subresources(version: Json, path: Path) -> list[FieldError]:
+    return _subresource_errors(version.get("subresources") or {}, path)
+
+
+def _declared_columns(version: Json, path: Path) -> list[FieldError]:
+    columns = enumerate(version.get("additionalPrinterColumns") or ())
+    return [error for index, column in columns for error in _column_errors(column, path.index(index))]
+
+
+def _declared_fields(version: Json, path: Path) -> list[FieldError]:
+    schema = (version.get("schema") or {}).get("openAPIV3Schema") or {}
+    return _selectable_errors(version.get("selectableFields") or (), schema, path)
+
+
+_DECLARED: Final = (
+    ("schema", "validation", _declared_schema),
+    ("subresources", "subresources", _declared_subresources),
+    ("additionalPrinterColumns", "additionalPrinterColumns", _declared_columns),
+    ("selectableFields", "selectableFields", _declared_fields),
+)
 
 
 COLUMN_TYPES: Final = ("boolean", "date", "integer", "number", "string")
@@ -130,7 +161,7 @@ def _selectable_errors(fields: Sequence[Json], schema: Json, path: Path) -> list
     errors: list[FieldError] = []
     seen: set[str] = set()
     for index, one in enumerate(fields):
-        where, text = path.child("selectableFields").index(index).child("jsonPath"), one.get("jsonPath") or ""
+        where, text = path.index(index).child("jsonPath"), one.get("jsonPath") or ""
         if not text:
             errors.append(field.required(where))
             continue
@@ -317,6 +348,18 @@ def _beside_logic(path: Path) -> Path:
     return Path(re.sub(r"\.(?:(?:allOf|anyOf|oneOf)\[\d+\]|not)(?=\.|$)", "", path.text))
 
 
+def _shown(rule: Json) -> Json:
+    """A rule as errors show it."""
+    return {
+        "Rule": rule.get("rule") or "",
+        "Message": rule.get("message") or "",
+        "MessageExpression": rule.get("messageExpression") or "",
+        "Reason": rule.get("reason"),
+        "FieldPath": rule.get("fieldPath") or "",
+        "OptionalOldSelf": rule.get("optionalOldSelf"),
+    }
+
+
 def _rule_errors(schema: Json, path: Path, *, root: bool = False) -> list[FieldError]:
     errors: list[FieldError] = []
     rules = schema.get("x-kubernetes-validations") or ()
@@ -341,7 +384,7 @@ def _rule_errors(schema: Json, path: Path, *, root: bool = False) -> list[FieldE
             try:
                 compile_rule(index, rule, own)
             except RuleError as error:
-                errors.append(field.invalid(where.child(error.where), error.value, str(error)))
+                errors.append(field.invalid(where.child(error.where), _shown(rule), str(error)))
     for _, where, inner in _inner(schema, path):
         errors += _rule_errors(inner, where)
     return errors

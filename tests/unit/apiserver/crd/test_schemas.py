@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tiphys.apiserver.crd.celtypes import escaped
-from tiphys.apiserver.crd.definition import version_errors
+from tiphys.apiserver.crd.definition import declared_errors
 from tiphys.apiserver.crd.jsonpath import find
 from tiphys.apiserver.crd.rules import compile_rules, rule_errors
 from tiphys.apiserver.crd.structural import pruned, resource_schema, set_defaults, structural
@@ -142,8 +142,8 @@ def test_rules_are_checked_with_the_definition() -> None:
         "type": "object",
         "properties": {"s": {"type": "string", "x-kubernetes-validations": [{"rule": "self > 1"}]}},
     }
-    errors = version_errors({"name": "v1", "schema": {"openAPIV3Schema": schema}}, Path("spec.versions[0]"))
-    assert errors[0].field == ("spec.versions[0].schema.openAPIV3Schema.properties[s].x-kubernetes-validations[0].rule")
+    errors = declared_errors([{"name": "v1", "schema": {"openAPIV3Schema": schema}}], Path("spec"))
+    assert errors[0].field == ("spec.validation.openAPIV3Schema.properties[s].x-kubernetes-validations[0].rule")
     assert errors[0].detail.startswith("compilation failed: ERROR: <input>:1:6: found no matching overload for '_>_'")
 
 
@@ -161,7 +161,7 @@ def test_rules_are_checked_with_the_definition() -> None:
     ],
 )
 def test_schemas_must_be_structural(schema: Any, expected: str) -> None:
-    errors = version_errors({"name": "v1", "schema": {"openAPIV3Schema": schema}}, Path("v"))
+    errors = declared_errors([{"name": "v1", "schema": {"openAPIV3Schema": schema}}], Path("spec"))
     assert any(expected in str(error) for error in errors), texts(errors)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-from tiphys.apiserver.crd.definition import version_errors
+from tiphys.apiserver.crd.definition import declared_errors
 from tiphys.apiserver.crd.terminating import mark_terminating
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.strategy import NameRule, Object, RequestContext
@@ -164,7 +164,7 @@ def _version_errors(spec: Json) -> list[FieldError]:
         names.add(name)
         if (version.get("schema") or {}).get("openAPIV3Schema") is None:
             errors.append(field.required(at.child("schema", "openAPIV3Schema"), "schemas are required"))
-        errors += version_errors(version, at)
+    errors += declared_errors(versions, SPEC)
     if stored != 1:
         detail = "must have exactly one version marked as storage version"
         errors.append(field.invalid(where, [dict(one) for one in versions], detail))
