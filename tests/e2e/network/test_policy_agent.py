@@ -200,6 +200,19 @@ def test_meddling_is_repaired(site: Site, monkeypatch: pytest.MonkeyPatch) -> No
     site.until(lambda: site.reach("b", A))
 
 
+def test_an_address_given_again_is_judged_as_its_new_owner(site: Site) -> None:
+    site.pods = [pod("x", "old", A, {"app": "old"}, node="n1"), waiting("new", app="new")]
+    site.policies = [policy("x", "deny", pod_selector={"matchLabels": {"app": "old"}})]
+    site.start()
+    assert A in sh("nft list map inet tiphys-policy ingress4", site.node)
+    # The old pod's status still names the address when the new one gets it.
+    assert site.connect("new").ips == (A,)
+    assert A not in sh("nft list map inet tiphys-policy ingress4", site.node)
+    site.change()
+    site.change(policies=[policy("x", "deny", pod_selector={"matchLabels": {"app": "new"}})])
+    site.until(lambda: A in sh("nft list map inet tiphys-policy ingress4", site.node))
+
+
 def test_a_pod_the_api_does_not_have_yet_gets_what_needs_no_label(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agents, "UNKNOWN_POD", 0.1)
     site.policies = [policy("x", "deny")]

@@ -18,8 +18,11 @@ from tests.unit.network.policy.world import pod, policy, state_of
 from tiphys.api.networking.v1 import NetworkPolicy
 from tiphys.base.netns import call_in
 from tiphys.base.nft import AsyncNft, Nft
+from tiphys.machinery.meta import ObjectName
 from tiphys.network.cni import PodNetwork, PodNetworks
+from tiphys.network.policy.compile import compile_policy, pod_facts
 from tiphys.network.policy.listing import expected_summary, summary_of
+from tiphys.network.policy.state import PolicyState
 from tiphys.network.subnet import Subnet
 from tiphys.proxy.model import Choice, Endpoint, PortKey, ServiceKey, ServicePort
 from tiphys.proxy.nftables.applier import Applier
@@ -219,3 +222,28 @@ def test_established_connections_go_on(site: Lab) -> None:
     with held[0] as channel:
         channel.send(b"?")
         assert channel.recv(100).decode() == f"a80 {B}"
+
+
+def test_both_families_are_understood_by_the_kernel(site: Lab) -> None:
+    def work() -> None:
+        state = PolicyState((4, 6))
+        six = pod("x", "six", "fd00::5", {"app": "web"}, node="n1", ports={"web": ("UDP", 53)})
+        for each in (*PODS, six):
+            facts = pod_facts(each, "n1")
+            assert facts is not None
+            state.put_pod(facts)
+        block = {"ipBlock": {"cidr": "fd00::/64", "except": ["fd00::8/125", "fd00::20/128"]}}
+        rule = {"from": [block, {"podSelector": {}}], "ports": [{"port": "web", "protocol": "UDP"}, {"port": 80}]}
+        state.put_policy(compile_policy(policy("x", "six", pod_selector=only(("app", "web")), ingress=[rule])))
+        nft = Nft()
+        try:
+            nft.run(state.whole())
+            assert summary_of(nft.list("table inet tiphys-policy")) == expected_summary(state.written(), (4, 6))
+            assert "fd00::5" in state.written().maps["ingress6"]
+            state.drop_pod(ObjectName("x", "six"))
+            nft.run(state.script())
+            assert summary_of(nft.list("table inet tiphys-policy")) == expected_summary(state.written(), (4, 6))
+        finally:
+            nft.close()
+
+    call_in(path(f"{site.prefix}-node"), work)

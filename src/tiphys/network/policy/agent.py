@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -74,6 +75,8 @@ class PolicyAgent:
         self._state = PolicyState(versions)
         # Addresses of this node's pods as the gate and the files tell: before and better than their status.
         self._admitted: dict[ObjectName, tuple[str, ...]] = {}
+        # Whose an address is now: the status of a pod that is going may still name it.
+        self._owners: dict[str, ObjectName] = {}
         self._waiting: list[asyncio.Future[None]] = []
         self._changed = asyncio.Event()
         self._one = asyncio.Lock()
@@ -100,7 +103,8 @@ class PolicyAgent:
 
     async def _start(self, nft: AsyncNft) -> None:
         if self._addresses is not None:
-            self._admitted = gate.allocated(self._addresses)
+            for name, ips in gate.allocated(self._addresses).items():
+                self._give(name, ips)
         self._namespaces.add_handler(self._see_namespace, lambda _, new: self._see_namespace(new), self._lose_namespace)
         self._pods.add_handler(self._see_pod, lambda _, new: self._see_pod(new), self._lose_pod)
         self._policies.add_handler(self._see_policy, lambda _, new: self._see_policy(new), self._lose_policy)
@@ -194,12 +198,16 @@ class PolicyAgent:
     def _see_pod(self, pod: Pod) -> None:
         name = ObjectName(pod.metadata.namespace, pod.metadata.name)
         facts = pod_facts(pod, self._node, self._admitted.get(name, ()))
+        if facts is not None and any(self._owners.get(ip, name) != name for ip in facts.ips):
+            facts = replace(facts, ips=tuple(ip for ip in facts.ips if self._owners.get(ip, name) == name))
         if self._state.drop_pod(name) if facts is None else self._state.put_pod(facts):
             self._changed.set()
 
     def _lose_pod(self, pod: Pod) -> None:
         name = ObjectName(pod.metadata.namespace, pod.metadata.name)
-        self._admitted.pop(name, None)
+        for ip in self._admitted.pop(name, ()):
+            if self._owners.get(ip) == name:
+                del self._owners[ip]
         if self._state.drop_pod(name):
             self._changed.set()
 
@@ -214,12 +222,26 @@ class PolicyAgent:
         self._state.drop_policy(ObjectName(policy.metadata.namespace, policy.metadata.name))
         self._changed.set()
 
+    def _give(self, name: ObjectName, ips: tuple[str, ...]) -> None:
+        """These addresses are this pod's, and no other's any more."""
+        self._admitted[name] = ips
+        for ip in ips:
+            before, self._owners[ip] = self._owners.get(ip, name), name
+            if before != name:
+                self._admitted.pop(before, None)
+        for other in [pod.name for pod in self._state.local_pods() if pod.name != name and set(pod.ips) & set(ips)]:
+            known = self._pods.lister.get(other)
+            if known is not None:
+                self._see_pod(known)
+            else:
+                self._state.drop_pod(other)
+
     # --- new pods ------------------------------------------------------------------------------
 
     async def _admit(self, name: ObjectName, ips: tuple[str, ...]) -> None:
         """Return when the policies of a pod with these addresses are in force."""
         await self.ready.wait()
-        self._admitted[name] = ips
+        self._give(name, ips)
         waited = 0.0
         while (pod := self._pods.lister.get(name)) is None and waited < UNKNOWN_POD:
             await self._clock.sleep(0.05)

@@ -101,6 +101,10 @@ class PolicyState:
         if self._policies[name.namespace].pop(name, None) is not None:
             self._select_in(name)
 
+    def local_pods(self) -> list[PodFacts]:
+        """The pods of this node."""
+        return [self._pods[name.namespace][name] for name in self._local]
+
     # --- what follows ------------------------------------------------------------------------
 
     def script(self) -> str:
