@@ -8,6 +8,7 @@ discovery, OpenAPI, health, metrics ──────────────�
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -26,7 +27,7 @@ from tiphys.apiserver.endpoints.health import Health
 from tiphys.apiserver.endpoints.paths import PathHandler, PathHandlers
 from tiphys.apiserver.housekeeping import Compactor, SharedLeases
 from tiphys.apiserver.http.egress import Egress
-from tiphys.apiserver.http.server import HttpServer, tls_context
+from tiphys.apiserver.http.server import HttpServer, bound_socket, tls_context
 from tiphys.apiserver.metrics import RequestMetrics
 from tiphys.apiserver.openapi.service import OpenApiService
 from tiphys.apiserver.options import ServerOptions
@@ -77,6 +78,7 @@ class ApiServer:
         self.resources = resources or ResourceMap()
         self.reader = CacheReader(self.resources)
         self.addresses: list[tuple[str, int]] = []
+        self._sockets: list[socket.socket] = []  # bound, not listening yet
         self.started = False
         # Handlers of subresources and reviews that need more than the registry, and of further paths.
         self.extra_resources: dict[tuple[str, str, str], Any] = connector(options).handlers()
@@ -131,6 +133,19 @@ class ApiServer:
         if options.compaction_interval_seconds:
             self._compaction = asyncio.create_task(compactor.run(), name="compaction")
 
+    def bind(self) -> list[tuple[str, int]]:
+        """Take the addresses of the options, so that a port of 0 is known, without serving yet. OSError: one is taken.
+
+        Optional: `listen` does it otherwise.
+        """
+        port = self.options.port
+        for host in self.options.bind_addresses:
+            self._sockets.append(bound_socket(host, port))
+            name = self._sockets[-1].getsockname()
+            self.addresses.append((str(name[0]), int(name[1])))
+            port = self.addresses[-1][1]
+        return self.addresses
+
     async def listen(self) -> None:
         """Serve requests on the addresses of the options."""
         options = self.options
@@ -154,11 +169,11 @@ class ApiServer:
         if options.tls_certificate is not None and options.tls_key is not None:
             client_ca = str(options.client_ca) if options.client_ca else None
             tls = tls_context(str(options.tls_certificate), str(options.tls_key), client_ca)
-        port = options.port
-        for host in options.bind_addresses:
-            bound = await self._http.listen(host, port, tls)
-            self.addresses.append(bound)
-            port = bound[1]
+        if not self._sockets:
+            self.bind()
+        while self._sockets:
+            await self._http.listen_socket(self._sockets[0], tls)
+            self._sockets.pop(0)  # the listener's from here on
         self._handler.ready = True
         self.started = True
 
@@ -176,6 +191,8 @@ class ApiServer:
         if self._http is not None:
             await self._http.stop()
             self._http = None
+        while self._sockets:
+            self._sockets.pop().close()
         if self._store is not None and self._given_store is None:
             await self._store.close()
         self._store = None

@@ -143,7 +143,7 @@ def main(arguments: Sequence[str]) -> int:
             host, port = server.addresses[0]
             notify_ready(address=host, port=port)
             async with Supervised(server.clock) as tasks:
-                facts = cluster_facts(options)
+                facts = cluster_facts(options, port)
                 tasks.spawn(lambda: keep(writer, facts, server.clock), name="kubernetes-service", restart=True)
                 await asyncio.get_running_loop().create_future()
         finally:
@@ -159,9 +159,10 @@ async def start(server: ApiServer) -> Writer:
     """
     options = server.options
     try:
+        server.bind()
         await server.load()
         writer = Writer(server.resources, server.reader, server.clock.now)
-        await reconcile(writer, cluster_facts(options), server.clock.now)
+        await reconcile(writer, cluster_facts(options, server.addresses[0][1]), server.clock.now)
         await server.listen()
         return writer
     except StoreError as error:
@@ -173,8 +174,8 @@ async def start(server: ApiServer) -> Writer:
         raise CommandError(f"cannot serve: {error}") from error
 
 
-def cluster_facts(options: ServerOptions) -> ClusterFacts:
-    """What of the options goes into the objects every cluster has."""
+def cluster_facts(options: ServerOptions, port: int) -> ClusterFacts:
+    """What of the options goes into the objects every cluster has; `port` is the one the server is bound to."""
     first = ipaddress.ip_network(options.service_cidr.split(",")[0])[1]
     data = {}
     if options.client_ca is not None:
@@ -192,7 +193,7 @@ def cluster_facts(options: ServerOptions) -> ClusterFacts:
         service_cidr=options.service_cidr,
         service_address=str(first),
         advertise_address=options.advertise_address or advertised(options.bind_addresses),
-        port=options.port,
+        port=port,
         authentication=data,
     )
 

@@ -33,27 +33,25 @@ class HttpServer:
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> tuple[str, int]:
         """Listen on one address (port 0: any free one) and return the address bound. OSError when it is taken."""
+        listening = bound_socket(host, port)
+        try:
+            await self.listen_socket(listening, tls)
+        except BaseException:
+            listening.close()
+            raise
+        name = listening.getsockname()
+        return str(name[0]), int(name[1])
+
+    async def listen_socket(self, bound: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Serve on a socket that is bound; it is closed with the server. OSError when another listens there."""
         loop = asyncio.get_running_loop()
         server = await loop.create_server(
             lambda: Connection(self, loop),
-            host,
-            port,
+            sock=bound,
             ssl=tls,
             ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT if tls else None,
             backlog=1024,
-            reuse_address=True,
         )
-        self._servers.append(server)
-        if self._sweeper is None:
-            self._sweeper = loop.call_later(SWEEP_INTERVAL, self.sweep)
-        bound: socket.socket = server.sockets[0]
-        name = bound.getsockname()
-        return str(name[0]), int(name[1])
-
-    async def listen_socket(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
-        """Serve on a socket that already listens (handed over by a supervisor)."""
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Connection(self, loop), sock=listening, ssl=tls, backlog=1024)
         self._servers.append(server)
         if self._sweeper is None:
             self._sweeper = loop.call_later(SWEEP_INTERVAL, self.sweep)
@@ -97,6 +95,22 @@ class HttpServer:
             if since is not None and since < limit:
                 connection.timed_out()
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP_INTERVAL, self.sweep)
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """A TCP socket bound to one address (port 0: any free one) that does not listen yet. OSError when it is taken."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    made = socket.socket(family, kind, protocol)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+        made.setblocking(False)
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 def tls_context(certificate: str, key: str, client_ca: str | None) -> ssl.SSLContext:
