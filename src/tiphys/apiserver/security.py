@@ -34,6 +34,7 @@ from tiphys.apiserver.bootstrap.policy import RBAC as RBAC_GROUP
 from tiphys.apiserver.bootstrap.policy import bootstrap_objects
 from tiphys.apiserver.bootstrap.writer import Writer
 from tiphys.apiserver.crd.controller import CustomResources
+from tiphys.apiserver.endpoints.negotiation import JSON, require
 from tiphys.apiserver.endpoints.paths import PathHandler
 from tiphys.apiserver.http.egress import Egress
 from tiphys.apiserver.http.request import Request
@@ -47,6 +48,7 @@ from tiphys.base.clock import Clock, SystemClock
 from tiphys.store import Store
 
 KEY_SET: Final = "/openid/v1/jwks"
+KEY_SET_FORM: Final = "application/jwk-set+json"
 DISCOVERY: Final = "/.well-known/openid-configuration"
 
 
@@ -185,10 +187,12 @@ def _issuer_discovery(issuer: TokenIssuer) -> dict[str, PathHandler]:
     keys = {"keys": [json_web_key(issuer.public_key)]}
 
     async def discovery(request: Request) -> Response:
-        return Response(200, orjson.dumps(configuration), content_type="application/json")
+        require(request.headers.get("accept", ""), JSON)
+        return Response(200, orjson.dumps(configuration), content_type=JSON)
 
     async def key_set(request: Request) -> Response:
-        return Response(200, orjson.dumps(keys), content_type="application/jwk-set+json")
+        require(request.headers.get("accept", ""), KEY_SET_FORM)
+        return Response(200, orjson.dumps(keys), content_type=KEY_SET_FORM)
 
     return {DISCOVERY: discovery, KEY_SET: key_set}
 

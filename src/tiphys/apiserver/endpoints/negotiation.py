@@ -12,6 +12,7 @@ https://kubernetes.io/docs/reference/using-api/api-concepts/#alternate-represent
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -47,13 +48,20 @@ class Wanted:
 DEFAULT: Final = Wanted()
 
 
-def unavailable() -> StatusError:
+def unavailable(media_types: Sequence[str] = MEDIA_TYPES) -> StatusError:
     """406 for a media type nobody knows, in the words of upstream's HTTP layer."""
-    listed = ", ".join(MEDIA_TYPES)
+    listed = ", ".join(media_types)
     return StatusError(
         status_of(406, "NotAcceptable", f"406: Not Acceptable\n\nAvailable representations: {listed}")
         | {"details": {}, "code": 406}
     )
+
+
+def require(accept: str, media_type: str) -> None:
+    """For a document that exists in one form. StatusError (406) when an Accept header rules it out."""
+    kinds = {media_type, "*/*", f"{media_type.partition('/')[0]}/*"}
+    if accept and not any(media in kinds for _, media, _ in _clauses(accept)):
+        raise unavailable([media_type])
 
 
 @lru_cache(maxsize=512)

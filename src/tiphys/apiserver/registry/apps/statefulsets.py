@@ -85,6 +85,10 @@ class StatefulSetStrategy(StatusStrategy):
                 status["phase"] = "Pending"
 
     def validate(self, obj: Object) -> list[FieldError]:
+        return self._errors(obj, fixed=True)
+
+    def _errors(self, obj: Object, *, fixed: bool) -> list[FieldError]:
+        """`fixed`: judge also what no update may change, and so is not judged again."""
         spec = spec_of(obj)
         errors = _policy_errors(spec) + _strategy_errors(spec.get("updateStrategy") or {})
         errors += _retention_errors(spec.get("persistentVolumeClaimRetentionPolicy"))
@@ -92,12 +96,8 @@ class StatefulSetStrategy(StatusStrategy):
         if (ordinals := spec.get("ordinals")) is not None:
             errors += validate_non_negative(ordinals.get("start") or 0, SPEC.child("ordinals", "start"))
         errors += non_negative_fields(spec, "minReadySeconds")
-        if name := spec.get("serviceName"):
-            errors += [field.invalid(SPEC.child("serviceName"), name, one) for one in formats.dns1123_label(name)]
-        for index, claim in enumerate(spec.get("volumeClaimTemplates") or ()):
-            errors += validate_claim_spec(
-                claim.get("spec") or {}, SPEC.child("volumeClaimTemplates").index(index).child("spec")
-            )
+        if fixed:
+            errors += _fixed_field_errors(spec)
         errors += selector_errors(spec, "statefulset", invalid_too=True)
         selector = spec.get("selector")
         labels = template_labels(spec)
@@ -106,7 +106,7 @@ class StatefulSetStrategy(StatusStrategy):
         return errors + _template_errors(spec.get("template") or {})
 
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
-        errors = self.validate(new)
+        errors = self._errors(new, fixed=False)
         spec, known = spec_of(new), spec_of(old)
         if any(spec.get(name) != known.get(name) for name in {*spec, *known} - set(MUTABLE)):
             errors.append(field.forbidden(SPEC, IMMUTABLE_DETAIL))
@@ -144,6 +144,16 @@ class StatefulSetStrategy(StatusStrategy):
         containers, images = containers_and_images((spec.get("template") or {}).get("spec") or {})
         ready = f"{status.get('readyReplicas') or 0}/{spec.get('replicas') or 0}"
         return [name_of(obj), ready, age(obj, now), containers, images]
+
+
+def _fixed_field_errors(spec: Mapping[str, Any]) -> list[FieldError]:
+    errors: list[FieldError] = []
+    if name := spec.get("serviceName"):
+        errors += [field.invalid(SPEC.child("serviceName"), name, one) for one in formats.dns1123_label(name)]
+    for index, claim in enumerate(spec.get("volumeClaimTemplates") or ()):
+        where = SPEC.child("volumeClaimTemplates").index(index).child("spec")
+        errors += validate_claim_spec(claim.get("spec") or {}, where)
+    return errors
 
 
 def _policy_errors(spec: Mapping[str, Any]) -> list[FieldError]:

@@ -147,8 +147,8 @@ def _shrink_errors(spec: Object, known: Object, status: Object) -> list[FieldErr
     before = ((known.get("resources") or {}).get("requests") or {}).get("storage")
     if now is None or before is None or Quantity.parse(now) >= Quantity.parse(before):
         return []
-    capacity = (status.get("capacity") or {}).get("storage")
-    if capacity is None or Quantity.parse(now) <= Quantity.parse(capacity):
+    capacity = (status.get("capacity") or {}).get("storage") or 0  # nothing is provisioned yet: any size will do
+    if Quantity.parse(now) <= Quantity.parse(capacity):
         detail = "field can not be less than status.capacity"
         return [field.forbidden(SPEC.child("resources", "requests", "storage"), detail)]
     return []

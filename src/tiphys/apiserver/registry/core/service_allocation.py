@@ -10,6 +10,7 @@ Giving back happens in the background of the next write (`drain`), as the hooks 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -60,6 +61,7 @@ class ServiceAllocation:
         self._wake = wake
         self._freed_addresses: list[str] = []
         self._freed_ports: list[int] = []
+        self._draining = asyncio.Lock()
 
     async def on_create(self, service: Object, dry_run: bool) -> Finish:
         """Allocate for a new service. Raises StatusError when something cannot be had."""
@@ -106,10 +108,12 @@ class ServiceAllocation:
 
     async def drain(self) -> None:
         """Give back what waits for it."""
-        addresses, self._freed_addresses = self._freed_addresses, []
-        ports, self._freed_ports = self._freed_ports, []
-        await self._addresses.release(addresses)
-        await self._ports.release(ports)
+        # One at a time: who comes second finds what the first is giving back really free.
+        async with self._draining:
+            addresses, self._freed_addresses = self._freed_addresses, []
+            ports, self._freed_ports = self._freed_ports, []
+            await self._addresses.release(addresses)
+            await self._ports.release(ports)
 
     def _give_back(self, addresses: list[str], ports: list[int]) -> None:
         self._freed_addresses += addresses
