@@ -132,6 +132,26 @@ async def test_a_quota_counts_pods_requests_and_objects_and_goes_down_again() ->
     assert (quota["status"]["used"]["pods"], quota["status"]["used"]["requests.cpu"]) == ("1", "0")
 
 
+async def test_what_admission_has_counted_is_not_taken_back_before_caches_can_show_it() -> None:
+    world = World()
+    spec = {"hard": {"pods": "5"}}
+    world.api.put(QUOTAS, {"metadata": {"name": "q", "namespace": "default"}, "spec": spec, "status": {}})
+    async with world.running(ResourceQuotaController, kubelet=False):
+        await world.pass_time(3)
+        before = len(world.api.writes)
+        world.api.change(QUOTAS, "default", "q", {"status": {"used": {"pods": "1"}}})
+        await world.clock.advance(0.3)
+        world.api.put(PODS, pod("p"))
+        await world.pass_time(3)
+        assert len(world.api.writes) == before
+        world.api.change(QUOTAS, "default", "q", {"status": {"used": {"pods": "3"}}})
+        world.api.put(PODS, pod("q"))
+        await world.clock.advance(0.3)
+        assert world.api.list(QUOTAS)[0]["status"]["used"] == {"pods": "3"}
+        await world.pass_time(3)
+    assert world.api.list(QUOTAS)[0]["status"]["used"] == {"pods": "2"}
+
+
 async def test_roles_are_aggregated_by_name_without_doubles() -> None:
     world = World()
     selector = {"clusterRoleSelectors": [{"matchLabels": {"to": "admin"}}]}

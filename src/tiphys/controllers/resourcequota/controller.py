@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -18,7 +19,6 @@ from tiphys.client import (
     RequeueAfter,
     Result,
     SharedInformer,
-    enqueue,
     key_of,
     metadata_endpoint,
 )
@@ -32,6 +32,9 @@ from tiphys.machinery.quantity import Quantity, parse_cached
 _PLAIN: Final = frozenset({"configmaps", "secrets", "replicationcontrollers", "resourcequotas"})
 # Changes come in bursts; counting once for a burst is enough.
 SETTLE_SECONDS: Final = 0.05
+# Admission counts an object before it is created, and caches show it later still: for so long after a change of
+# the status nothing is counted down, or more would be let in than there is room for.
+LAG: Final = timedelta(seconds=1)
 
 
 class ResourceQuotaController(Controller[ObjectName]):
@@ -49,9 +52,23 @@ class ResourceQuotaController(Controller[ObjectName]):
         self._claims = context.informers.of(PersistentVolumeClaim)
         super().__init__(context.clock, (self._quotas, self._pods, self._services, self._claims))
         self._counted: dict[str, SharedInformer[PartialObject]] = {}
-        enqueue(self.queue, self._quotas)
+        self._touched: dict[ObjectName, float] = {}  # when the status was last changed, by whomever
+        self._quotas.add_handler(self._changed, self._updated, self._gone)
         for informer in (self._pods, self._services, self._claims):
             self._watch(informer)
+
+    def _changed(self, quota: ResourceQuota) -> None:
+        self.queue.add(key_of(quota))
+
+    def _updated(self, old: ResourceQuota, new: ResourceQuota) -> None:
+        # A change of the status is this controller's own, or admission's, which has counted what is to come.
+        if old.spec != new.spec:
+            self._changed(new)
+        if old.status != new.status:
+            self._touched[key_of(new)] = self.clock.monotonic()
+
+    def _gone(self, quota: ResourceQuota) -> None:
+        self._touched.pop(key_of(quota), None)
 
     def _watch(self, informer: SharedInformer[Any]) -> None:
         def updated(old: Object, new: Object) -> None:
@@ -74,7 +91,11 @@ class ResourceQuotaController(Controller[ObjectName]):
         status = ResourceQuotaStatus(
             hard=dict(quota.spec.hard), used={name: str(used.get(name, usage.ZERO)) for name in hard}
         )
-        if _amounts(status) != _amounts(quota.status):
+        counted, known = _amounts(status), _amounts(quota.status)
+        lowers = any(amount > counted[1].get(name, usage.ZERO) for name, amount in known[1].items())
+        if lowers and self.clock.monotonic() < self._touched.get(key, -LAG.total_seconds()) + LAG.total_seconds():
+            return RequeueAfter(LAG)
+        if counted != known:
             with suppress(NotFoundError):
                 await self._client.update_status(replace(quota, status=status))
         return RequeueAfter(self._period)
