@@ -115,7 +115,10 @@ class Checker:
         for index, one in enumerate(node.items):
             found = self.type_of(one, scope)
             if index in node.optional:
-                found = found.element if found.kind == "optional_type" else found
+                if found.kind == "optional_type":
+                    found = found.element
+                elif not found.is_dyn:
+                    found = self._problem(one.at, f"expected type 'optional_type({found})' but found '{found}'")
             item = self._joined(one.at, item, found)
         return list_of(item or DYN, len(node.items))
 

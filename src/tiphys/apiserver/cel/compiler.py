@@ -154,6 +154,12 @@ def _optional_field(value: Optional, name: str) -> Optional:
     return NONE if found is _MISSING else Optional(found)
 
 
+def _optional(value: Any) -> Optional:
+    if isinstance(value, Optional):
+        return value
+    raise no_overload()
+
+
 def _list(node: ListOf) -> Step:
     steps = [(compile_node(one), index in node.optional) for index, one in enumerate(node.items)]
 
@@ -164,7 +170,7 @@ def _list(node: ListOf) -> Step:
             value = make(state)
             if not optional:
                 out.append(value)
-            elif value.present:
+            elif _optional(value).present:
                 out.append(value.value)
         return out
 
@@ -183,7 +189,7 @@ def _map(node: MapOf) -> Step:
                 raise EvalError(f"Failed with repeated key [{key}]")
             if not optional:
                 out[key] = value
-            elif value.present:
+            elif _optional(value).present:
                 out[key] = value.value
         return out
 
@@ -200,7 +206,7 @@ def _struct(node: Struct) -> Step:
             value = make(state)
             if not optional:
                 out[name] = value
-            elif value.present:
+            elif _optional(value).present:
                 out[name] = value.value
         return out
 
@@ -231,7 +237,10 @@ def _function(call: Callable[..., Any], args: list[Step]) -> Step:
         def binary(state: State) -> Any:
             a, b = first(state), second(state)
             state.spend(1 + _read(a) + _read(b))
-            return call(a, b)
+            try:
+                return call(a, b)
+            except _MISFITS:
+                raise no_overload() from None
 
         return binary
 
@@ -243,10 +252,15 @@ def _function(call: Callable[..., Any], args: list[Step]) -> Step:
     return step
 
 
+# What a function of the library says to a dynamic value that is not of its types. Only the function itself runs
+# then: its arguments have been worked out before.
+_MISFITS: Final = (TypeError, AttributeError, LookupError, ValueError)
+
+
 def _apply(call: Callable[..., Any], values: list[Any]) -> Any:
     try:
         return call(*values)
-    except TypeError:
+    except _MISFITS:
         raise no_overload() from None
 
 
@@ -369,7 +383,10 @@ def _entries(loop: _Loop, state: State, condition: Step | None, body: Step) -> d
     out: dict[Any, Any] = {}
     for _ in loop.turns(state):
         if condition is None or _bool(condition(state)):
-            for key, value in body(state).items():
+            made = body(state)
+            if not isinstance(made, dict):
+                raise no_overload()
+            for key, value in made.items():
                 if key in out:
                     raise EvalError(f"insert failed: key {key} already exists")
                 out[key] = value
@@ -446,15 +463,11 @@ def _bound(target: Step, name: str, body: Step) -> Step:
 
 
 def _opt_map(target: Step, name: str, body: Step, *, flat: bool) -> Step:
-    inner = _bound(lambda state: target(state).value, name, body)
-
     def step(state: State) -> Any:
-        found = target(state)
-        if not isinstance(found, Optional):
-            raise no_overload()
+        found = _optional(target(state))
         if not found.present:
             return NONE
-        value = inner(state)
+        value = _bound(lambda _: found.value, name, body)(state)
         return value if flat else Optional(value)
 
     return step

@@ -269,6 +269,8 @@ def _extreme(name: str, compare: Callable[[Any, Any], bool]) -> Function:
     better = _ordered(compare)
 
     def step(values: list[Any]) -> Any:
+        if not isinstance(values, list):
+            raise no_overload()
         if not values:
             raise EvalError(f"{name} called on empty list")
         best = values[0]

@@ -9,6 +9,7 @@ https://github.com/google/cel-spec/blob/master/doc/langdef.md#syntax
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from tiphys.apiserver.cel.ast import Call, Ident, ListOf, Literal, Macro, MapOf, Node, Select, Struct
@@ -164,18 +165,18 @@ class _Parser:
         return condition
 
     def _or(self) -> Node:
-        node = self._and()
-        while self._is("||"):
-            at = self._take().at
-            node = Call(at, "_||_", None, [node, self._and()])
-        return node
+        return self._chain("||", self._and)
 
     def _and(self) -> Node:
-        node = self._relation()
-        while self._is("&&"):
-            at = self._take().at
-            node = Call(at, "_&&_", None, [node, self._relation()])
-        return node
+        return self._chain("&&", self._relation)
+
+    def _chain(self, operator: str, operand: Callable[[], Node]) -> Node:
+        """Long chains become balanced trees, so that they are not deep."""
+        nodes, places = [operand()], [0]
+        while self._is(operator):
+            places.append(self._take().at)
+            nodes.append(operand())
+        return _balanced(f"_{operator}_", nodes, places)
 
     def _relation(self) -> Node:
         node = self._sum()
@@ -347,6 +348,15 @@ _CONSTANTS: Final = {"true": True, "false": False, "null": None}
 _STARTS: Final = (
     "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}"
 )
+
+
+def _balanced(name: str, nodes: list[Node], places: list[int]) -> Node:
+    """`places[i]` is where the operator before `nodes[i]` stands."""
+    if len(nodes) == 1:
+        return nodes[0]
+    half = (len(nodes) + 1) // 2
+    left, right = _balanced(name, nodes[:half], places[:half]), _balanced(name, nodes[half:], places[half:])
+    return Call(places[half], name, None, [left, right])
 
 
 def dotted_name(node: Node) -> str:

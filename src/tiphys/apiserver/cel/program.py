@@ -9,7 +9,7 @@ from typing import Any, Final
 from tiphys.apiserver.cel.ast import Node
 from tiphys.apiserver.cel.checker import check
 from tiphys.apiserver.cel.compiler import State, Step, compile_node
-from tiphys.apiserver.cel.errors import EvalError
+from tiphys.apiserver.cel.errors import CelSyntaxError, EvalError
 from tiphys.apiserver.cel.parser import parse
 from tiphys.apiserver.cel.types import Type
 
@@ -43,5 +43,8 @@ class Program:
 
 def compile_expression(source: str, variables: Mapping[str, Type]) -> Program:
     """Parse, check and compile. Raises CelSyntaxError with every problem and its place."""
-    node = parse(source)
-    return Program(source, check(source, node, variables), node, compile_node(node))
+    try:
+        node = parse(source)
+        return Program(source, check(source, node, variables), node, compile_node(node))
+    except RecursionError:
+        raise CelSyntaxError("expression recursion limit exceeded") from None

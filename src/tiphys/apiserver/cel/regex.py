@@ -42,7 +42,7 @@ def translate(pattern: str) -> str:
                 out.append(_posix(pattern[i + 2 : end]))
                 i = end + 2
                 continue
-            if char == "[":
+            if char in "[&|~" or pattern[i - 1 : i + 1] == "--":  # these would begin set operations of Python's
                 out.append("\\")
             in_class = char != "]"
         elif char == "[":
@@ -108,7 +108,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     """The pattern, compiled. Raises ValueError for a bad one."""
     try:
         return re.compile(translate(pattern))
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"error parsing regexp: {error}: `{pattern}`") from None
 
 

@@ -91,6 +91,7 @@ def _upper_ascii(text: str) -> str:
 
 def _split(text: str, separator: str, limit: int = -1) -> list[str]:
     _text(text)
+    _text(separator)
     if limit == 0:
         return []
     if not separator:

@@ -8,6 +8,7 @@ import pytest
 
 from tiphys.apiserver.cel.errors import CelSyntaxError, CostError, EvalError
 from tiphys.apiserver.cel.program import compile_expression
+from tiphys.apiserver.cel.regex import compile_pattern
 from tiphys.apiserver.cel.types import DYN, INT, STRING, Type, list_of, map_of
 
 SELF = Type(
@@ -131,3 +132,53 @@ def test_cost_is_limited() -> None:
 def test_variables_are_given_back() -> None:
     program = compile_expression("any.exists(any, any == 2) && any.size() == 3", VARIABLES)
     assert program.evaluate({"any": [1, 2, 3]}) is True
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "any.value()",
+        "any.matches('a')",
+        "'a'.split(any)",
+        "any.min()",
+        "any.masked()",
+        "[?dyn(any)]",
+        "!any",
+        "any ? 1 : 2",
+    ],
+)
+@pytest.mark.parametrize("value", [None, 1, 1.5, {"a": 1}])
+def test_dynamic_values_of_other_types(source: str, value: Any) -> None:
+    with pytest.raises(EvalError, match="no such overload"):
+        compile_expression(source, VARIABLES).evaluate({"any": value})
+
+
+@pytest.mark.parametrize("source", ["(" * 3000 + "1" + ")" * 3000, "!" * 5000 + "true", "1" + "+1" * 20000])
+def test_too_deep(source: str) -> None:
+    with pytest.raises(CelSyntaxError, match="recursion limit exceeded"):
+        compile_expression(source, VARIABLES)
+
+
+def test_long_chains_are_not_deep() -> None:
+    assert evaluate(" || ".join(["self.n == 1"] * 2000 + ["true"])) is True
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "found"),
+    [
+        ("^a$", "a\n", False),
+        ("[[:alpha:]]+", "1b", True),
+        (r"^\pL+$", "é", True),
+        (r"^\d$", "٣", False),
+        ("a\\z", "ba", True),
+        ("[a&&b]", "&", True),
+    ],
+)
+def test_regular_expressions_are_of_re2(pattern: str, text: str, found: bool) -> None:
+    assert (compile_pattern(pattern).search(text) is not None) is found
+
+
+@pytest.mark.parametrize("pattern", ["(?=a)", "(a)\\1", "(", "a{99999999999}", "[[:nope:]]"])
+def test_other_patterns_are_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match="error parsing regexp"):
+        compile_pattern(pattern)
