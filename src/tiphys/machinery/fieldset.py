@@ -157,9 +157,15 @@ def _value_order(value: Any) -> tuple[int, Any]:
     return (1, value) if isinstance(value, str) else (3, str(value))
 
 
+class Ordered(dict[str, Any]):
+    """A node known to be in the server's order."""
+
+    __slots__ = ()
+
+
 def ordered(node: Node) -> Node:
     """The same set with every key in the order in which the server writes it."""
-    if not node:
+    if not node or type(node) is Ordered:
         return node
     return {key: ordered(node[key]) for key in (node if len(node) == 1 else sorted(node, key=order))}
 

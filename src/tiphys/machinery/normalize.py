@@ -78,12 +78,45 @@ class _MismatchError(Exception):
         return f"json: cannot unmarshal {self.found} into Go {place} of type {self.wanted}"
 
 
-def normalize(obj: Object, schema: TypeSchema) -> Object:
+def normalize(obj: Object, schema: TypeSchema, like: Object | None = None) -> Object:
     """The normal form of an object; the input is left alone (values are shared where they did not change).
 
-    Raises DecodeError.
+    `like` is an object in normal form, mostly the version before: what is equal to its part is taken from there, so
+    that a write costs what it changes. Raises DecodeError.
     """
-    return _run(_walker(schema), obj)
+    if like is None or schema.custom:
+        return _run(_walker(schema), obj)
+    same = {name: like[name] for name, found in obj.items() if found and name in like and found == like[name]}
+    if not same:
+        return _run(_walker(schema), obj)
+    done = _run(_walker(schema), {name: found for name, found in obj.items() if name not in same})
+    done.update(same)
+    return {name: done[name] for name in (*_KIND_FIELDS, *schema.fields) if name in done}
+
+
+def normalize_strictly(obj: Object, schema: TypeSchema) -> tuple[Object, bool]:
+    """The normal form, and whether the object may have had fields that its type does not have.
+
+    False is certain; True asks for `codec.strict_problems`, which names them.
+    """
+    if schema.custom:
+        return _run(_walker(schema), obj), True
+    before = _unknown.count
+    out = _run(_walker(schema), obj)
+    return out, _unknown.count != before
+
+
+class _Unknown:
+    """Counts meetings with unknown fields; it only grows, so that another thread can at worst cause a second look."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+_unknown: Final = _Unknown()
+_KIND_FIELDS: Final = ("kind", "apiVersion")
 
 
 def decoded(obj: Object, schema: TypeSchema) -> Object:
@@ -118,32 +151,50 @@ def _walker(schema: TypeSchema, form: str = _STORED) -> Convert:
     return walker
 
 
+# How one object is walked: (name, how its value is converted or None when it is absent, how an absent one is made),
+# in wire order; and whether the object has fields that the type does not have.
+_Plan = tuple[list[tuple[str, Convert | None, Convert | None]], bool]
+MAX_PLANS: Final = 128  # a type; objects of one origin have the same fields, a client that tries all sets gains nothing
+
+
 def _compile(schema: TypeSchema, form: str) -> Convert:
-    # The steps are made at the first use: types may contain themselves.
-    steps: list[tuple[str, Convert, Convert | None]] = []
+    # A plan a set of fields in their order, made at the first meeting: most fields of a large type are absent.
+    plans: dict[tuple[str, ...], _Plan] = {}
+    steps: dict[str, tuple[Convert, Convert | None]] = {}
     short = schema.name.rpartition(".")[2]
     is_kind = schema.is_kind
-    built = False
+
+    def make_plan(names: tuple[str, ...]) -> _Plan:
+        plan = _plan(schema, form, names, steps)
+        if len(plans) < MAX_PLANS:
+            plans[names] = plan
+        return plan
 
     def walk(value: Any) -> Any:
-        nonlocal built
-        if not built:
-            steps.extend((name, *_field_step(one, form)) for name, one in schema.fields.items())
-            built = True
         if type(value) is not dict:
             raise _MismatchError(_json_type(value), _go_name(schema.name))
+        names = tuple(value)
+        plan, unknown = plans.get(names) or make_plan(names)
+        if unknown:
+            _unknown.count += 1
         out: Object = {}
         if is_kind:
             _copy_kind(value, out)
         name = ""
         try:
-            for name, convert, absent in steps:
-                found = value.get(name)
-                if found is not None:
-                    result = convert(found)
-                    if result is not _DROP:
-                        out[name] = result
-                elif absent is not None:
+            for name, convert, absent in plan:
+                if convert is not None:
+                    found = value[name]
+                    if convert is _text and type(found) is str:  # by far the most frequent: without a call
+                        if found:
+                            out[name] = found
+                        continue
+                    if found is not None:
+                        result = convert(found)
+                        if result is not _DROP:
+                            out[name] = result
+                        continue
+                if absent is not None:
                     out[name] = absent(None)
         except _MismatchError as error:
             error.struct = error.struct or short
@@ -154,8 +205,24 @@ def _compile(schema: TypeSchema, form: str) -> Convert:
     return walk
 
 
+def _plan(
+    schema: TypeSchema, form: str, names: tuple[str, ...], steps: dict[str, tuple[Convert, Convert | None]]
+) -> _Plan:
+    given = frozenset(names)
+    plan: list[tuple[str, Convert | None, Convert | None]] = []
+    for name, one in schema.fields.items():
+        if name not in given and not one.always:
+            continue
+        step = steps.get(name)
+        if step is None:
+            step = steps[name] = _field_step(one, form)
+        plan.append((name, step[0] if name in given else None, step[1]))
+    known = schema.fields.keys() | _KIND_FIELDS if schema.is_kind else schema.fields.keys()
+    return plan, bool(given - known)
+
+
 def _copy_kind(value: Object, out: Object) -> None:
-    for key in ("kind", "apiVersion"):
+    for key in _KIND_FIELDS:
         found = value.get(key)
         if found:
             if type(found) is not str:
@@ -187,7 +254,9 @@ def _field_step(one: FieldSchema, form: str) -> tuple[Convert, Convert | None]:
         return convert, (lambda _: "0") if one.always else None
     if one.always:
         return convert, _nothing if one.pointer else _zeros[one.kind]
-    return (convert, None) if one.pointer or one.kind == "x" else (_non_zero(convert), None)
+    if one.pointer or one.kind == "x":
+        return convert, None
+    return _text if one.kind == "s" else _non_zero(convert), None
 
 
 def zero_of(schema: TypeSchema) -> Object:
@@ -249,16 +318,8 @@ def value_converter(one: FieldSchema, form: str) -> Convert:
 
 
 def _struct(one: FieldSchema, form: str) -> Convert:
-    walker: Convert | None = None
-
-    def step(value: Any) -> Any:
-        nonlocal walker
-        if walker is None:
-            assert one.type is not None
-            walker = _walker(one.type, form)
-        return walker(value)
-
-    return step
+    assert one.type is not None
+    return _walker(one.type, form)
 
 
 def null_of(one: FieldSchema) -> Any:
@@ -287,10 +348,14 @@ def _list(items: FieldSchema, form: str) -> Convert:
 
 def _map(items: FieldSchema, form: str) -> Convert:
     convert = value_converter(items, form)
+    plain = items.kind == "s"
+    text = {str}
 
     def step(value: Any) -> Any:
         if type(value) is not dict:
             raise _MismatchError(_json_type(value), f"map[string]{_go_type(items)}")
+        if plain and set(map(type, value.values())) <= text:
+            return dict(value) if len(value) < 2 else dict(sorted(value.items()))
         keys = value if len(value) < 2 else sorted(value)
         return {key: convert(found) if (found := value[key]) is not None else null_of(items) for key in keys}
 
@@ -315,6 +380,13 @@ def _string(value: Any) -> Any:
     if type(value) is not str:
         raise _MismatchError(_json_type(value), "string")
     return value
+
+
+def _text(value: Any) -> Any:
+    """A string that is left out when it is empty."""
+    if type(value) is not str:
+        raise _MismatchError(_json_type(value), "string")
+    return value or _DROP
 
 
 def _integer(kind: str) -> Convert:

@@ -12,7 +12,7 @@ from tests.unit.machinery.golden import ROUNDTRIP, cases, steps
 from tiphys.api.schemas import has_schema, schema_of
 from tiphys.machinery.codec import decode_json
 from tiphys.machinery.meta import split_api_version
-from tiphys.machinery.normalize import DecodeError, decoded, normalize, zero
+from tiphys.machinery.normalize import DecodeError, decoded, normalize, normalize_strictly, zero
 
 DEPLOYMENT = schema_of("apps", "v1", "Deployment")
 POD = schema_of("", "v1", "Pod")
@@ -184,3 +184,35 @@ def test_every_field_of_every_kind_is_kept_in_order(path: Path) -> None:
     normal = normalize(obj, schema_of("" if group == "core" else group, version, kind))
     assert normal == obj
     assert_same_order(normal, obj, kind)
+
+
+POD_SPEC = {"containers": [{"name": "a", "image": "b", "resources": {"limits": {"cpu": "1000m"}}}], "nodeName": ""}
+
+
+def test_parts_equal_to_the_version_before_are_taken_from_it() -> None:
+    schema = schema_of("", "v1", "Pod")
+    before = normalize({"metadata": {"name": "a"}, "spec": POD_SPEC, "status": {"phase": "Pending"}}, schema)
+    changed = {"status": {"phase": "Running", "x": 1}, "metadata": {"name": "a"}, "spec": dict(before["spec"])}
+    after = normalize(changed, schema, before)
+    assert after == normalize(changed, schema)
+    assert list(after) == list(normalize(changed, schema))
+    assert after["spec"] is before["spec"]
+    assert after["status"] == {"phase": "Running"}
+
+
+@pytest.mark.parametrize(
+    ("more", "doubtful"),
+    [
+        ({}, False),
+        ({"kind": "Pod", "apiVersion": "v1"}, False),
+        ({"x": 1}, True),
+        ({"spec": {**POD_SPEC, "x": 1}}, True),
+        ({"spec": {"containers": [{"x": 1}]}}, True),
+    ],
+    ids=["nothing more", "kind", "top", "struct", "item of a list"],
+)
+def test_fields_that_the_type_does_not_have_are_noticed(more: dict[str, Any], doubtful: bool) -> None:
+    schema = schema_of("", "v1", "Pod")
+    obj = {"metadata": {"labels": {"x": "y"}}, "spec": POD_SPEC, **more}
+    for _ in range(2):  # the second time by the remembered plan
+        assert normalize_strictly(obj, schema) == (normalize(obj, schema), doubtful)

@@ -16,7 +16,7 @@ from tiphys.machinery.codec import decode_json, decode_yaml, strict_message, str
 from tiphys.machinery.errors import StatusError, bad_request, invalid, status_of
 from tiphys.machinery.field import FieldError, Path, quote
 from tiphys.machinery.meta import GroupKind, GroupVersionKind, split_api_version
-from tiphys.machinery.normalize import DecodeError, normalize
+from tiphys.machinery.normalize import DecodeError, normalize_strictly
 from tiphys.machinery.schema import TypeSchema
 
 Object = dict[str, Any]
@@ -156,11 +156,11 @@ class BodyDecoder:
         if self._schema is None:
             return value
         try:
-            normal = normalize(value, self._schema)
+            normal, doubtful = normalize_strictly(value, self._schema)
         except DecodeError as error:
             raise self.unfit(str(error)) from None
         if self._mode != IGNORE:
-            problems = strict_problems(value, self._schema, data)
+            problems = strict_problems(value, self._schema, data, only_known=not doubtful)
             if problems or duplicates:
                 self._report(problems, duplicates)
         return normal

@@ -150,15 +150,15 @@ class Patch:
             raise bad_request(
                 f"json: cannot unmarshal {_json_name(patched)} into Go value of type map[string]interface {{}}"
             )
-        return self._normal(patched)
+        return self._normal(patched, current)
 
-    def _normal(self, patched: Object) -> Object:
+    def _normal(self, patched: Object, current: Object) -> Object:
         patched["kind"], patched["apiVersion"] = self._kind.kind, self._kind.api_version
         if self._schema is None:
             return patched
-        self._check_fields(patched)
+        self._check_fields(patched, current)
         try:
-            return normalize(patched, self._schema)
+            return normalize(patched, self._schema, current)
         except DecodeError as error:
             if self._media == STRATEGIC_PATCH:
                 problem = field.invalid(Path("patch"), show_map(self._patch), _restore_error(str(error)))
@@ -176,16 +176,17 @@ class Patch:
                 ordered = _sorted_path(ordered, str(operation.get("path", "")).split("/")[1:-1])
         return encode_json(ordered).decode()
 
-    def _check_fields(self, patched: Object) -> None:
+    def _check_fields(self, patched: Object, current: Object) -> None:
         if self._mode == IGNORE or self._reported or self._schema is None:
             return
-        problems = strict_problems(patched, self._schema)
+        # What the patch left alone is the current version's own.
+        touched = {name: value for name, value in patched.items() if value is not current.get(name)}
+        problems = strict_problems(touched, self._schema)
         if self._media == STRATEGIC_PATCH:
             problems.sort()
         if self._media != JSON_PATCH:
-            duplicates = [
-                one for one in strict_problems(self._patch, self._schema, self._body) if one.startswith("dup")
-            ]
+            found = strict_problems(self._patch, self._schema, self._body, only_known=True)
+            duplicates = [one for one in found if one.startswith("dup")]
             problems = duplicates + problems
         if not problems:
             return

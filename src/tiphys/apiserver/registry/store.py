@@ -25,6 +25,7 @@ from tiphys.apiserver.registry.finalizers import finalizers_for_deletion
 from tiphys.apiserver.registry.names import generate_name, new_uid
 from tiphys.apiserver.registry.options import DeleteOptions, Preconditions
 from tiphys.apiserver.registry.strategy import Finish, Object, RequestContext, Strategy
+from tiphys.apiserver.registry.templates import Known, Templates
 from tiphys.apiserver.registry.validation.meta import validate_object_meta, validate_object_meta_update
 from tiphys.apiserver.watchcache import Entry, Kind, WatchCache, encode_stored
 from tiphys.machinery import field
@@ -132,6 +133,7 @@ class ResourceStore:
         self._store = cache.store
         self._now = now
         self._leases = leases
+        self._templates = Templates()
 
     def named_as(self, group_resource: GroupResource, strategy: Strategy) -> ResourceStore:
         """The same store under another group's name: errors name the resource as the client does (events).
@@ -213,10 +215,8 @@ class ResourceStore:
         strategy = self.strategy
         metadata = obj["metadata"]
         strategy.prepare_for_create(ctx, obj)
-        errors = self._metadata_errors(metadata) + strategy.validate(obj)
-        if errors:
-            raise invalid(self.group_kind, metadata.get("name", ""), errors)
-        ctx.warnings += strategy.warnings(obj, None)
+        template = self._templates.find(obj.get(strategy.template_part)) if strategy.template_part else None
+        self._validate_new(ctx, obj, template)
         await admission.validate(obj, None)
         if metadata.get("resourceVersion"):
             raise StatusError(status_of(500, "", "resourceVersion should not be set on objects to be created"))
@@ -230,7 +230,7 @@ class ResourceStore:
                 if current is not None:
                     raise already_exists(self.group_resource, name)
                 return Written(self._unsaved(ctx.namespace, name, obj), created=True)
-            value = self._encode(key, obj)
+            value = self._encode(key, obj, template=template)
             try:
                 lease = await self._leases.current() if self._leases else 0
                 revision = await self._store.create(key, value, lease=lease)
@@ -246,6 +246,22 @@ class ResourceStore:
         finally:
             if finish is not None:
                 finish(committed)
+
+    def _validate_new(self, ctx: RequestContext, obj: Object, template: tuple[Known, bytes] | None) -> None:
+        """Raise what is wrong with a new object, and warn. Of a template's second object only the rest is judged."""
+        strategy = self.strategy
+        errors = self._metadata_errors(obj["metadata"])
+        if template is not None and template[0].valid:
+            found, warnings = strategy.validate_rest(obj)
+            errors += found
+        else:
+            errors += strategy.validate(obj)
+            warnings = [] if errors else strategy.warnings(obj, None)
+            if template is not None and not errors and not warnings:
+                template[0].valid = True
+        if errors:
+            raise invalid(self.group_kind, obj["metadata"].get("name", ""), errors)
+        ctx.warnings += warnings
 
     def _metadata_errors(self, metadata: Object) -> list[FieldError]:
         strategy = self.strategy
@@ -416,7 +432,7 @@ class ResourceStore:
         try:
             if ctx.dry_run:
                 return Written(self._unsaved(ctx.namespace, ctx.name, new, entry.revision))
-            value = self._encode(key, new)
+            value = self._encode(key, new, old)
             try:
                 lease = await self._leases.current() if self._leases else 0
                 revision = await self._store.update(key, value, expect=entry.revision, lease=lease)
@@ -536,13 +552,38 @@ class ResourceStore:
         return (await self._replace(ctx, entry, obj, old, None)).entry
 
     # --- bytes ------------------------------------------------------------------------------------
-    def _encode(self, key: str, obj: Object) -> bytes:
-        value = self._bytes_of(obj)
+    def _encode(
+        self,
+        key: str,
+        obj: Object,
+        like: Object | None = None,
+        template: tuple[Known, bytes] | None = None,
+    ) -> bytes:
+        """The bytes to store; `like` is the version before, in normal form, if there was one."""
+        if template is not None and self.schema is not None:
+            value = self._bytes_with(obj, self.schema, *template)
+        elif like is None or self.schema is None or self.schema.custom:
+            value = self._bytes_of(obj)
+        else:
+            value = encode_stored(normalize(obj, self.schema, like), self.resource.kind, self.api_version)
         if len(value) > MAX_OBJECT_BYTES:
             raise request_entity_too_large(f"limit is {MAX_OBJECT_BYTES}")
         labels = obj["metadata"].get("labels") or {}
         self._cache.describe(key, value, labels, self.strategy.selectable_fields(obj))
         return value
+
+    def _bytes_with(self, obj: Object, schema: TypeSchema, known: Known, name: bytes) -> bytes:
+        """As `_bytes_of`, the part of the template as it was encoded before."""
+        part = self.strategy.template_part
+        ready = known.bytes_with(name)
+        if ready is None:
+            normal = normalize(obj, schema)
+            known.keep(orjson.dumps(normal[part]), name)
+            return encode_stored(normal, self.resource.kind, self.api_version)
+        normal = normalize({key: value for key, value in obj.items() if key != part}, schema)
+        normal[part] = orjson.Fragment(ready)
+        wire = {key: normal[key] for key in schema.fields if key in normal}
+        return encode_stored(wire, self.resource.kind, self.api_version)
 
     def _saved(self, namespace: str, name: str, revision: int) -> Entry:
         """The version just committed: from the cache, unless somebody has changed it again already."""

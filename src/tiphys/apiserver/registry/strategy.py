@@ -191,6 +191,8 @@ class Strategy:
     garbage_collection: ClassVar[GarbageCollection] = GarbageCollection.BACKGROUND
     # Field paths a write through a subresource ("" the main one) does not own, for managedFields.
     reset_fields: ClassVar[Mapping[str, Sequence[tuple[str, ...]]]] = {}
+    # The part of new objects that many have in common, being made from one template; `validate_rest` goes with it.
+    template_part: ClassVar[str] = ""
     columns: Sequence[Column] = (NAME_COLUMN, CREATED_AT_COLUMN)
 
     def __init__(self, resource: Resource) -> None:
@@ -212,6 +214,10 @@ class Strategy:
     def validate(self, obj: Object) -> list[FieldError]:
         """Errors of a new object, in upstream's order; ObjectMeta is checked by the registry before."""
         return []
+
+    def validate_rest(self, obj: Object) -> tuple[list[FieldError], list[str]]:
+        """Errors and warnings of a new object whose `template_part` is known to have none of its own."""
+        return self.validate(obj), self.warnings(obj, None)
 
     async def begin_create(self, ctx: RequestContext, obj: Object) -> Finish | None:
         """Last step before the commit: allocate addresses, ports … into `obj`. StatusError refuses."""

@@ -37,12 +37,18 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return marked
 
 
-def strict_problems(value: Any, schema: TypeSchema, data: bytes | None = None) -> list[str]:
+def strict_problems(
+    value: Any, schema: TypeSchema, data: bytes | None = None, *, only_known: bool = False
+) -> list[str]:
     """The problems of a decoded document.
 
     `data` is the JSON it was decoded from, when duplicates matter and YAML has not reported them already.
+    `only_known`: the document is known to have no other fields than its type's, so only duplicates matter.
     """
-    if data is not None and not _surely_unique(value, data):
+    unique = data is None or _surely_unique(value, data)
+    if unique and only_known:
+        return []
+    if data is not None and not unique:
         value = json.loads(data, object_pairs_hook=_object)
     problems: list[str] = []
     _check_struct(value, schema, "", problems)

@@ -46,6 +46,7 @@ from tiphys.machinery.patch.typed import (
     merge,
     problems,
     remove,
+    set_by_creation,
     with_named_parents,
 )
 from tiphys.machinery.schema import TypeSchema
@@ -157,9 +158,21 @@ def update_managed_fields(
     managed = _decode_live_or_new(live, new, subresource)
     if live is not None and not managed:
         return []
+    if live is None and not managed:
+        return _first_entries(tracker, new, manager, now)
     before = zero(schema) if live is None else live
     updated = _update(tracker, before, new, managed, manager, now)
     return encode(capped(updated))
+
+
+def _first_entries(tracker: Tracker, new: Object, manager: str, now: datetime) -> list[Entry]:
+    """Of a new object everything belongs to who made it."""
+    created = difference(set_by_creation(new, tracker.schema), STRIPPED)
+    if tracker.ignored:
+        created = recursive_difference(created, tracker.ignored)
+    if not created:
+        return []
+    return encode({tracker.owner(manager, "Update"): Owned(created, tracker.api_version, format_time(now))})
 
 
 def _decode_live_or_new(live: Object | None, new: Object, subresource: str) -> Managed:

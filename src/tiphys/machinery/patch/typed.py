@@ -10,17 +10,23 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
+import orjson
+
 from tiphys.machinery.fieldset import (
     LEAF,
     MEMBER,
     Node,
+    Ordered,
     children,
     combine,
     element_text,
     is_member,
     key_element,
+    ordered,
+    union,
     value_element,
 )
+from tiphys.machinery.normalize import zero
 from tiphys.machinery.schema import FieldSchema, TypeSchema
 
 Object = dict[str, Any]
@@ -134,6 +140,42 @@ def compare(old: Object, new: Object, schema: TypeSchema) -> Comparison:
     shape = root_shape(schema)
     parts = _compare_maps(_body(old, schema), _body(new, schema), shape)
     return Comparison(*(part or {} for part in parts))
+
+
+# Large structs of new objects whose sets are remembered: many objects are made from one template.
+_REMEMBERED: Final = 64
+_WORTH_REMEMBERING: Final = range(256, 32 * 1024)
+
+
+def set_by_creation(new: Object, schema: TypeSchema) -> Node:
+    """What a new object has that an empty one has not, with another value or at all."""
+    empty = schema.compiled.get("zero")
+    if empty is None:
+        empty = schema.compiled["zero"] = zero(schema)
+    remembered: dict[tuple[str, bytes], Node] = schema.compiled.setdefault("created", {})
+    shape = root_shape(schema)
+    out: Node = {}
+    for name, value in _body(new, schema).items():
+        one = schema.fields.get(name)
+        key = None
+        if one is not None and one.kind == "@" and name != "metadata" and value:
+            data = orjson.dumps(value)
+            if len(data) in _WORTH_REMEMBERING:
+                key = name, data
+                node = remembered.pop(key, None)
+                if node is not None:
+                    out[f"f:{name}"] = remembered[key] = node
+                    continue
+        before = {name: empty[name]} if name in empty else {}
+        added, modified, _ = _compare_children(before, {name: value}, shape, "f:")
+        found = union(modified or {}, added or {})
+        if key is not None and found:
+            found = {f"f:{name}": Ordered(ordered(found[f"f:{name}"]))}
+            remembered[key] = found[f"f:{name}"]
+            if len(remembered) > _REMEMBERED:
+                del remembered[next(iter(remembered))]
+        out.update(found)
+    return out
 
 
 def _body(obj: Object, schema: TypeSchema) -> Object:

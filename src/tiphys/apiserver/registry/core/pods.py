@@ -21,7 +21,7 @@ from tiphys.apiserver.registry.defaults.pod import all_containers, default_pod
 from tiphys.apiserver.registry.kinds import TableStrategy
 from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext
 from tiphys.apiserver.registry.validation.pod import validate_pod_annotations, validate_pod_spec
-from tiphys.apiserver.registry.validation.pod_warnings import pod_warnings
+from tiphys.apiserver.registry.validation.pod_warnings import annotation_warnings, pod_warnings
 from tiphys.machinery import field
 from tiphys.machinery.field import FieldError, Path
 from tiphys.machinery.time import format_time
@@ -32,6 +32,8 @@ GATED_MESSAGE: Final = "Scheduling is blocked due to non-empty scheduling gates"
 
 class PodStrategy(TableStrategy):
     """Rules of pods."""
+
+    template_part = "spec"
 
     def default(self, obj: Object) -> None:
         default_pod(obj)
@@ -59,6 +61,13 @@ class PodStrategy(TableStrategy):
         if (obj.get("spec") or {}).get("ephemeralContainers"):
             errors.append(field.forbidden(SPEC.child("ephemeralContainers"), "cannot be set on create"))
         return errors
+
+    def validate_rest(self, obj: Object) -> tuple[list[FieldError], list[str]]:
+        annotations = obj["metadata"].get("annotations")
+        if not annotations:
+            return [], []
+        errors = validate_pod_annotations(annotations, obj["spec"], Path("metadata").child("annotations"))
+        return errors, annotation_warnings(annotations, Path("metadata"))
 
     def _errors(self, obj: Object) -> list[FieldError]:
         spec = obj.get("spec") or {}

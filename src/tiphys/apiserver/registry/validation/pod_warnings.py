@@ -51,10 +51,7 @@ def pod_warnings(spec: Json, metadata: Json, path: Path, meta_path: Path) -> lis
     """Warnings of a pod or of a pod template."""
     warnings = node_selector_warnings(spec.get("nodeSelector"), path.child("nodeSelector"))
     warnings += _affinity_warnings(spec, path)
-    annotations = metadata.get("annotations") or {}
-    for key, text in DEPRECATED_ANNOTATIONS.items():
-        if key in annotations:
-            warnings.append(f"{meta_path.child('annotations').key(key)}: {text}")
+    warnings += annotation_warnings(metadata.get("annotations") or {}, meta_path)
     warnings += _spread_warnings(spec, path)
     warnings += _host_alias_warnings(spec, path)
     warnings += _volume_warnings(spec, path)
@@ -73,6 +70,15 @@ def pod_warnings(spec: Json, metadata: Json, path: Path, meta_path: Path) -> lis
         )
     warnings += _dns_warnings(spec, path)
     return warnings + _port_warnings(spec, path)
+
+
+def annotation_warnings(annotations: Mapping[str, str], meta_path: Path) -> list[str]:
+    """Annotations that were replaced by fields."""
+    return [
+        f"{meta_path.child('annotations').key(key)}: {text}"
+        for key, text in DEPRECATED_ANNOTATIONS.items()
+        if key in annotations
+    ]
 
 
 def _affinity_warnings(spec: Json, path: Path) -> list[str]:
