@@ -67,11 +67,13 @@ def execute(txn: Txn, view: View, revision: int) -> tuple[TxnResult, list[Event]
     `revision` is the store's now; events carry `revision + 1`. Raises LeaseNotFound, and ValueError for a
     transaction that writes a key twice or is too long.
     """
-    succeeded = all(holds(compare, view.current(compare.key)) for compare in txn.compares)
+    found = [view.current(compare.key) for compare in txn.compares]
+    succeeded = all(map(holds, txn.compares, found))
     operations = txn.success if succeeded else txn.failure
     if len(operations) == 1 and isinstance(operations[0], Put):  # nearly every write there is
         put = operations[0]
-        event = put_event(put, view.current(put.key), view, revision + 1)
+        same = len(found) == 1 and txn.compares[0].key == put.key
+        event = put_event(put, found[0] if same else view.current(put.key), view, revision + 1)
         return TxnResult(succeeded, revision + 1, ((event.prev,) if event.prev else (),)), [event]
     changed: dict[str, Event] = {}
     responses = tuple(_apply(operation, view, changed, revision + 1) for operation in operations)

@@ -11,6 +11,7 @@ from tiphys.store.sqlite import schema
 from tiphys.store.sqlite.committer import Done
 from tiphys.store.transactions import Txn, deletes, execute
 
+ROOM: Final = 16 << 20  # bytes written at most between two looks at the size
 COMPACTION_CHUNK: Final = 5_000  # ids looked at in one transaction, so that writers wait milliseconds
 
 CURRENT: Final = f"SELECT {schema.COLUMNS} FROM history WHERE key = ? ORDER BY id DESC LIMIT 1"
@@ -29,6 +30,7 @@ class Database:
     def __init__(self, connection: sqlite3.Connection, quota: int) -> None:
         self.connection = connection
         self.quota = quota
+        self._room = 0  # bytes that surely fit before the size has to be looked at again
         self._page_size = int(connection.execute("PRAGMA page_size").fetchone()[0])
         self.reload()
 
@@ -65,8 +67,16 @@ class Database:
         return pages * self._page_size, (pages - free) * self._page_size
 
     def _check_quota(self, events: list[Event]) -> None:
+        needed = sum(len(event.kv.key) + len(event.kv.value) for event in events)
+        # Asking for the size costs as much as an insert. A row takes less than twice its content and half a page.
+        cost = 2 * needed + len(events) * self._page_size // 2
+        self._room -= cost
+        if self._room >= 0:
+            return
         # Space freed by compaction counts as free at once, so a store that is full recovers by compacting.
-        if self.size()[1] + sum(len(event.kv.key) + len(event.kv.value) for event in events) > self.quota:
+        left = self.quota - self.size()[1]
+        self._room = min(left, ROOM) - cost
+        if needed > left:
             raise NoSpaceError
 
     def begin_compaction(self, revision: int) -> Done:

@@ -38,7 +38,7 @@ DEFAULT_QUOTA: Final = 2 << 30  # bytes, as etcd's default
 PRAGMAS: Final = (
     "journal_mode = WAL",
     "synchronous = FULL",
-    "cache_size = -65536",
+    "cache_size = -8192",  # what is read is in the watch cache; writes touch inner pages and the newest ones
     "wal_autocheckpoint = 500",
     "journal_size_limit = 67108864",
 )
