@@ -6,6 +6,7 @@ version asked for, to metadata only) and encodes; `TableForm` makes columns and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -18,7 +19,9 @@ from tiphys.apiserver.http.response import frame
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.strategy import Column
 from tiphys.apiserver.watchcache import DELETED, CacheEvent, Entry
+from tiphys.apiserver.watchcache.entry import METADATA_ORDER
 from tiphys.machinery.errors import not_acceptable
+from tiphys.machinery.schema import TypeSchema
 
 Object = dict[str, Any]
 
@@ -84,6 +87,8 @@ def form_for(served: ServedResource, wanted: Wanted, include_object: str, now: C
         if plain is None:
             plain = served.plain_form = PlainForm(served)
         return plain
+    if wanted.transform and wanted.media_type == JSON and not wanted.pretty and served.schema is not None:
+        return MetadataForm(served, wanted)
     return ValueForm(served, wanted)
 
 
@@ -228,6 +233,58 @@ class ValueForm:
     def error(self, status: Object) -> bytes:
         """See Form."""
         return self._event("ERROR", status)
+
+
+class MetadataForm(ValueForm):
+    """Metadata only, in JSON: sliced out of the bytes, where it comes first. What garbage collectors watch.
+
+        "metadata":{"name":…,"managedFields":[…]},"spec":…}
+                                                  └─ the first `},"` and a field of the kind
+
+    Behind an object, metadata has no such name: its own are others, those of fieldsV1 have prefixes, and the rest is
+    inside of strings.
+    """
+
+    def __init__(self, served: ServedResource, wanted: Wanted) -> None:
+        super().__init__(served, wanted)
+        self._head = b'{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/%b",' % wanted.meta_version.encode()
+        self._made_up = MADE_UP_ANNOTATIONS.get(served.resource.kind, "").encode()
+        # The stored bytes are of the storage version.
+        self._end = _end_of_metadata(served.store.schema)
+
+    def _bytes(self, tail: bytes) -> bytes:
+        if self._end is None or (self._made_up and self._made_up in tail):
+            return orjson.dumps(self._value(tail))
+        found = self._end.search(tail)
+        # Without another field the last brace is that of the object.
+        return b"%b%b}" % (self._head, tail[: found.start() + 1] if found is not None else tail[:-1])
+
+    def object(self, entry: Entry) -> bytes:
+        """See Form."""
+        if self._wanted.transform == PARTIAL_LIST:
+            return super().object(entry)  # refused
+        return self._bytes(entry.tail) + b"\n"
+
+    def frame(self, event: CacheEvent, kind: str) -> bytes:
+        """See Form."""
+        return frame(b'{"type":"%b","object":%b}\n' % (kind.encode(), self._bytes(tail_of(event, kind))))
+
+    def initial(self, entry: Entry) -> bytes:
+        """See Form."""
+        return frame(b'{"type":"ADDED","object":%b}\n' % self._bytes(entry.tail))
+
+
+def _end_of_metadata(schema: TypeSchema | None) -> re.Pattern[bytes] | None:
+    """Finds the end of metadata in a tail; None for kinds whose fields are not known, or are called like metadata's."""
+    if schema is None or schema.custom or schema.unknown is not None:
+        return None
+    names = [name for name in schema.fields if name != "metadata"]
+    if not names or not _METADATA_NAMES.isdisjoint(names):
+        return None
+    return re.compile(rb'\},"(?:%b)":' % "|".join(map(re.escape, names)).encode())
+
+
+_METADATA_NAMES: Final = frozenset({*METADATA_ORDER, "subresource", "fieldsV1", "fieldsType", "time", "operation"})
 
 
 def bookmark_metadata(revision: int, *, initial_end: bool) -> Object:
