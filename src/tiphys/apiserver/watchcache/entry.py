@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from sys import intern
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -54,6 +56,10 @@ def encode_stored(obj: dict[str, Any], kind: str, api_version: str) -> bytes:
         if field not in ordered:
             ordered[field] = value
     return orjson.dumps(ordered)
+
+
+NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
+_FIELD_NAMES: Final[dict[tuple[str, ...], tuple[str, ...]]] = {}  # one a kind
 
 
 class Entry:
@@ -98,7 +104,7 @@ class Entry:
             self.tail = value[start:]
         self.rv_at = end - start
         self._labels: Mapping[str, str] | None = None
-        self._fields: Mapping[str, str] | None = None
+        self._fields: tuple[tuple[str, ...], tuple[str, ...]] | None = None
         self._object: dict[str, Any] | None = None
 
     def at_revision(self, revision: int) -> bytes:
@@ -132,22 +138,23 @@ class Entry:
 
     def describe(self, labels: Mapping[str, str], fields: Mapping[str, str]) -> None:
         """The writer knows labels and selectable fields already: keep them so that nobody has to parse."""
-        self._labels = labels
-        self._fields = fields
+        self._labels = {intern(key): intern(value) for key, value in labels.items()} if labels else NO_LABELS
+        self.set_fields(fields)
 
     @property
     def labels(self) -> Mapping[str, str]:
         """metadata.labels."""
         if self._labels is None:
             metadata = self.peek().get("metadata") or {}
-            self._labels = metadata.get("labels") or {}
+            self._labels = metadata.get("labels") or NO_LABELS
         return self._labels
 
     @property
     def known_fields(self) -> Mapping[str, str] | None:
         """Selectable fields if they are known already; the cache of the kind computes them otherwise."""
-        return self._fields
+        return None if self._fields is None else dict(zip(*self._fields, strict=True))
 
     def set_fields(self, fields: Mapping[str, str]) -> None:
-        """Keep computed selectable fields."""
-        self._fields = fields
+        """Keep computed selectable fields: thousands of objects share the names, and many of the values."""
+        names = tuple(fields)
+        self._fields = _FIELD_NAMES.setdefault(names, names), tuple(map(intern, fields.values()))

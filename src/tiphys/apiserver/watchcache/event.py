@@ -16,7 +16,8 @@ ERROR: Final = "ERROR"
 class CacheEvent:
     """`entry` is the new version (None: deleted), `previous` the one before (None: created).
 
-    `frames` keeps the encoded watch events by (encoder, type): made for the first watcher, shared by the others.
+    `frames` has the encoded watch events by (encoder, type) while they are delivered: made for the first watcher,
+    shared by the others, None before and after.
     """
 
     __slots__ = ("entry", "frames", "previous", "revision")
@@ -25,7 +26,7 @@ class CacheEvent:
         self.revision = revision
         self.entry = entry
         self.previous = previous
-        self.frames: dict[tuple[object, str], bytes] = {}
+        self.frames: dict[tuple[object, str], bytes] | None = None
 
     @property
     def subject(self) -> Entry:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
+from sys import intern
 from typing import Final
 
 from tiphys.apiserver.watchcache.entry import Entry
@@ -143,6 +144,7 @@ class WatchCache:
 
     def _entry(self, cache: KindCache, own: str, key: str, value: bytes, revision: int, created: int) -> Entry | None:
         namespace, _, name = own.rpartition("/")
+        namespace = intern(namespace)
         try:
             entry = Entry(own, namespace, name, value, revision, created)
         except ValueError as error:

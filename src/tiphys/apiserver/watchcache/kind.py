@@ -19,8 +19,9 @@ from tiphys.apiserver.watchcache.entry import Entry
 from tiphys.apiserver.watchcache.event import CacheEvent
 from tiphys.apiserver.watchcache.filter import Filter
 
+# Whoever asks for older changes gets them from the store.
 MAX_EVENTS: Final = 10_000
-MAX_BYTES: Final = 16 * 1024 * 1024  # of versions that only the history keeps
+MAX_BYTES: Final = 4 * 1024 * 1024  # of the versions in the history, most of which nothing else keeps
 MIN_EVENTS: Final = 100
 
 SelectableFields = Callable[[dict[str, Any]], Mapping[str, str]]

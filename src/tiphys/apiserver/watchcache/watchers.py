@@ -112,9 +112,12 @@ class WatchGroup:
             if kind is None:
                 continue
             key = (self.encoder.key, kind)
-            data = event.frames.get(key)
+            made = event.frames
+            if made is None:
+                made = event.frames = {}
+            data = made.get(key)
             if data is None:
-                data = event.frames[key] = self.encoder.frame(event, kind)
+                data = made[key] = self.encoder.frame(event, kind)
             frames.append((event.revision, data))
         return frames
 
@@ -232,6 +235,8 @@ class WatcherSet:
                             if revision > watcher.start_revision:
                                 watcher.deliver(data)
                     yield
+            for event in events:
+                event.frames = None  # the history keeps the event, not every form it was sent in
             self.delivered_revision = events[-1].revision
             yield
 
