@@ -206,6 +206,7 @@ def _schema_errors(schema: Json, path: Path) -> list[FieldError]:
         errors.append(field.forbidden(path.child("nullable"), "nullable cannot be true at the root"))
     errors += _node_errors(schema, path, root=True)
     if not errors:
+        errors += _default_errors(schema, path)
         errors += _rule_errors(schema, path, root=True)
     return errors
 
@@ -266,19 +267,30 @@ def _own_errors(schema: Json, path: Path, *, root: bool) -> list[FieldError]:
         )
     if kind == "array" and not isinstance(schema.get("items"), Mapping):
         errors.append(field.required(path.child("items"), "must be specified"))
-    if pattern := schema.get("pattern"):
-        try:
-            compile_pattern(pattern)
-        except ValueError as error:
-            errors.append(
-                field.invalid(path.child("pattern"), pattern, f"must be a valid regular expression, but isn't: {error}")
-            )
+    errors += _pattern_errors(schema, path)
     errors += _list_type_errors(schema, path)
+    return errors
+
+
+def _pattern_errors(schema: Json, path: Path) -> list[FieldError]:
+    pattern = schema.get("pattern")
+    if not pattern:
+        return []
+    try:
+        compile_pattern(pattern)
+    except ValueError as error:
+        detail = f"must be a valid regular expression, but isn't: {error}"
+        return [field.invalid(path.child("pattern"), pattern, detail)]
+    return []
+
+
+def _default_errors(schema: Json, path: Path) -> list[FieldError]:
+    """Defaults must be valid; asked of a schema that is otherwise in order."""
+    errors: list[FieldError] = []
     if schema.get("default") is not None:
-        if preserve and root:
-            errors.append(field.forbidden(path.child("default"), "must not be set"))
-        found = schema_errors(schema["default"], schema, path.child("default"))
-        errors += found
+        errors += schema_errors(schema["default"], schema, path.child("default"))
+    for _, where, inner in _inner(schema, path):
+        errors += _default_errors(inner, where)
     return errors
 
 
@@ -333,6 +345,12 @@ def _logic_errors(schema: Json, path: Path, owner: Json) -> list[FieldError]:
         for name in _NOT_IN_LOGIC
         if schema.get(name) and not (name == "type" and allowed)
     ]
+    errors += _pattern_errors(schema, path)
+    for word in _LOGICAL:
+        for index, one in enumerate(schema.get(word) or ()):
+            errors += _logic_errors(one, path.child(word).index(index), owner)
+    if isinstance(schema.get("not"), Mapping):
+        errors += _logic_errors(schema["not"], path.child("not"), owner)
     known = owner.get("properties") or {}
     for name, where, inner in _inner(schema, path):
         beside = known.get(name) if name else owner.get("items")
