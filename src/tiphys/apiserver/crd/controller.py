@@ -133,6 +133,8 @@ class CustomResources:
         if known is not None and known[0] == key:
             return
         accepted = {**spec, "names": {**spec["names"], **(definition["status"].get("acceptedNames") or {})}}
+        if (spec.get("conversion") or {}).get("strategy") == "Webhook":
+            log.warning("%s: conversion webhooks are not called; its versions differ in apiVersion only", name)
         try:
             served = self._versions(accepted, fresh=metadata.get("generation", 1) == 1)
         except (RuleError, ValueError) as error:
@@ -140,6 +142,8 @@ class CustomResources:
             return
         before = known[1] if known is not None else []
         resources = [one.resource for one in served]
+        if known is not None and served:
+            _refresh_fields(served[-1])
         for one in served:
             self._resources.add(one)
         for old in before:
@@ -154,10 +158,12 @@ class CustomResources:
         stores: dict[str, CustomStore] = {}
         # The storage version comes last: the map's `store(group, plural)` is then the one that knows its shape.
         versions = [one for one in spec["versions"] if one.get("served")]
+        paths = {one["jsonPath"]: None for version in versions for one in version.get("selectableFields") or ()}
         for version in sorted(versions, key=lambda one: bool(one.get("storage"))):
             resource = resource_of(spec, version)
             schema = structural((version.get("schema") or {}).get("openAPIV3Schema"))
             strategy = CustomStrategy(resource, version, schema)
+            strategy.selectable = list(paths)
             kind = self._cache.register(
                 resource.group,
                 resource.plural,
@@ -231,6 +237,12 @@ class CustomResources:
                 continue
             left += not written.deleted
         return left
+
+
+def _refresh_fields(served: ServedResource) -> None:
+    """Selectable fields may be others after a change of the definition."""
+    for entry in served.store.kind.cache.entries.values():
+        entry.set_fields(served.strategy.selectable_fields(entry.peek()))
 
 
 # --- status ---------------------------------------------------------------------------------------

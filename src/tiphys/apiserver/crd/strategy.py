@@ -48,7 +48,8 @@ class CustomStrategy(Strategy):
         given = version.get("additionalPrinterColumns")
         self._columns: Sequence[Mapping[str, Any]] = given or (AGE,)
         self.columns = (NAME_COLUMN, *(_column(one, own=bool(given)) for one in self._columns))
-        self._selectable = [one["jsonPath"] for one in version.get("selectableFields") or ()]
+        # Paths of fields a selector may name; those of all versions, as the cache keeps one set of values an object.
+        self.selectable = [one["jsonPath"] for one in version.get("selectableFields") or ()]
         self.scale: Mapping[str, Any] | None = (version.get("subresources") or {}).get("scale")
 
     # --- shape ------------------------------------------------------------------------------------
@@ -106,7 +107,7 @@ class CustomStrategy(Strategy):
     # --- reading ----------------------------------------------------------------------------------
     def selectable_fields(self, obj: Object) -> dict[str, str]:
         fields = super().selectable_fields(obj)
-        for path in self._selectable:
+        for path in self.selectable:
             fields[path.lstrip(".")] = _field_text(value_at(obj, path))
         return fields
 
