@@ -1,4 +1,4 @@
-"""Where the recorded facts are: beside the repository, or where TIPHYS_SHARED says. Tests that need them skip without."""
+"""Where the recorded facts are: beside the repository, or where TIPHYS_SHARED says; without them tests skip."""
 
 import os
 from pathlib import Path

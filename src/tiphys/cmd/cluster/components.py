@@ -212,6 +212,8 @@ def node_components(
 
 def _balancer_pool(spec: ClusterSpec) -> str:
     """The last quarter of the nodes' own network: whoever reaches the nodes reaches these addresses."""
+    if not spec.subnet:
+        return ""  # a machine that joined: its network is not ours to give addresses of
     network = ipaddress.ip_network(spec.subnet)
     return f"{network[network.num_addresses * 3 // 4]}-{network[-2]}"
 

@@ -285,7 +285,9 @@ def _template_errors(spec: Json, known: Json, status: Json) -> list[FieldError]:
     _take_resources(pod.get("initContainers") or (), old_pod.get("initContainers") or ())
     if pod == old_pod:
         return []
-    return [field.invalid(SPEC.child("template", "spec"), internal_form("PodSpec", template.get("spec") or {}), IMMUTABLE)]
+    return [
+        field.invalid(SPEC.child("template", "spec"), internal_form("PodSpec", template.get("spec") or {}), IMMUTABLE)
+    ]
 
 
 def _take(target: Object, source: Json, name: str) -> None:
