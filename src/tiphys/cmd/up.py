@@ -17,7 +17,7 @@ from tiphys.cmd.cluster import spec as specs
 from tiphys.cmd.cluster.control import ControlClient
 from tiphys.cmd.cluster.layout import Layout
 from tiphys.cmd.cluster.progress import Progress
-from tiphys.cmd.cluster.spec import NAME, NETWORKS, PROXY_MODES, ClusterSpec
+from tiphys.cmd.cluster.spec import MAX_NODES, NAME, NETWORKS, PROXY_MODES, ClusterSpec
 from tiphys.cmd.down import stop_cluster
 from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.flags import FlagParser, duration
@@ -130,8 +130,8 @@ def _spec(options: Any, layout: Layout) -> ClusterSpec:
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     known = specs.load(layout.spec)
     if known is None:
-        if options.nodes is not None and not 1 <= options.nodes <= 200:
-            raise UsageError("--nodes must be between 1 and 200; for none use --control-plane-only")
+        if options.nodes is not None and not 1 <= options.nodes <= MAX_NODES:
+            raise UsageError(f"--nodes must be between 1 and {MAX_NODES}; for none use --control-plane-only")
         spec = ClusterSpec(name=options.name, mode=mode, api_port=preflight.choose_port(options.api_port))
         if mode == "cluster":
             for number in range(1, (options.nodes or 2) + 1):

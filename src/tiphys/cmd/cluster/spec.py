@@ -14,6 +14,8 @@ from tiphys.cmd.errors import CommandError, UsageError
 
 NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
 NETWORKS: Final = ("vxlan", "host-gw", "bgp")
+# The upper quarter of the /24 belongs to load balancers.
+MAX_NODES: Final = 180
 PROXY_MODES: Final = ("nftables", "iptables", "ipvs")
 
 
@@ -68,8 +70,10 @@ class ClusterSpec:
             raise UsageError(f'"{name}" is not a node name: lower-case letters, digits and "-", at most 32')
         if any(node.name == name for node in self.nodes):
             raise UsageError(f'node "{name}" exists already')
+        if len(self.nodes) >= MAX_NODES:
+            raise UsageError(f"a cluster on one machine has at most {MAX_NODES} nodes")
         used = {node.index for node in self.nodes}
-        node = NodeSpec(name, next(index for index in range(1, 254) if index not in used))
+        node = NodeSpec(name, next(index for index in range(1, MAX_NODES + 1) if index not in used))
         return replace(self, nodes=(*self.nodes, node)), node
 
     def without_node(self, name: str) -> ClusterSpec:
