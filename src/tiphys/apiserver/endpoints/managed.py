@@ -15,9 +15,10 @@ from tiphys.api.table import resource_by_kind
 from tiphys.apiserver.registry.conversion import conversion_for
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.strategy import Object, RequestContext
+from tiphys.machinery.errors import bad_request
 from tiphys.machinery.fieldset import difference, intersection, union
 from tiphys.machinery.meta import split_api_version
-from tiphys.machinery.normalize import normalize
+from tiphys.machinery.normalize import DecodeError, normalize
 from tiphys.machinery.patch.apply import decode, encode, server_side_apply, update_managed_fields
 from tiphys.machinery.schema import TypeSchema
 from tiphys.machinery.time import format_time
@@ -89,19 +90,24 @@ def apply_fields(
     """Server-side apply: the merged object with its managedFields, in normal form, in the version of the request."""
     schema = served.schema
     assert schema is not None
-    result = server_side_apply(
-        live,
-        applied,
-        ctx.field_manager,
-        force,
-        schema,
-        ctx.now,
-        api_version=served.resource.api_version,
-        subresource=ctx.subresource,
-        ignored=ignored_fields(served, ctx.subresource),
-        convert=_converter(served),
-    )
-    merged = normalize(result.object, schema)
+    try:
+        result = server_side_apply(
+            live,
+            applied,
+            ctx.field_manager,
+            force,
+            schema,
+            ctx.now,
+            api_version=served.resource.api_version,
+            subresource=ctx.subresource,
+            ignored=ignored_fields(served, ctx.subresource),
+            convert=_converter(served),
+        )
+        merged = normalize(result.object, schema)
+    except DecodeError as error:
+        # The kinds of its values are right, but not what they say: numbers out of range, times that are none.
+        kind, version = served.resource.kind, served.resource.version
+        raise bad_request(f'{kind} in version "{version}" cannot be handled as a {kind}: {error}') from None
     merged["kind"], merged["apiVersion"] = served.resource.kind, served.resource.api_version
     return merged
 

@@ -38,6 +38,7 @@ from tiphys.machinery.patch.managed import (
     encode,
     entries_of,
     same_but_times,
+    well_formed,
 )
 from tiphys.machinery.patch.typed import (
     Comparison,
@@ -183,7 +184,9 @@ def _decode_live_or_new(live: Object | None, new: Object, subresource: str) -> M
     theirs = entries_of(new)
     if len(theirs) == 1 and not theirs[0]:
         return {}
-    return decode(theirs) or ours
+    if live is not None and theirs == entries_of(live):
+        return ours
+    return (decode(theirs) if well_formed(theirs) else {}) or ours
 
 
 def _update(tracker: Tracker, live: Object, new: Object, managed: Managed, manager: str, now: datetime) -> Managed:

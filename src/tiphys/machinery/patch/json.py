@@ -28,6 +28,8 @@ def apply_json_patch(doc: Any, operations: Any) -> Any:
                 f"json: cannot unmarshal {_json_type(operation)} into Go value of type jsonpatch.Operation"
             )
         _apply(holder, operation)
+        if "" not in holder:
+            raise PatchError("the whole document was removed")
     return holder[""]
 
 

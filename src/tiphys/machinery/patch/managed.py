@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from tiphys.machinery.field import quote
-from tiphys.machinery.fieldset import Node, ordered, union
+from tiphys.machinery.fieldset import Node, order, ordered, union
 from tiphys.machinery.time import parse_rfc3339
 
 Object = dict[str, Any]
@@ -77,6 +77,24 @@ def decode(entries: list[Entry]) -> Managed:
         )
         managed[owner] = Owned(entry.get("fieldsV1") or {}, version, entry.get("time"), stored=True)
     return managed
+
+
+def well_formed(entries: list[Entry]) -> bool:
+    """Is every path element of every entry one that can be? What clients send need not be."""
+    try:
+        return all(_well_formed(entry.get("fieldsV1") or {}) for entry in entries)
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError, RecursionError):
+        return False
+
+
+def _well_formed(node: Node) -> bool:
+    for key, child in node.items():
+        order(key)
+        if key[0] != "." and key[1] != ":":
+            return False
+        if child and not _well_formed(child):
+            return False
+    return True
 
 
 def encode(managed: Managed) -> list[Entry]:

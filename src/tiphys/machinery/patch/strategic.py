@@ -201,7 +201,9 @@ def _no_merge_key(item: Map, key: str) -> PatchError:
 
 
 def _identity(item: Any, key: str) -> Any:
-    return item.get(key) if key and isinstance(item, dict) else item
+    found = item.get(key) if key and isinstance(item, dict) else item
+    # No key is a list or an object, but a patch may say so: it is refused when the object is decoded.
+    return repr(found) if isinstance(found, (dict, list)) else found
 
 
 def _in_order(merged: list[Any], wanted: list[Any], server: list[Any], key: str) -> list[Any]:

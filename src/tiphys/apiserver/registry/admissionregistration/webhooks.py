@@ -154,7 +154,11 @@ def _client_errors(config: Json, path: Path) -> list[FieldError]:
 
 def url_errors(url: str, path: Path) -> list[FieldError]:
     """An https URL without user, query or fragment."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # only brackets make it fail
+        problem = f"parse {quote(url)}: missing ']' in host"
+        return [field.required(path, f"url must be a valid URL: {problem}{URL_FORM}")]
     errors: list[FieldError] = []
     if parts.scheme != "https":
         detail = f"'https' is the only allowed URL scheme{URL_FORM}"

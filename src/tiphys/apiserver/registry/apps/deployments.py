@@ -87,10 +87,11 @@ class DeploymentStrategy(StatusStrategy):
         for name in ("updatedReplicas", "readyReplicas", "availableReplicas"):
             if (status.get(name) or 0) > replicas:
                 detail = "cannot be greater than status.replicas"
-                errors.append(field.invalid(Path("status").child(name), status[name], detail))
+                errors.append(field.invalid(Path("status").child(name), status.get(name) or 0, detail))
         if (status.get("availableReplicas") or 0) > (status.get("readyReplicas") or 0):
             detail = "cannot be greater than readyReplicas"
-            errors.append(field.invalid(Path("status").child("availableReplicas"), status["availableReplicas"], detail))
+            where = Path("status").child("availableReplicas")
+            errors.append(field.invalid(where, status.get("availableReplicas") or 0, detail))
         return errors
 
     def warnings(self, obj: Object, old: Object | None) -> list[str]:

@@ -126,7 +126,7 @@ class StatefulSetStrategy(StatusStrategy):
         for name in ("readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"):
             if (status.get(name) or 0) > (status.get("replicas") or 0):
                 detail = "cannot be greater than status.replicas"
-                errors.append(field.invalid(Path("status").child(name), status[name], detail))
+                errors.append(field.invalid(Path("status").child(name), status.get(name) or 0, detail))
         return errors
 
     def warnings(self, obj: Object, old: Object | None) -> list[str]:

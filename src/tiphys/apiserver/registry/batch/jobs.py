@@ -78,7 +78,7 @@ class JobStrategy(StatusStrategy):
         for name in ("active", "succeeded", "failed", "ready", "terminating"):
             if (status.get(name) or 0) < 0:
                 detail = "must be greater than or equal to 0"
-                errors.append(field.invalid(Path("status").child(name), status[name], detail))
+                errors.append(field.invalid(Path("status").child(name), status.get(name) or 0, detail))
         return errors
 
     def warnings(self, obj: Object, old: Object | None) -> list[str]:
