@@ -78,32 +78,54 @@ class _MismatchError(Exception):
         return f"json: cannot unmarshal {self.found} into Go {place} of type {self.wanted}"
 
 
-def normalize(obj: Object, schema: TypeSchema, like: Object | None = None) -> Object:
+def normalize(obj: Object, schema: TypeSchema, like: Object | None = None, *, checked: bool = False) -> Object:
     """The normal form of an object; the input is left alone (values are shared where they did not change).
 
-    `like` is an object in normal form, mostly the version before: what is equal to its part is taken from there, so
-    that a write costs what it changes. Raises DecodeError.
+    `like` is an object in normal form, mostly the version before: what `obj` shares with it is taken as it is, so that
+    a write costs what it changes. `checked`: all types are right, so what is equal may be taken too (without, `true`
+    must not pass for 1). Raises DecodeError.
     """
     if like is None or schema.custom:
         return _run(_walker(schema), obj)
-    same = {name: like[name] for name, found in obj.items() if found and name in like and found == like[name]}
-    if not same:
-        return _run(_walker(schema), obj)
-    done = _run(_walker(schema), {name: found for name, found in obj.items() if name not in same})
-    done.update(same)
+    try:
+        return _changed(obj, schema, like, checked, LEVELS)
+    except _MismatchError:
+        return _run(_walker(schema), obj)  # which of several errors is told depends on the order of the walk
+
+
+LEVELS: Final = 2  # spec and status, and their fields: comparing deeper costs more than it saves
+
+
+def _changed(obj: Object, schema: TypeSchema, like: Object, checked: bool, levels: int) -> Object:
+    ready: Object = {}
+    rest: Object = {}
+    for name, found in obj.items():
+        before = like.get(name)
+        if before is not None and (found is before or (checked and found and found == before)):
+            ready[name] = before
+        elif levels > 1 and before and type(found) is dict and type(before) is dict:
+            one = schema.fields.get(name)
+            if one is not None and one.kind == "@" and one.type is not None:
+                ready[name] = _changed(found, one.type, before, checked, levels - 1)
+            else:
+                rest[name] = found
+        else:
+            rest[name] = found
+    done: Object = _walker(schema)(rest)
+    if not ready:
+        return done
+    done.update(ready)
     return {name: done[name] for name in (*_KIND_FIELDS, *schema.fields) if name in done}
 
 
-def normalize_strictly(obj: Object, schema: TypeSchema) -> tuple[Object, bool]:
-    """The normal form, and whether the object may have had fields that its type does not have.
+def normalize_strictly(obj: Object, schema: TypeSchema, like: Object | None = None) -> tuple[Object, bool]:
+    """As `normalize`, and whether the object may have had fields that its type does not have.
 
     False is certain; True asks for `codec.strict_problems`, which names them.
     """
-    if schema.custom:
-        return _run(_walker(schema), obj), True
     before = _unknown.count
-    out = _run(_walker(schema), obj)
-    return out, _unknown.count != before
+    out = normalize(obj, schema, like)
+    return out, schema.custom or _unknown.count != before
 
 
 class _Unknown:

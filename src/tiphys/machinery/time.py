@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 _RFC3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:[.,](\d+))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
@@ -19,6 +20,7 @@ _NANOSECONDS = {
 }
 
 
+@lru_cache(maxsize=1024)
 def parse_rfc3339(text: str) -> datetime:
     """An aware time in UTC; digits beyond microseconds are cut. Raises ValueError."""
     match = _RFC3339.fullmatch(text)
@@ -35,8 +37,9 @@ def parse_rfc3339(text: str) -> datetime:
 
 def format_time(at: datetime) -> str:
     """A Time: `2024-01-01T00:00:00Z`, whole seconds (cut), in UTC."""
-    at = at.astimezone(UTC)
-    return f"{at.year:04}-{at.month:02}-{at.day:02}T{at.hour:02}:{at.minute:02}:{at.second:02}Z"
+    if at.tzinfo is not UTC:
+        at = at.astimezone(UTC)
+    return f"{at.isoformat(timespec='seconds')[:19]}Z"
 
 
 def format_micro_time(at: datetime) -> str:

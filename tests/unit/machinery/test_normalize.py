@@ -193,11 +193,19 @@ def test_parts_equal_to_the_version_before_are_taken_from_it() -> None:
     schema = schema_of("", "v1", "Pod")
     before = normalize({"metadata": {"name": "a"}, "spec": POD_SPEC, "status": {"phase": "Pending"}}, schema)
     changed = {"status": {"phase": "Running", "x": 1}, "metadata": {"name": "a"}, "spec": dict(before["spec"])}
-    after = normalize(changed, schema, before)
+    after = normalize(changed, schema, before, checked=True)
     assert after == normalize(changed, schema)
     assert list(after) == list(normalize(changed, schema))
     assert after["spec"] is before["spec"]
     assert after["status"] == {"phase": "Running"}
+
+
+def test_what_is_only_equal_is_not_taken_for_right() -> None:
+    before = normalize({"spec": {"replicas": 1}}, DEPLOYMENT)
+    with pytest.raises(DecodeError, match=r"cannot unmarshal bool into Go struct field DeploymentSpec.spec.replicas"):
+        normalize({"spec": {**before["spec"], "replicas": True}}, DEPLOYMENT, before)
+    shared = normalize({**before, "metadata": {"name": "a"}}, DEPLOYMENT, before)
+    assert shared["spec"] is before["spec"]
 
 
 @pytest.mark.parametrize(

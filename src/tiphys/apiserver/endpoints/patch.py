@@ -27,7 +27,7 @@ from tiphys.machinery.codec import decode_json, decode_yaml, encode_json, strict
 from tiphys.machinery.errors import StatusError, bad_request, invalid, status_of
 from tiphys.machinery.field import Path
 from tiphys.machinery.meta import GroupKind, GroupVersionKind
-from tiphys.machinery.normalize import DecodeError, normalize
+from tiphys.machinery.normalize import DecodeError, normalize_strictly
 from tiphys.machinery.patch.errors import BadPatchError, PatchError, show_map
 from tiphys.machinery.patch.json import apply_json_patch
 from tiphys.machinery.patch.merge import apply_merge_patch
@@ -156,10 +156,12 @@ class Patch:
         patched["kind"], patched["apiVersion"] = self._kind.kind, self._kind.api_version
         if self._schema is None:
             return patched
-        self._check_fields(patched, current)
         try:
-            return normalize(patched, self._schema, current)
+            normal, doubtful = normalize_strictly(patched, self._schema, current)
+            self._check_fields(patched, current, doubtful=doubtful)
+            return normal
         except DecodeError as error:
+            self._check_fields(patched, current)  # which comes first
             if self._media == STRATEGIC_PATCH:
                 problem = field.invalid(Path("patch"), show_map(self._patch), _restore_error(str(error)))
             else:
@@ -176,12 +178,12 @@ class Patch:
                 ordered = _sorted_path(ordered, str(operation.get("path", "")).split("/")[1:-1])
         return encode_json(ordered).decode()
 
-    def _check_fields(self, patched: Object, current: Object) -> None:
+    def _check_fields(self, patched: Object, current: Object, *, doubtful: bool = True) -> None:
         if self._mode == IGNORE or self._reported or self._schema is None:
             return
         # What the patch left alone is the current version's own.
         touched = {name: value for name, value in patched.items() if value is not current.get(name)}
-        problems = strict_problems(touched, self._schema)
+        problems = strict_problems(touched, self._schema) if doubtful else []
         if self._media == STRATEGIC_PATCH:
             problems.sort()
         if self._media != JSON_PATCH:

@@ -177,6 +177,8 @@ class CacheReader:
         if store is None:
             return []
         cache = store.kind.cache
+        if not cache.keys:
+            return []  # admission asks for webhooks and policies at each write; mostly there are none
         low, high = cache.span(namespace)
         return [self._object(store, cache.entries[key]) for key in cache.keys[low:high]]
 

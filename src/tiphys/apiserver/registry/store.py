@@ -565,7 +565,7 @@ class ResourceStore:
         elif like is None or self.schema is None or self.schema.custom:
             value = self._bytes_of(obj)
         else:
-            value = encode_stored(normalize(obj, self.schema, like), self.resource.kind, self.api_version)
+            value = encode_stored(normalize(obj, self.schema, like, checked=True), self.resource.kind, self.api_version)
         if len(value) > MAX_OBJECT_BYTES:
             raise request_entity_too_large(f"limit is {MAX_OBJECT_BYTES}")
         labels = obj["metadata"].get("labels") or {}

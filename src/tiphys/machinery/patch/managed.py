@@ -100,6 +100,9 @@ def _well_formed(node: Node) -> bool:
 def encode(managed: Managed) -> list[Entry]:
     """Entries in the server's order: Apply before Update, then by time and name."""
 
+    if len(managed) == 1:
+        return [_entry(owner, owned) for owner, owned in managed.items()]
+
     def key(item: tuple[Owner, Owned]) -> tuple[str, float, str, str, str]:
         owner, owned = item
         seconds = parse_rfc3339(owned.time).timestamp() if owned.time else 0.0
