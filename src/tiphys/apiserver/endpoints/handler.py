@@ -13,6 +13,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+import orjson
+
 from tiphys.apiserver.authn.impersonation import impersonate
 from tiphys.apiserver.authn.interface import Authenticator
 from tiphys.apiserver.authz.interface import Attributes
@@ -77,6 +79,8 @@ class ApiHandler:
         try:
             try:
                 path = request.path
+                if not path.startswith("/"):
+                    raise bad_request("malformed HTTP request: the target is no path")
                 query: Mapping[str, list[str]] = request.query if request.raw_query else {}
             except (UnicodeDecodeError, ValueError):
                 raise bad_request("the request path or query is not valid UTF-8") from None
@@ -84,6 +88,11 @@ class ApiHandler:
             answer = await self._serve(request, info)
         except StatusError as error:
             answer = status_response(error)
+        except (RecursionError, orjson.JSONEncodeError) as error:
+            # orjson writes 254 levels, and reads more; it has no error of its own for that.
+            if not isinstance(error, RecursionError) and "Recursion" not in str(error):
+                raise
+            answer = status_response(bad_request("the document is nested too deeply"))
         self._finish(request, answer)
         if info is not None:
             self._metrics.observe(info, answer, time.perf_counter() - started)

@@ -44,6 +44,8 @@ class Request:
     ) -> None:
         """`target` is the request target as sent ("/api/v1/pods?limit=5"); header names are lower case."""
         self.method = method
+        if target.startswith(("http://", "https://")):  # as sent to a proxy: RFC 9112, 3.2.2
+            target = f"/{target.partition('://')[2].partition('/')[2]}"
         self.raw_path, _, self.raw_query = target.partition("?")
         self.headers = headers
         self.body = body

@@ -25,11 +25,20 @@ def decode_json(data: bytes | str) -> Any:
 def _decode_slowly(text: str) -> Any:
     """What orjson refuses: mostly errors, to be worded; also lone surrogates and NUL-free oddities."""
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return _scrubbed(json.loads(text, parse_constant=_no_constant))
     except json.JSONDecodeError as error:
         raise ValueError(_words(text, error)) from None
     except RecursionError:
         raise ValueError("exceeded max depth") from None
+
+
+def _scrubbed(value: Any) -> Any:
+    """Halves of surrogate pairs are no characters: the server reads U+FFFD."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_scrubbed(key): _scrubbed(one) for key, one in value.items()}
+    return [_scrubbed(one) for one in value] if isinstance(value, list) else value
 
 
 def _no_constant(name: str) -> Any:

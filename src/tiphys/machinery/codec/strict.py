@@ -49,7 +49,8 @@ def strict_problems(
     if unique and only_known:
         return []
     if data is not None and not unique:
-        value = json.loads(data, object_pairs_hook=_object)
+        # Bytes that are no UTF-8 have been replaced in the value, too.
+        value = json.loads(data.decode("utf-8", "replace"), object_pairs_hook=_object)
     problems: list[str] = []
     _check_struct(value, schema, "", problems)
     return problems[:MAX_PROBLEMS]

@@ -15,6 +15,7 @@ from tiphys.machinery.field import quote
 _BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # Aliases may not blow a small document up beyond this many values.
+MAX_DEPTH: Final = 1000
 MAX_VALUES: Final = 1_000_000
 
 _BOOLEANS: Final = {
@@ -45,12 +46,20 @@ _Loader.yaml_implicit_resolvers = {"<": [(_MERGE, re.compile("^<<$"))], None: [(
 
 def decode_yaml(data: bytes | str) -> Document:
     """The first document of YAML text (JSON is YAML too). Raises ValueError."""
+    try:
+        return _decode(data)
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def _decode(data: bytes | str) -> Document:
     text = data.encode() if isinstance(data, str) else data
     if text.lstrip().startswith(b"{"):
         value = _unique_json(text)
         if value is not None:
             return Document(value, [])
     try:
+        _check_depth(text)
         loader = _Loader(data)
         try:
             node = loader.get_node() if loader.check_node() else None
@@ -60,6 +69,32 @@ def decode_yaml(data: bytes | str) -> Document:
         raise ValueError(_words(error)) from None
     builder = _Builder()
     return Document(builder.build(node) if node is not None else None, builder.duplicates)
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"error converting YAML to JSON: yaml: exceeded max depth of {MAX_DEPTH}")
+
+
+def _check_depth(text: bytes) -> None:
+    """Refuse deep nesting before nodes are made: the library does that by recursion in C, and would end the process.
+
+    Each level needs a bracket, or a column more than the one around it; only where there are many is it counted.
+    """
+    if text.count(b"[") + text.count(b"{") + max(map(len, text.splitlines()), default=0) <= MAX_DEPTH:
+        return
+    loader = _Loader(text)
+    depth = 0
+    try:
+        while loader.check_event():
+            event = loader.get_event()
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > MAX_DEPTH:
+                    raise _too_deep()
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+    finally:
+        loader.dispose()
 
 
 def _unique_json(data: bytes) -> Any:
