@@ -19,8 +19,6 @@ from tiphys.apiserver.admission.lifecycle import NamespaceLifecycle
 from tiphys.apiserver.admission.limit_ranger import LimitRanger
 from tiphys.apiserver.admission.node_restriction import NodeRestriction
 from tiphys.apiserver.admission.pod_security.plugin import PodSecurity
-from tiphys.apiserver.admission.policies.mutating import MutatingAdmissionPolicy
-from tiphys.apiserver.admission.policies.validating import ValidatingAdmissionPolicy
 from tiphys.apiserver.admission.pods import (
     DefaultTolerationSeconds,
     PodTopologyLabels,
@@ -28,6 +26,8 @@ from tiphys.apiserver.admission.pods import (
     RuntimeClass,
     TaintNodesByCondition,
 )
+from tiphys.apiserver.admission.policies.mutating import MutatingAdmissionPolicy
+from tiphys.apiserver.admission.policies.validating import ValidatingAdmissionPolicy
 from tiphys.apiserver.admission.quota.plugin import ResourceQuota
 from tiphys.apiserver.admission.service_account import ServiceAccount
 from tiphys.apiserver.admission.storage import (
