@@ -109,6 +109,7 @@ def test_labels_taints_cordon_and_drain(user: In) -> None:
 def test_logs_exec_attach_copy_and_forward(user: In, tmp_path: Path) -> None:
     user.apply(POD)
     user.kubectl("wait", "--for=condition=Ready", "pod/shell", "--timeout=60s")
+    until(lambda: "line 2" in user.kubectl("logs", "shell", "-c", "main"), "some lines")
     assert "line 0" in user.kubectl("logs", "shell", "-c", "main")
     assert len(user.kubectl("logs", "shell", "-c", "main", "--tail=2").splitlines()) == 2
     assert re.match(r"\d{4}-\d\d-\d\dT", user.kubectl("logs", "shell", "-c", "main", "--timestamps", "--tail=1"))

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -265,13 +266,15 @@ def test_kustomize_reconcile_and_watch(newest: In, tmp_path: Path) -> None:
     with newest.background("get", "configmaps", "--watch-only", "--output-watch-events") as watching:
         # The watch begins some time after the command; names differ, so the first that is seen proves it.
         assert watching.stdout is not None
-        os.set_blocking(watching.stdout.fileno(), False)
+        output = watching.stdout.fileno()
+        os.set_blocking(output, False)
         seen = ""
 
         def added() -> bool:
             nonlocal seen
             newest.kubectl("annotate", "--overwrite", "configmap", "kube-root-ca.crt", f"turn={os.urandom(4).hex()}")
-            seen += watching.stdout.read() or "" if watching.stdout is not None else ""
+            with suppress(BlockingIOError):
+                seen += os.read(output, 65536).decode()
             return "MODIFIED" in seen
 
         until(added, "an event")
