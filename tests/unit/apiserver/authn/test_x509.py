@@ -30,7 +30,9 @@ async def test_the_subject_is_the_user() -> None:
     assert user.extra["authentication.kubernetes.io/credential-id"][0].startswith("X509SHA256=")
 
 
-@pytest.mark.parametrize("certificate", [None, der(CA.server("alice", ["a.test"]).certificate)])
+@pytest.mark.parametrize(
+    "certificate", [None, der(CA.server("alice", ["a.test"]).certificate)], ids=["none", "a server's"]
+)
 async def test_nobody_is_named(certificate: bytes | None) -> None:
     asking = Asking(peer_certificate=certificate)
     assert await ClientCertificateAuthenticator(clock()).authenticate(asking) is None
