@@ -1,13 +1,12 @@
 """Strategies against recorded answers of a real API server, where a directory of them is at hand.
 
-`TIPHYS_GOLDEN=/path/to/golden pytest -k recorded` runs every create of the areas `defaults` and `validation` through
-defaults, preparation and validation alone: no server, no admission, no allocation, no expressions.
+Every create of the areas `defaults` and `validation` goes through defaults, preparation and validation alone: no
+server, no admission, no allocation, no expressions.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.shared_data import DATA, needs_shared
 from tiphys.api.schemas import schema_of
 from tiphys.api.table import Resource, resource_by_path
 from tiphys.apiserver.authn.interface import UserInfo
@@ -28,7 +28,7 @@ from tiphys.machinery.meta import ObjectName
 from tiphys.machinery.normalize import normalize
 
 Object = dict[str, Any]
-DIRECTORY = os.environ.get("TIPHYS_GOLDEN", "")
+DIRECTORY = DATA / "golden"
 PLACEHOLDER = re.compile(r"\{\{[a-z]+(?::\d+)?\}\}")
 # What needs more than a strategy: admission, allocation, compiled expressions.
 ELSEWHERE = re.compile(
@@ -99,8 +99,8 @@ def pattern(text: str) -> str:
     return ".*".join(re.escape(part) for part in PLACEHOLDER.split(text))
 
 
-@pytest.mark.skipif(not DIRECTORY, reason="TIPHYS_GOLDEN names no directory of recorded answers")
-@pytest.mark.parametrize("path", list(cases()) if DIRECTORY else [], ids=lambda path: path.stem)
+@needs_shared
+@pytest.mark.parametrize("path", list(cases()) if DIRECTORY.is_dir() else [], ids=lambda path: path.stem)
 def test_a_recorded_create_is_judged_as_recorded(path: Path) -> None:
     for resource, namespace, body, answer in creates(json.loads(path.read_text())):
         wanted = answer["message"] if answer["kind"] == "Status" else ""
