@@ -47,6 +47,8 @@ log = get_logger(__name__)
 
 ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 RETRY: Final = 1.0  # seconds after a refused transaction
+# Seconds without a change after which is swept: a rollout passes through the same rules again and again.
+IDLE: Final = 2.0
 # A proxy that has changes it could not write for this long says so on /healthz.
 UNHEALTHY_AFTER: Final = 60.0
 
@@ -169,7 +171,7 @@ class Proxy:
 
     async def _follow(self) -> None:
         while True:
-            await self._changed.wait()
+            await self._next_change()
             await self._clock.sleep(self._config.min_sync_period if self.ready.is_set() else 0)
             self._changed.clear()
             started = time.perf_counter()
@@ -190,6 +192,22 @@ class Proxy:
             self.ready.set()
             SYNC_DURATION.labels().observe(time.perf_counter() - started)
             LAST_SYNC.labels().set(self._clock.now().timestamp())
+
+    async def _next_change(self) -> None:
+        """Return when there is a change; a pause before it is used to sweep."""
+        try:
+            async with asyncio.timeout(IDLE):
+                await self._changed.wait()
+                return
+        except TimeoutError:
+            pass
+        try:
+            async with self._one:
+                for family in self._families:
+                    await family.applier.sweep()
+        except NftError as error:
+            log.warning("unused rules could not be removed: %s", error)
+        await self._changed.wait()
 
     async def _clean_other_mode(self) -> None:
         """Rules of a run in another mode would catch packets that are ours."""

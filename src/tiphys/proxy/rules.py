@@ -35,6 +35,9 @@ class RuleWriter(Protocol):
     async def apply(self) -> bool:
         """Write what changed. True when there was anything to write."""
 
+    async def sweep(self) -> bool:
+        """Remove what was kept because it might be wanted again soon; True if there was anything."""
+
     async def verify(self) -> bool:
         """Look whether somebody else changed the rules and repair them; True if repaired."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -178,6 +179,28 @@ def test_services_come_change_and_go(site: Site) -> None:
     site.until(lambda: ask(site.node, NODE, 30080, timeout=0.3) == "b 10.244.1.1")
     site.remove("web")
     site.until(lambda: VIP not in site.rules())
+
+
+def test_services_that_are_gone_leave_nothing(site: Site) -> None:
+    def lines() -> list[str]:
+        # Without handles and counters, which are never the same twice, and in an order that says nothing.
+        found = re.sub(r"# handle \d+|\[\d+:\d+\]|#.*", "", site.rules())
+        return sorted(line.strip() for line in found.splitlines())
+
+    site.start()
+    before = lines()
+    for turn in range(2):  # a class comes back after it was swept
+        site.set("web", POD_A, POD_B, type="NodePort", node_port=30080, session_affinity="ClientIP")
+        site.set("one", POD_B, cluster_ip="10.96.0.60", cluster_ips=("10.96.0.60",))
+        site.until(lambda: ask(site.pods[0], VIP, 80, timeout=0.3) is not None)
+        site.until(lambda: ask(site.pods[0], "10.96.0.60", 80, timeout=0.3) == f"b {POD_A}")
+        while_there = lines()
+        site.remove("web")
+        site.until(lambda: len(before) < len(lines()) < len(while_there))
+        assert ask(site.pods[0], "10.96.0.60", 80) == f"b {POD_A}", turn
+        site.remove("one")
+        # The memory of clients is kept by time, in the kernel; it names no rule.
+        site.until(lambda: [each for each in lines() if "expires" not in each] == before)
 
 
 def test_rules_and_connections_survive_the_proxy(site: Site) -> None:

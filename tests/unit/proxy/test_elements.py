@@ -58,6 +58,31 @@ def test_a_change_writes_only_itself() -> None:
     assert "add" not in desired.flush() and "10.96.0.8" not in desired.flush()
 
 
+def test_unused_classes_go_and_come_back() -> None:
+    desired = Desired(Layout())
+    sticky = service("sticky", cluster_ip="10.96.0.2", affinity_seconds=60)
+    desired.set_service(service(), to("10.1.0.1"))
+    desired.set_service(sticky, to("10.1.0.1"))
+    desired.flush()
+    desired.applied()
+    desired.drop_unused_classes()
+    assert desired.flush() == ""  # all are in use
+    desired.remove_service(sticky.key)
+    desired.drop_unused_classes()
+    script = desired.flush()
+    assert "delete chain ip kube-proxy lb-internal-tcp-1-60\n" in script
+    assert "delete chain ip kube-proxy affinity-60\n" in script
+    assert "lb-internal-tcp-1-0" not in script
+    # Wanted again before that was written: what goes is written before what comes.
+    desired.set_service(sticky, to("10.1.0.1"))
+    script = desired.flush()
+    for chain in ("lb-internal-tcp-1-60", "affinity-60"):
+        gone, made = f"delete chain ip kube-proxy {chain}\n", f"add chain ip kube-proxy {chain}\n"
+        assert script.index(gone) < script.index(made)
+    desired.applied()
+    assert desired.flush() == ""
+
+
 def test_one_address_of_two_services_belongs_to_the_first_and_then_to_the_other() -> None:
     desired = Desired(Layout())
     first, second = service("a"), service("b", external_ips=("10.96.0.1",))

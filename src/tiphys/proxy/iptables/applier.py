@@ -57,6 +57,10 @@ class IptablesApplier:
         self._whole = False
         return True
 
+    async def sweep(self) -> bool:
+        """Every chain belongs to one Service and goes with it."""
+        return False
+
     async def verify(self) -> bool:
         """As rules.RuleWriter. Reads the rules only when something in nftables, of which they are a part, changed."""
         now = await self._nft.generation()

@@ -63,6 +63,11 @@ class Applier:
         self._generation = await self._nft.generation()
         return True
 
+    async def sweep(self) -> bool:
+        """Remove the chains no Service has traffic for any more; True if there were any. Raises NftError."""
+        self.desired.drop_unused_classes()
+        return await self.apply()
+
     async def verify(self) -> bool:
         """Look whether somebody else changed nftables since our last write and repair the table; True if repaired."""
         now = await self._nft.generation()

@@ -166,6 +166,10 @@ class Layout:
         lines.append(f"delete chain {name} {traffic.chain}")
         return "\n".join(lines) + "\n"
 
+    def drop_remember_script(self, seconds: int) -> str:
+        """Commands that remove the chain that remembers clients for so long; after the classes that share it."""
+        return f"delete chain {self.family} {TABLE} affinity-{seconds}\n"
+
     def _body(self) -> str:
         declared = "".join(f"  map {name} {{ {self._typed(text)} }}\n" for name, text in MAPS.items())
         declared += f"  map {AFFINITY_MAP} {{ {self._typed(AFFINITY_DECLARATION)} }}\n"

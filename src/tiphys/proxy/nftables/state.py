@@ -70,8 +70,8 @@ class Desired:
         """
         for key, verdict in found.get("classes", {}).items():
             traffic = TrafficClass.of_chain(verdict.removeprefix("goto "))
-            if traffic is not None:
-                number = int(key) >> POOL_BITS
+            number = int(key) >> POOL_BITS
+            if traffic is not None and traffic not in self._classes and (traffic, number) not in self._old_classes:
                 self._classes[traffic] = number
                 self._class_numbers.take(number)
         self._have = {
@@ -143,10 +143,13 @@ class Desired:
             if want is not None:
                 adds[element.container].append(f"{element.key} : {want}" if want else element.key)
         name = f"{self.layout.family} {TABLE}"
-        parts = [self.layout.class_script(each, self._classes[each]) for each in self._new_classes]
+        # One transaction, so no packet sees a class missing between: what goes is first, and a class that comes
+        # back, or another with its number, finds the place free.
+        parts = [self.layout.drop_class_script(*old) for old in self._old_classes]
+        parts.extend(self.layout.drop_remember_script(seconds) for seconds in self._unused_affinities())
+        parts.extend(self.layout.class_script(each, self._classes[each]) for each in self._new_classes)
         parts.extend(_commands("delete", name, deletes))
         parts.extend(_commands("add", name, adds))
-        parts.extend(self.layout.drop_class_script(*old) for old in self._old_classes)
         return "".join(parts)
 
     def applied(self) -> None:
@@ -184,6 +187,11 @@ class Desired:
             self._class_numbers.free(number)
 
     # --- inside ----------------------------------------------------------------------------
+
+    def _unused_affinities(self) -> list[int]:
+        """The affinity times, in seconds, that no class has any more once the old ones are gone."""
+        used = {each.affinity_seconds for each in self._classes if each not in self._new_classes}
+        return sorted({traffic.affinity_seconds for traffic, _ in self._old_classes} - used - {0})
 
     def _value(self, element: Element) -> str | None:
         owners = self._wanted.get(element)
