@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -168,6 +169,33 @@ async def test_logs_come_from_the_kubelet(tmp_path: Path) -> None:
         waiting = await api.get(f"{PODS}/waits/log")
         assert (waiting["reason"], waiting["code"]) == ("BadRequest", 400)
         assert waiting["message"] == 'container "c" in pod "waits" is waiting to start: ContainerCreating'
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen", "message"),
+    [("", "", b"\x82"), ("binary.k8s.io", "binary.k8s.io", b"\x82"), ("base64.binary.k8s.io", "base64", b"\x81")],
+    ids=["no-subprotocol", "binary", "base64"],
+)
+async def test_a_log_is_read_over_a_websocket(tmp_path: Path, asked: str, chosen: str, message: bytes) -> None:
+    async with kubelet_and_api(tmp_path) as (kubelet, api):
+        host, port = api.server.addresses[0]
+        reader, writer = await asyncio.open_connection(host, port)
+        protocol = f"Sec-WebSocket-Protocol: {asked}\r\n" if asked else ""
+        writer.write(
+            f"GET {PODS}/p/log?container=c HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{protocol}\r\n".encode()
+        )
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        assert head.startswith("HTTP/1.1 101 Switching Protocols\r\n")
+        assert ("Sec-WebSocket-Protocol: " + chosen in head) == bool(chosen)
+        frames = await reader.read()
+        assert frames[:1] == message
+        data = (b"first\n", b"second\n", b"first\nsecond\n")
+        assert any((base64.b64encode(one) if chosen == "base64" else one) in frames for one in data)
+        assert frames[-4:] == b"\x88\x02\x03\xe8"  # closed as one who has said everything
+        writer.close()
+        await writer.wait_closed()
+        assert kubelet.asked == ["GET /containerLogs/d/p/c HTTP/1.1"]
 
 
 async def test_exec_is_a_tunnel(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import httptools
 
 from tiphys.apiserver.admission.interface import Operation
 from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
+from tiphys.apiserver.endpoints.read_websocket import WebSocketBody, handshake, wants_websocket
 from tiphys.apiserver.http.egress import Egress
 from tiphys.apiserver.http.response import Answer, RawConnection, Response, Stream, StreamResponse, Upgrade
 from tiphys.apiserver.http.upstream import HOP_BY_HOP, Exchange, Target
@@ -142,7 +143,27 @@ class Connector:
         query = {name: api.parameter(name) for name in LOG_PARAMETERS if api.parameter(name)}
         path = f"/containerLogs/{api.info.namespace}/{api.info.name}/{quote(container)}?{urlencode(query)}"
         target = self._kubelet(api, pod["spec"]["nodeName"], path.rstrip("?"))
+        if wants_websocket(api.request):
+            return await self._log_over_websocket(api, target)
         return await self._pass_on(api, target, method="GET", body=b"", content_type="text/plain", refuse=_log_refusal)
+
+    async def _log_over_websocket(self, api: ApiRequest, target: Target) -> Answer:
+        """The kubelet is asked plainly: the WebSocket is between this server and its client."""
+        accepted = handshake(api.request)
+        exchange = Exchange(target)
+        try:
+            await exchange.open()
+            await exchange.send("GET", {}, b"", upgrade=False)
+            head = await exchange.answer()
+            if not 200 <= head.status <= 206:
+                raise _log_refusal(head.status, await exchange.text(MAX_REFUSAL), api.info.name)
+        except (OSError, TimeoutError, httptools.HttpParserError) as error:
+            await exchange.close()
+            raise unreachable(target, error) from None
+        except BaseException:
+            await exchange.close()
+            raise
+        return Upgrade(WebSocketBody(exchange, accepted).run)
 
     async def execute(self, api: ApiRequest, served: ServedResource) -> Answer:
         """POST or GET pods/NAME/exec."""
