@@ -167,3 +167,29 @@ async def test_every_node_ends_with_one_new_pod_through_faults(seed: int) -> Non
         world.faulty.heal()
         await world.settle(seconds=400, step=2)
     assert images(world) == {f"n{i}": ["new"] for i in range(6)}
+
+
+async def test_a_pod_that_lost_its_owner_is_adopted_again() -> None:
+    world = Nodes()
+    world.api.put(NODES, node("n1"))
+    world.api.put(DAEMONS, daemon())
+    async with world.running(DaemonSetController):
+        await world.settle()
+        (pod,) = world.api.list(PODS)
+        world.api.change(PODS, "default", pod["metadata"]["name"], {"metadata": {"ownerReferences": None}})
+        await world.settle()
+    (pod,) = world.api.list(PODS)
+    assert [owner["name"] for owner in pod["metadata"]["ownerReferences"]] == ["d"]
+
+
+async def test_a_pod_without_owner_that_matches_no_longer_is_replaced() -> None:
+    world = Nodes()
+    world.api.put(NODES, node("n1"))
+    world.api.put(DAEMONS, daemon())
+    async with world.running(DaemonSetController):
+        await world.settle()
+        (pod,) = world.api.list(PODS)
+        stranger = {"metadata": {"ownerReferences": None, "labels": {"app": "other"}}}
+        world.api.change(PODS, "default", pod["metadata"]["name"], stranger)
+        await world.settle()
+    assert images(world) == {"n1": ["img", "img"]}

@@ -183,6 +183,56 @@ async def test_a_deadline_ends_it() -> None:
     assert world.api.list(PODS) == []
 
 
+def owners(pod: dict[str, Any]) -> list[str]:
+    return [reference["name"] for reference in pod["metadata"].get("ownerReferences", [])]
+
+
+async def test_a_pod_without_owner_is_adopted_and_counted() -> None:
+    world = World()
+    world.api.put(JOBS, job(completions=2))
+    async with world.running(JobController):
+        await world.settle()
+        lost = world.api.list(PODS)[0]["metadata"]["name"]
+        world.api.change(PODS, "default", lost, {"metadata": {"ownerReferences": None, "finalizers": None}})
+        await world.settle()
+        adopted = world.api.get(PODS, "default", lost)
+        assert adopted is not None
+        assert owners(adopted) == ["j"]
+        assert adopted["metadata"]["finalizers"] == ["batch.kubernetes.io/job-tracking"]
+        world.ends = lambda pod: "Succeeded"  # type: ignore[method-assign]
+        await world.settle()
+    assert current(world)["succeeded"] == 2
+
+
+async def test_a_pod_that_matches_no_longer_is_let_go_and_waits_for_nobody() -> None:
+    world = World()
+    world.api.put(JOBS, job(completions=2))
+    async with world.running(JobController):
+        await world.settle()
+        lost = world.api.list(PODS)[0]["metadata"]["name"]
+        world.api.change(PODS, "default", lost, {"metadata": {"labels": {"job": None}}})
+        await world.settle()
+    released = world.api.get(PODS, "default", lost)
+    assert released is not None
+    assert owners(released) == []
+    assert not released["metadata"].get("finalizers")
+    assert len(world.api.list(PODS)) == 3
+
+
+async def test_pods_of_a_predecessor_with_the_same_name_do_not_wait_for_it() -> None:
+    world = World()
+    world.api.put(JOBS, job(completions=2))
+    async with world.running(JobController):
+        await world.settle()
+        before = {pod["metadata"]["name"] for pod in world.api.list(PODS)}
+        world.api.remove(JOBS, "default", "j")
+        world.api.put(JOBS, job(completions=2))
+        await world.settle()
+    for pod in world.api.list(PODS):
+        waits = bool(pod["metadata"].get("finalizers"))
+        assert waits == (pod["metadata"]["name"] not in before)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("mode", ["NonIndexed", "Indexed"])
 async def test_every_end_is_counted_exactly_once_through_faults_and_restarts(seed: int, mode: str) -> None:

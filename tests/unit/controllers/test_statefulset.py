@@ -83,6 +83,29 @@ async def test_scaling_down_takes_the_last_first() -> None:
     assert seen == [["s-0", "s-1", "s-2"], ["s-0", "s-1"], ["s-0"]] or seen == [["s-0", "s-1"], ["s-0"]]
 
 
+@pytest.mark.parametrize(
+    ("sick", "left"),
+    [
+        pytest.param((), [], id="none: all go"),
+        pytest.param(("s-0",), [], id="the last to go"),
+        pytest.param(("s-0", "s-2"), ["s-0", "s-1", "s-2"], id="the first to go waits for the one before it"),
+        pytest.param(("s-2",), [], id="the first to go, and all before it serve"),
+        pytest.param(("s-0", "s-1"), ["s-0", "s-1"], id="one that serves goes, the next waits"),
+    ],
+)
+async def test_scaling_to_zero_waits_for_pods_that_do_not_serve(sick: tuple[str, ...], left: list[str]) -> None:
+    world = World()
+    world.api.put(SETS, stateful())
+    async with world.running(StatefulSetController):
+        await world.settle()
+        for name in sick:
+            world.api.change(PODS, "default", name, {"status": {"conditions": [{"type": "Ready", "status": "False"}]}})
+        await world.settle()
+        world.api.change(SETS, "default", "s", {"spec": {"replicas": 0}})
+        await world.settle()
+    assert names(world.api.list(PODS)) == left
+
+
 async def test_parallel_makes_all_at_once_from_the_first_ordinal() -> None:
     world = World()
     world.api.put(SETS, stateful(podManagementPolicy="Parallel", ordinals={"start": 2}))

@@ -46,6 +46,13 @@ def controller_reference(owner: Object) -> OwnerReference:
     )
 
 
+def may_be_adopted_now(old: Object, new: Object) -> bool:
+    """Whether an object without a controller lost one, or was relabelled: one that did not want it may want it now."""
+    if controller_of(new) is not None:
+        return False
+    return controller_of(old) is not None or old.metadata.labels != new.metadata.labels
+
+
 def orphans_of(namespace: str) -> str:
     """The value of the BY_CONTROLLER index under which a namespace's objects without a controller are filed."""
     return f"orphan/{namespace}"
@@ -68,10 +75,12 @@ async def claim(
     candidates: Iterable[T],
     matches: Callable[[T], bool],
     adoptable: Callable[[T], bool] = lambda _: True,
+    finalizer: str = "",
 ) -> list[T]:
     """The objects among `candidates` that are the owner's after adopting and releasing.
 
     `candidates` are the owner's own objects and orphans. An owner being deleted adopts nothing.
+    What is adopted gets `finalizer`, what is released loses it.
     Raises StatusError when the API refuses; the sync is then tried again.
     """
     claimed: list[T] = []
@@ -84,7 +93,7 @@ async def claim(
             if matches(obj):
                 claimed.append(obj)
             elif owner.metadata.deletion_timestamp is None:
-                await _release(client, kind, owner, obj)
+                await _release(client, kind, owner, obj, finalizer)
             continue
         if owner.metadata.deletion_timestamp is not None or obj.metadata.deletion_timestamp is not None:
             continue
@@ -93,7 +102,7 @@ async def claim(
         if current is None:
             # Ask the server, not the cache: a namesake may have taken the owner's place.
             current = await _still_there(client, owner)
-        if current and await _adopt(client, kind, owner, obj):
+        if current and await _adopt(client, kind, owner, obj, finalizer):
             claimed.append(obj)
     return claimed
 
@@ -106,21 +115,25 @@ async def _still_there(client: Client, owner: Object) -> bool:
     return fresh.metadata.uid == owner.metadata.uid and fresh.metadata.deletion_timestamp is None
 
 
-async def _adopt(client: Client, kind: type[T], owner: Object, obj: T) -> bool:
-    patch = {"metadata": {"uid": obj.metadata.uid, "ownerReferences": [controller_reference(owner)]}}
+async def _adopt(client: Client, kind: type[T], owner: Object, obj: T, finalizer: str) -> bool:
+    meta: dict[str, Any] = {"uid": obj.metadata.uid, "ownerReferences": [controller_reference(owner)]}
+    if finalizer:
+        meta["finalizers"] = [finalizer]
     try:
-        await client.patch(kind, key_of(obj), patch, patch_type=PatchType.STRATEGIC)
+        await client.patch(kind, key_of(obj), {"metadata": meta}, patch_type=PatchType.STRATEGIC)
     except NotFoundError:
         return False
     return True
 
 
-async def _release(client: Client, kind: type[T], owner: Object, obj: T) -> None:
+async def _release(client: Client, kind: type[T], owner: Object, obj: T, finalizer: str) -> None:
     gone = {"$patch": "delete", "uid": owner.metadata.uid}
-    patch = {"metadata": {"uid": obj.metadata.uid, "ownerReferences": [gone]}}
+    meta: dict[str, Any] = {"uid": obj.metadata.uid, "ownerReferences": [gone]}
+    if finalizer:
+        meta["$deleteFromPrimitiveList/finalizers"] = [finalizer]
     with suppress(NotFoundError):
         try:
-            await client.patch(kind, key_of(obj), patch, patch_type=PatchType.STRATEGIC)
+            await client.patch(kind, key_of(obj), {"metadata": meta}, patch_type=PatchType.STRATEGIC)
         except StatusError as error:
             # Invalid: the reference is gone already, or the uid is another's.
             if error.code != 422:

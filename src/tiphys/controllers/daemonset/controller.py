@@ -21,6 +21,7 @@ from tiphys.controllers.common.owners import (
     claim,
     controller_of,
     index_by_controller,
+    may_be_adopted_now,
     orphans_of,
 )
 from tiphys.controllers.common.podcontrol import PodControl, namespace_terminating, pod_from_template, slow_start
@@ -77,10 +78,12 @@ class DaemonSetController(Controller[ObjectName]):
             self._queue_matching(pod)
 
     def _pod_updated(self, old: Pod, pod: Pod) -> None:
-        key = self._daemon_key(pod)
+        before, key = self._daemon_key(old), self._daemon_key(pod)
+        if before is not None and before != key:
+            self.queue.add(before)
+        if may_be_adopted_now(old, pod):
+            self._queue_matching(pod)
         if key is None:
-            if old.metadata.labels != pod.metadata.labels and controller_of(pod) is None:
-                self._queue_matching(pod)
             return
         if pod.metadata.deletion_timestamp is not None:
             self._expectations.deletion_observed(key, pod.metadata.uid)

@@ -16,13 +16,14 @@ from msgspec.structs import replace
 
 from tiphys.api.batch.v1 import Job, JobCondition, JobStatus
 from tiphys.api.core.v1 import EnvVar, EnvVarSource, ObjectFieldSelector, Pod, PodSpec
-from tiphys.client import DONE, NORMAL, WARNING, Controller, Expectations, RequeueAfter, Result, enqueue, key_of
+from tiphys.client import DONE, NORMAL, WARNING, Controller, Expectations, RequeueAfter, Result, key_of
 from tiphys.controllers.common.context import ControllerContext
 from tiphys.controllers.common.owners import (
     BY_CONTROLLER,
     claim,
     controller_of,
     index_by_controller,
+    may_be_adopted_now,
     orphans_of,
 )
 from tiphys.controllers.common.podcontrol import PodControl, namespace_terminating, pod_from_template, slow_start
@@ -53,10 +54,17 @@ class JobController(Controller[ObjectName]):
         self._expectations: Expectations[ObjectName] = Expectations(context.clock)
         self._written: dict[ObjectName, str] = {}
         index_by_controller(self._pods)
-        enqueue(self.queue, self._jobs)
+        self._jobs.add_handler(self._job_changed, lambda _, new: self._job_changed(new), self._job_deleted)
         self._pods.add_handler(self._pod_added, self._pod_updated, self._pod_deleted)
 
     # What changed
+
+    def _job_changed(self, job: Job) -> None:
+        self.queue.add(key_of(job))
+
+    def _job_deleted(self, job: Job) -> None:
+        self.queue.add(key_of(job))
+        self.queue.add(_strays(job.metadata.namespace))
 
     def _job_key(self, pod: Pod) -> ObjectName | None:
         reference = controller_of(pod)
@@ -69,14 +77,41 @@ class JobController(Controller[ObjectName]):
         if key is not None:
             self._expectations.creation_observed(key)
             self._pod_updated(pod, pod)
+        elif controller_of(pod) is None:
+            self._queue_matching(pod)
+        if self._is_stray(pod):
+            self.queue.add(_strays(pod.metadata.namespace))
 
     def _pod_updated(self, old: Pod, pod: Pod) -> None:
-        key = self._job_key(pod)
+        before, key = self._job_key(old), self._job_key(pod)
+        if before is not None and before != key:
+            self.queue.add(before)
+            self.queue.add(_strays(pod.metadata.namespace))
+        if may_be_adopted_now(old, pod):
+            self._queue_matching(pod)
         if key is None:
             return
         if pod.metadata.deletion_timestamp is not None:
             self._expectations.deletion_observed(key, pod.metadata.uid)
         self.queue.add(key)
+
+    def _queue_matching(self, pod: Pod) -> None:
+        for job in self._jobs.lister.list(pod.metadata.namespace):
+            selector = selector_of(job.spec.selector)
+            if selector is not None and selector.matches(pod.metadata.labels):
+                self.queue.add(key_of(job))
+
+    def _is_stray(self, pod: Pod) -> bool:
+        """Whether it waits to be counted by a Job that is not there (any more)."""
+        if not tracking.has_finalizer(pod):
+            return False
+        reference = controller_of(pod)
+        if reference is None:
+            return True
+        if reference.kind != Job.KIND:
+            return False
+        job = self._jobs.lister.get(ObjectName(pod.metadata.namespace, reference.name))
+        return job is None or job.metadata.uid != reference.uid
 
     def _pod_deleted(self, pod: Pod) -> None:
         key = self._job_key(pod)
@@ -88,11 +123,13 @@ class JobController(Controller[ObjectName]):
 
     async def sync(self, key: ObjectName) -> Result:
         """Take one Job a step further."""
+        if key == _strays(key.namespace):
+            await self._release_strays(key.namespace)
+            return DONE
         job = self._jobs.lister.get(key)
         if job is None:
             self._expectations.forget(key)
             self._written.pop(key, None)
-            await self._release_orphans(key)
             return DONE
         if job.spec.managed_by not in (None, MANAGED_BY_US):
             return DONE
@@ -145,6 +182,7 @@ class JobController(Controller[ObjectName]):
             candidates,
             lambda pod: selector is not None and selector.matches(pod.metadata.labels),
             is_active,
+            tracking.FINALIZER,
         )
 
     async def _manage(
@@ -313,19 +351,31 @@ class JobController(Controller[ObjectName]):
             if isinstance(result, BaseException):
                 raise result
 
-    async def _release_orphans(self, key: ObjectName) -> None:
-        """Pods whose Job is gone are counted by nobody; they must not wait for it."""
-        orphans = [
-            pod
-            for pod in self._pods.lister.list(key.namespace)
-            if tracking.has_finalizer(pod) and (controller_of(pod) is None or self._job_key(pod) == key)
-        ]
-        await self._release(orphans)
+    async def _release_strays(self, namespace: str) -> None:
+        """Pods whose Job is gone are counted by nobody; they must not wait for it.
+
+        The server is asked, not the cache: that of Jobs may lag behind that of pods.
+        """
+        strays = [pod for pod in self._pods.lister.list(namespace) if self._is_stray(pod)]
+        owners = {(owner.name, owner.uid) for pod in strays if (owner := controller_of(pod)) is not None}
+        alive = {uid for name, uid in owners if await self._lives(ObjectName(namespace, name), uid)}
+        await self._release([pod for pod in strays if (owner := controller_of(pod)) is None or owner.uid not in alive])
+
+    async def _lives(self, key: ObjectName, uid: str) -> bool:
+        try:
+            return (await self._client.get(Job, key)).metadata.uid == uid
+        except NotFoundError:
+            return False
 
     def _next(self, job: Job, wait: timedelta | None, now: datetime) -> Result:
         left = outcome.deadline_left(job, now)
         waits = [found for found in (wait, left) if found is not None and found > timedelta(0)]
         return RequeueAfter(min(waits)) if waits else DONE
+
+
+def _strays(namespace: str) -> ObjectName:
+    """The queue's key for the pods of a namespace that wait for Jobs that are gone; no Job has an empty name."""
+    return ObjectName(namespace, "")
 
 
 def backoff_left(job: Job, pods: Sequence[Pod], now: datetime) -> timedelta:

@@ -24,6 +24,7 @@ from tiphys.controllers.common.owners import (
     controlled_by,
     controller_of,
     index_by_controller,
+    may_be_adopted_now,
     orphans_of,
 )
 from tiphys.controllers.common.podcontrol import PodControl, namespace_terminating, pod_from_template, slow_start
@@ -107,9 +108,7 @@ class ReplicaSetController(Controller[ObjectName], Generic[R]):
             self.queue.add(key_of(before))
         if owner is not None:
             self.queue.add(key_of(owner))
-        elif controller_of(new) is None and (
-            controller_of(old) is not None or old.metadata.labels != new.metadata.labels
-        ):
+        elif may_be_adopted_now(old, new):
             self._queue_matching(new)
 
     def _pod_deleted(self, pod: Pod) -> None:

@@ -1,7 +1,8 @@
 """What a StatefulSet does next. Pure.
 
 In order (OrderedReady) one thing happens at a time: pod n is made when all before it are ready, the
-last pod goes first, and only when all others are ready. Parallel does all of it at once. An update
+last pod goes first, and one that is not ready goes only when all before it are ready, so that whoever
+looks into what is wrong finds it. Parallel does all of it at once. An update
 replaces pods from the last to the partition, each when those after it are available.
 
     wanted: 0 1 2      pods: 0 1 2 3 4      4 goes, then 3: "condemned"
@@ -52,9 +53,7 @@ def plan(
     parallel = owner.spec.pod_management_policy == "Parallel"
     numbers = ordinals(owner)
     condemned = sorted((number for number in pods if number not in numbers), reverse=True)
-    unready = [
-        number for number in (*numbers, *condemned) if number not in pods or not _steady(owner, pods[number], now)
-    ]
+    first_unready = min((number for number, pod in pods.items() if not _steady(owner, pod, now)), default=None)
     for number in numbers:
         pod = pods.get(number)
         if pod is None:
@@ -71,8 +70,7 @@ def plan(
             if not parallel:
                 return result
             continue
-        first_unready = min((found for found in unready if found in pods), default=None)
-        if not parallel and first_unready is not None and first_unready != number and first_unready in numbers:
+        if not parallel and number != first_unready and not _steady(owner, pod, now):
             return result
         result.delete.append(pod)
         if not parallel:
