@@ -57,19 +57,13 @@ def node_state(cluster: Cluster, node: str) -> dict[str, int]:
 
 
 def _rules(netns: str) -> int:
-    """Rules of a node, and elements of the sets and maps they look into.
-
-    Not the proxy's traffic classes (`lb-*` chains, map `classes`): one for each number of endpoints there has been.
-    They name no pod, and the proxy removes them only when it runs out of numbers, so they do stay behind.
-    """
+    """Rules of a node, and elements of the sets and maps they look into."""
     command = ["ip", "netns", "exec", netns, "nft", "-j", "list", "ruleset"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     items: list[dict[str, Any]] = json.loads(listed)["nftables"]
     found = [(kind, body) for item in items for kind, body in item.items()]
-    rules: int = sum(kind == "rule" and not body["chain"].startswith("lb-") for kind, body in found)
-    return rules + sum(
-        len(body.get("elem", [])) for kind, body in found if kind in ("set", "map") and body["name"] != "classes"
-    )
+    rules: int = sum(kind == "rule" for kind, _ in found)
+    return rules + sum(len(body.get("elem", [])) for kind, body in found if kind in ("set", "map"))
 
 
 def test_endpoints_go_first_then_sigterm_the_grace_period_and_sigkill(
@@ -115,7 +109,13 @@ def test_pods_leave_nothing_on_their_nodes(cluster: Cluster, namespace: str) -> 
         cluster.kubectl("delete", "deployment,service", name, *within)
         cluster.kubectl("delete", "pods", *within, "-l", f"app={name}", "--grace-period=0", "--force", "--wait=true")
     until(lambda: not cluster.get("pods", *within)["items"], "the pods to be gone")
-    until(lambda: not _more(cluster, before), "both nodes to be as they were")
+
+    def as_before() -> bool:
+        left = _more(cluster, before)
+        assert not left, f"more than before: {left}"
+        return True
+
+    until(as_before, "both nodes to be as they were")
 
 
 def _more(cluster: Cluster, before: dict[str, dict[str, int]]) -> dict[str, int]:
