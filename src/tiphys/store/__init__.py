@@ -1,10 +1,11 @@
 """The cluster's state: bytes under keys, and revisions. Knows no kinds of objects and no HTTP.
 
-`interface.py` is the contract; `sqlite/` is the embedded default, `memory/` forgets.
+`interface.py` is the contract; `sqlite/` is the embedded default, `etcd/` the distributed one, `memory/` forgets.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from tiphys.store.errors import (
@@ -20,6 +21,7 @@ from tiphys.store.errors import (
     StoreError,
     StoreLockedError,
     StoreOpenError,
+    StoreTimeoutError,
 )
 from tiphys.store.interface import (
     END_OF_KEYS,
@@ -57,6 +59,7 @@ __all__ = [
     "CompareTarget",
     "Delete",
     "Deleted",
+    "EtcdAccess",
     "Event",
     "EventType",
     "FutureRevisionError",
@@ -78,6 +81,7 @@ __all__ = [
     "StoreError",
     "StoreLockedError",
     "StoreOpenError",
+    "StoreTimeoutError",
     "Subscriber",
     "TxnResult",
     "Watcher",
@@ -87,14 +91,31 @@ __all__ = [
 ]
 
 
-async def open_store(where: str | Path, *, quota: int = 2 << 30) -> Store:
-    """The store named by `where`: `memory`, `sqlite:DIRECTORY`, or a directory. `quota` in bytes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EtcdAccess:
+    """How to reach an etcd cluster besides its addresses. Paths are PEM files, `prefix` is --etcd-prefix."""
 
-    Raises StoreOpenError, ValueError for a URL no engine serves.
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    prefix: str = "/registry"
+
+
+async def open_store(where: str | Path, *, quota: int = 2 << 30, etcd: EtcdAccess | None = None) -> Store:
+    """The store named by `where`: `memory`, `sqlite:DIRECTORY`, a directory, or URLs of etcd's members with commas.
+
+    `quota` in bytes, of the engines that are ours. Raises StoreOpenError, ValueError for a URL no engine serves.
     """
     text = str(where)
     if text in ("memory", "memory:"):
         return await MemoryStore(quota=quota).start()
+    if text.startswith(("http://", "https://")):
+        # gRPC is a third of this package's import time: paid only by who uses it.
+        from tiphys.store.etcd import EtcdStore, TLSFiles
+
+        access = etcd or EtcdAccess()
+        tls = TLSFiles(ca=access.ca, certificate=access.certificate, key=access.key)
+        return await EtcdStore.open(text.split(","), tls=tls, prefix=access.prefix)
     if "://" in text:
         raise ValueError(f"no store engine serves {text}")
     return await SQLiteStore.open(text.removeprefix("sqlite:"), quota=quota)

@@ -16,6 +16,13 @@ class StoreClosedError(StoreError):
     """The store was closed, or stopped after a disk error it cannot vouch for."""
 
 
+class StoreTimeoutError(StoreError):
+    """There was no answer in time. A write may have been applied, or may yet be: only reading tells."""
+
+    def __init__(self, why: str = "") -> None:
+        super().__init__("request timed out" + (f": {why}" if why else ""))
+
+
 class StoreOpenError(StoreError):
     """The state cannot be opened: `why` is one line for the operator. Nothing was changed on disk."""
 

@@ -137,7 +137,10 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Sizes in bytes. `size` is what the store takes on disk, `size_in_use` without what defragment gives back."""
+    """Sizes in bytes. `size` is what the store takes on disk, `size_in_use` without what defragment gives back.
+
+    `quota` is 0 where the store does not tell it (etcd before 3.6).
+    """
 
     revision: int
     compacted_revision: int
@@ -148,6 +151,8 @@ class Status(msgspec.Struct, frozen=True):
 
 
 Subscriber = Callable[[Sequence[Event]], None]
+# Called with the newest revision when what led to it is lost: the subscriber has to read everything again.
+Missed = Callable[[int], None]
 
 
 class Watcher(Protocol):
@@ -173,7 +178,15 @@ class Watcher(Protocol):
 
 
 class Store(Protocol):
-    """A versioned key-value store. Every method may raise `StoreClosedError`, every write `NoSpaceError`."""
+    """A versioned key-value store.
+
+    Every method may raise `StoreClosedError`, every write `NoSpaceError`; where the store is remote every method
+    may raise `StoreTimeoutError`: a write that ended so may have been applied.
+    """
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes write to it too: then what this one has seen may not be the newest."""
 
     async def get(self, key: str, *, revision: int = 0) -> KeyValue | None:
         """The key at `revision` (0: now). Raises CompactedError, FutureRevisionError."""
@@ -200,13 +213,20 @@ class Store(Protocol):
     def watch(self, start: str, end: str, *, from_revision: int) -> Watcher:
         """Events of a range from `from_revision` on (0: from now; it may lie in the future)."""
 
-    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
-        """Call `callback` with the events of each revision from now on, in the event loop; returns what ends it."""
+    def subscribe(self, callback: Subscriber, missed: Missed | None = None) -> Callable[[], None]:
+        """Call `callback` with the events of each revision from now on, in the event loop; returns what ends it.
+
+        `missed` is called when a shared store could not be followed for so long that events are compacted.
+        """
 
     async def compact(self, revision: int) -> None:
         """Forget what only revisions before `revision` could read. Raises CompactedError, FutureRevisionError."""
 
-    async def current_revision(self) -> int: ...
+    async def current_revision(self) -> int:
+        """The newest revision, at least that of every write acknowledged anywhere before the call.
+
+        Subscribers have been called with everything up to it.
+        """
 
     async def compacted_revision(self) -> int:
         """The oldest revision that can be read; 0 before the first compaction."""
@@ -221,12 +241,18 @@ class Store(Protocol):
         """End the lease and delete its keys. Raises LeaseNotFound."""
 
     async def snapshot(self, path: Path) -> None:
-        """Write the whole state to a new file that `tiphys.store.restore` reads, while writes go on."""
+        """Write the state to a new file that `tiphys.store.restore` reads, while writes go on.
+
+        A remote store gives what is current, without the versions before. Raises FileExistsError.
+        """
 
     async def status(self) -> Status: ...
 
     async def defragment(self) -> None:
-        """Give space freed by compaction back to the disk. Writes wait meanwhile."""
+        """Give space freed by compaction back to the disk. Writes wait meanwhile.
+
+        A store that was full and has room again takes writes from then on.
+        """
 
     async def close(self) -> None: ...
 

@@ -14,11 +14,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from heapq import heappop, heappush
+from itertools import count
 from typing import Final, NamedTuple, Self
 
 from tiphys.base.log import get_logger
 from tiphys.store.errors import StoreClosedError
-from tiphys.store.interface import Event, Subscriber, in_range
+from tiphys.store.interface import Event, Missed, Subscriber, in_range
 
 log = get_logger(__name__)
 
@@ -31,6 +34,11 @@ class History(NamedTuple):
 
     events: list[Event]
     through: int
+
+
+class Subscription(NamedTuple):
+    callback: Subscriber
+    missed: Missed | None
 
 
 # (start, end, from_revision, limit) -> History; raises CompactedError.
@@ -46,14 +54,17 @@ class WatchHub:
         self.closed = False
         self.synced: set[HubWatcher] = set()
         self._watchers: set[HubWatcher] = set()
-        self._subscribers: list[Subscriber] = []
+        self._subscribers: list[Subscription] = []
+        self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._order = count()
 
-    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
-        self._subscribers.append(callback)
+    def subscribe(self, callback: Subscriber, missed: Missed | None = None) -> Callable[[], None]:
+        subscription = Subscription(callback, missed)
+        self._subscribers.append(subscription)
 
         def unsubscribe() -> None:
-            if callback in self._subscribers:
-                self._subscribers.remove(callback)
+            if subscription in self._subscribers:
+                self._subscribers.remove(subscription)
 
         return unsubscribe
 
@@ -65,13 +76,43 @@ class WatchHub:
     def publish(self, events: Sequence[Event]) -> None:
         """Deliver one revision. Called in the event loop, in the order of revisions."""
         self.delivered = events[0].kv.mod_revision
-        for subscriber in list(self._subscribers):
+        for subscriber, _ in list(self._subscribers):
             try:
                 subscriber(events)
             except Exception:  # one subscriber's bug must not leave a durable write unanswered
                 log.exception("a subscriber failed at revision %d", self.delivered)
         for watcher in list(self.synced):
             watcher.offer(events)
+        if self._waiters:
+            self._wake_waiters()
+
+    def missed(self, revision: int) -> None:
+        """Everything up to `revision` happened, and the events are lost (a remote store compacted them).
+
+        Subscribers that asked are told; watchers find the compaction when they read history.
+        """
+        self.delivered = revision
+        for _, missed in list(self._subscribers):
+            if missed is not None:
+                missed(revision)
+        for watcher in list(self.synced):
+            watcher.fall_behind()
+        self._wake_waiters()
+
+    async def reached(self, revision: int, timeout: float) -> bool:
+        """Wait until everything up to `revision` is delivered; False after `timeout` seconds or when the hub closes."""
+        if self.delivered < revision and not self.closed:
+            waiter = asyncio.get_running_loop().create_future()
+            heappush(self._waiters, (revision, next(self._order), waiter))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(waiter, timeout)
+        return self.delivered >= revision
+
+    def _wake_waiters(self) -> None:
+        while self._waiters and (self._waiters[0][0] <= self.delivered or self.closed):
+            waiter = heappop(self._waiters)[2]
+            if not waiter.done():
+                waiter.set_result(None)
 
     def forget(self, watcher: HubWatcher) -> None:
         self._watchers.discard(watcher)
@@ -82,6 +123,7 @@ class WatchHub:
         self.closed = True
         for watcher in list(self._watchers):
             watcher.wake()
+        self._wake_waiters()
 
 
 class HubWatcher:
@@ -111,10 +153,15 @@ class HubWatcher:
         start, end, before = self._start, self._end, len(self._queue)
         self._queue.extend(event for event in events if in_range(event.kv.key, start, end))
         if len(self._queue) > MAX_QUEUED:
-            self._queue.clear()
-            self._hub.synced.discard(self)
-        if len(self._queue) != before:
+            self.fall_behind()
+        elif len(self._queue) != before:
             self.wake()
+
+    def fall_behind(self) -> None:
+        """Go on from history."""
+        self._queue.clear()
+        self._hub.synced.discard(self)
+        self.wake()
 
     def wake(self) -> None:
         if self._wakeup is not None and not self._wakeup.done():

@@ -19,11 +19,11 @@ async def gone(store: Store, key: str) -> None:
 
 
 async def test_a_lease_that_ends_takes_its_keys_in_one_revision(store: Store, clock: FakeClock) -> None:
-    lease = await store.grant_lease(10)
+    lease = await store.grant_lease(3)
     await store.create("/a", b"1", lease=lease.id)
     await store.create("/b", b"1", lease=lease.id)
     await store.create("/c", b"1")
-    await clock.advance(9)
+    await clock.advance(2)
     assert await store.get("/a") is not None
     await clock.advance(1)
     await gone(store, "/a")
@@ -34,22 +34,22 @@ async def test_a_lease_that_ends_takes_its_keys_in_one_revision(store: Store, cl
 
 
 async def test_keep_alive_starts_the_time_again(store: Store, clock: FakeClock) -> None:
-    lease = await store.grant_lease(10)
+    lease = await store.grant_lease(3)
     await store.create("/a", b"1", lease=lease.id)
     for _ in range(3):
-        await clock.advance(9)
-        assert (await store.keep_alive(lease.id)).remaining == 10
+        await clock.advance(2)
+        assert (await store.keep_alive(lease.id)).remaining == 3
     assert await store.get("/a") is not None
-    await clock.advance(10)
+    await clock.advance(3)
     await gone(store, "/a")
 
 
 async def test_leases_end_in_their_own_order(store: Store, clock: FakeClock) -> None:
-    for name, ttl in (("/long", 30), ("/short", 5), ("/middle", 10)):
+    for name, ttl in (("/long", 8), ("/short", 2), ("/middle", 4)):
         lease = await store.grant_lease(ttl)
         await store.create(name, b"1", lease=lease.id)
     for name, left in (("/short", ["/long", "/middle"]), ("/middle", ["/long"]), ("/long", [])):
-        await clock.advance({"/short": 5, "/middle": 5, "/long": 20}[name])
+        await clock.advance({"/short": 2, "/middle": 2, "/long": 4}[name])
         await gone(store, name)
         assert [kv.key for kv in (await store.range("/", "0")).items] == left
 

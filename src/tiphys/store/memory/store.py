@@ -17,6 +17,7 @@ from tiphys.store.interface import (
     EventType,
     KeyValue,
     Lease,
+    Missed,
     Operation,
     RangeResult,
     Status,
@@ -56,6 +57,10 @@ class MemoryStore(Verbs):
         tasks.spawn(self._lessor.run, name="store-leases", restart=True)
         return self
 
+    @property
+    def shared(self) -> bool:
+        return False
+
     # Reading
 
     def current(self, key: str) -> KeyValue | None:
@@ -84,8 +89,8 @@ class MemoryStore(Verbs):
     def watch(self, start: str, end: str, *, from_revision: int) -> Watcher:
         return self._hub.watch(start, end, from_revision)
 
-    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
-        return self._hub.subscribe(callback)
+    def subscribe(self, callback: Subscriber, missed: Missed | None = None) -> Callable[[], None]:
+        return self._hub.subscribe(callback, missed)
 
     async def current_revision(self) -> int:
         return self._revision

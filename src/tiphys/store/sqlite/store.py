@@ -17,6 +17,7 @@ from tiphys.store.interface import (
     Compare,
     KeyValue,
     Lease,
+    Missed,
     Operation,
     RangeResult,
     Status,
@@ -85,6 +86,10 @@ class SQLiteStore(Verbs):
         tasks.spawn(store._lessor.run, name="store-leases", restart=True)
         return store
 
+    @property
+    def shared(self) -> bool:
+        return False
+
     # Reading
 
     async def get(self, key: str, *, revision: int = 0) -> KeyValue | None:
@@ -100,8 +105,8 @@ class SQLiteStore(Verbs):
     def watch(self, start: str, end: str, *, from_revision: int) -> Watcher:
         return self._hub.watch(start, end, from_revision)
 
-    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
-        return self._hub.subscribe(callback)
+    def subscribe(self, callback: Subscriber, missed: Missed | None = None) -> Callable[[], None]:
+        return self._hub.subscribe(callback, missed)
 
     async def current_revision(self) -> int:
         # What is published, not what the committer is about to sync.
