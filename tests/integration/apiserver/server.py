@@ -48,7 +48,7 @@ class Api:
             "Content-Type": "application/json",
             **{name.replace("_", "-"): value for name, value in headers.items()},
         }
-        async with self.session.request(method, path, data=data, headers=given) as answer:
+        async with self.session.request(method, path, data=data, headers=given, allow_redirects=False) as answer:
             self.status, self.headers = answer.status, answer.headers
             return await answer.read()
 

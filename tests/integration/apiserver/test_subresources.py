@@ -16,6 +16,7 @@ from tests.integration.apiserver.server import PODS, Api, api_server, pod
 from tiphys.apiserver.pki import Pki
 
 DEPLOYMENTS = "/apis/apps/v1/namespaces/d/deployments"
+SERVICES = "/api/v1/namespaces/d/services"
 BUDGETS = "/apis/policy/v1/namespaces/d/poddisruptionbudgets"
 
 
@@ -232,23 +233,21 @@ async def test_a_kubelet_that_is_away_is_a_503(tmp_path: Path) -> None:
         assert (api.status, refused["reason"]) == (503, "ServiceUnavailable")
 
 
-@pytest.mark.parametrize("name", ["web:http", "web", "web:80"])
-async def test_service_proxy_reaches_a_ready_endpoint(api: Api, name: str) -> None:
+@asynccontextmanager
+async def service_of(api: Api, answer: bytes) -> AsyncIterator[list[bytes]]:
+    """A service `web` whose only endpoint answers every request so; what it was asked is recorded."""
     asked: list[bytes] = []
 
     async def backend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readuntil(b"\r\n\r\n"))
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        writer.write(answer)
         await writer.drain()
         writer.close()
 
     listening = await asyncio.start_server(backend, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
-    services, slices = "/api/v1/namespaces/d/services", "/apis/discovery.k8s.io/v1/namespaces/d/endpointslices"
     spec = {"ports": [{"name": "http", "port": 80, "targetPort": port}], "clusterIP": "None"}
-    await api.post(services, {"metadata": {"name": "web"}, "spec": spec})
-    refused = await api.get(f"{services}/{name}/proxy/")
-    assert refused["message"] == 'no endpoints available for service "web"'
+    await api.post(SERVICES, {"metadata": {"name": "web"}, "spec": spec})
     # The API refuses loopback endpoints, so this one is written past its validation.
     made = {
         "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
@@ -256,13 +255,76 @@ async def test_service_proxy_reaches_a_ready_endpoint(api: Api, name: str) -> No
         "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
         "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": True}}],
     }
-    await api.post(slices, made)
+    refused = await api.post("/apis/discovery.k8s.io/v1/namespaces/d/endpointslices", made)
     assert api.status == 201, refused
     store = api.server.resources.store("discovery.k8s.io", "endpointslices")
     assert store is not None
     entry = store.get("d", "web-1")
     entry.tail = entry.tail.replace(b"10.0.0.1", b"127.0.0.1")
-    assert await api.raw("GET", f"{services}/{name}/proxy/a/b%20c?x=1") == b"ok"
-    assert asked[0].startswith(b"GET /a/b%20c?x=1 HTTP/1.1\r\n")
+    yield asked
     listening.close()
     await listening.wait_closed()
+
+
+@pytest.mark.parametrize("name", ["web:http", "web", "web:80"])
+async def test_service_proxy_reaches_a_ready_endpoint(api: Api, name: str) -> None:
+    async with service_of(api, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") as asked:
+        path = f"{SERVICES}/{name}/proxy/a/b%20c"
+        assert await api.raw("GET", f"{path}?x=1", Host="front:1", **{"X-Forwarded-For": "10.1.1.1"}) == b"ok"
+        head, *headers = asked[0].decode().split("\r\n")
+        assert head == "GET /a/b%20c?x=1 HTTP/1.1"
+        assert {"Host: front:1", "x-forwarded-for: 10.1.1.1, 127.0.0.1", f"x-forwarded-uri: {path}"} <= set(headers)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("web", 'no endpoints available for service "web"'),
+        ("web:http", 'no endpoints available for service "web:http"'),
+        ("web:81", 'no service port 81 found for service "web"'),
+    ],
+)
+async def test_service_proxy_says_what_is_missing(api: Api, name: str, why: str) -> None:
+    spec = {"ports": [{"name": "http", "port": 80}], "clusterIP": "None"}
+    await api.post(SERVICES, {"metadata": {"name": "web"}, "spec": spec})
+    refused = await api.get(f"{SERVICES}/{name}/proxy/")
+    assert (refused["message"], refused["code"]) == (why, 503)
+
+
+async def test_proxied_pages_link_through_the_proxy(api: Api) -> None:
+    page = b'<a href="/x">x</a>'
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n%b" % (len(page), page)
+    async with service_of(api, answer):
+        prefix = f"{SERVICES}/web/proxy"
+        assert await api.raw("GET", f"{prefix}/d/e") == f'<a href="{prefix}/x">x</a>'.encode()
+
+
+async def test_proxied_redirects_lead_through_the_proxy(api: Api) -> None:
+    page = b'<a href="/x">'
+    answer = b"HTTP/1.1 302 Found\r\nLocation: /to?x=1\r\nContent-Type: text/html\r\nContent-Length: 13\r\n\r\n" + page
+    async with service_of(api, answer):
+        assert await api.raw("GET", f"{SERVICES}/web/proxy/from") == page
+        assert (api.status, api.headers["Location"]) == (302, f"{SERVICES}/web/proxy/to?x=1")
+
+
+async def test_a_proxy_asked_without_a_path_sends_readers_to_its_root(api: Api) -> None:
+    async with service_of(api, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") as asked:
+        for method in ("GET", "HEAD"):
+            assert await api.raw(method, f"{SERVICES}/web/proxy?a=b") == b""
+            assert (api.status, api.headers["Location"]) == (301, f"{SERVICES}/web/proxy/?a=b")
+        assert asked == []
+        assert await api.raw("POST", f"{SERVICES}/web/proxy?a=b") == b"ok"
+        assert asked[0].startswith(b"POST /?a=b HTTP/1.1\r\n")
+
+
+async def test_proxied_answers_without_a_body_leave_the_connection_usable(api: Api) -> None:
+    async with service_of(api, b"HTTP/1.1 204 No Content\r\n\r\n"):
+        host, port = api.server.addresses[0]
+        reader, writer = await asyncio.open_connection(host, port)
+        for method in ("HEAD", "GET", "HEAD"):
+            writer.write(f"{method} {SERVICES}/web/proxy/ HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 204 ")
+            assert b"chunked" not in head
+        writer.close()
+        await writer.wait_closed()

@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 import random
 import ssl
+import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -26,8 +27,9 @@ from tiphys.apiserver.admission.interface import Operation
 from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
 from tiphys.apiserver.endpoints.read_websocket import WebSocketBody, handshake, wants_websocket
 from tiphys.apiserver.http.egress import Egress
+from tiphys.apiserver.http.links import Links, Rewriter, rewriter
 from tiphys.apiserver.http.response import Answer, RawConnection, Response, Stream, StreamResponse, Upgrade
-from tiphys.apiserver.http.upstream import HOP_BY_HOP, Exchange, Target
+from tiphys.apiserver.http.upstream import HOP_BY_HOP, Exchange, Head, Target
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.strategy import Object
 from tiphys.machinery.errors import (
@@ -228,9 +230,12 @@ class Connector:
         _, name, port = split_name(api.info.name)
         await self._admit(api, served)
         target = self._kubelet(api, name, _remaining_path(api), int(port) if port.isdecimal() else 0)
-        return await self._pass_on(api, target)
+        return _to_root(api) or await self._pass_on(api, _as_asked(api, target), links=_links(api))
 
     async def _proxy(self, api: ApiRequest, scheme: str, backend: Backend) -> Answer:
+        redirect = _to_root(api)
+        if redirect is not None:
+            return redirect
         tls = None
         if scheme == "https":
             # Pods have no certificates this server could check: upstream does not either.
@@ -239,7 +244,7 @@ class Connector:
         target = Target(
             host=backend.address, port=backend.port, path=_remaining_path(api), tls=tls, namespace=namespace
         )
-        return await self._pass_on(api, target)
+        return await self._pass_on(api, _as_asked(api, target), links=_links(api))
 
     # --- passing on ----------------------------------------------------------------------------------
     async def _pass_on(
@@ -251,6 +256,7 @@ class Connector:
         body: bytes | None = None,
         content_type: str = "",
         refuse: Refuse | None = None,
+        links: Links | None = None,
     ) -> Answer:
         request = api.request
         exchange = Exchange(target)
@@ -258,7 +264,8 @@ class Connector:
         try:
             await exchange.open()
             payload = request.body if body is None else body
-            await exchange.send(method or request.method, request.headers, payload, upgrade=upgrade)
+            given = request.headers if links is None else _forwarded(api)
+            await exchange.send(method or request.method, given, payload, upgrade=upgrade)
             if upgrade:
                 return Upgrade(_Tunnel(exchange).run)
             head = await exchange.answer()
@@ -271,8 +278,13 @@ class Connector:
             await exchange.close()
             raise
         headers = [(name, value) for name, value in head.headers if name.lower() not in _REPLACED]
-        kind = next((value for name, value in head.headers if name.lower() == "content-type"), content_type)
-        return StreamResponse(_Relay(exchange).run, status=head.status, content_type=kind, headers=headers)
+        kind = _header(head, "content-type") or content_type
+        rewriting = None
+        if links is not None:
+            headers = [(name, links.rewrite(one) if name.lower() == "location" else one) for name, one in headers]
+            if not _header(head, "location"):
+                rewriting = rewriter(links, kind, _header(head, "content-encoding"))
+        return StreamResponse(_Relay(exchange, rewriting).run, status=head.status, content_type=kind, headers=headers)
 
 
 _REPLACED: Final = HOP_BY_HOP | {"content-length", "content-type", "date", "audit-id", "cache-control"}
@@ -291,13 +303,14 @@ def _log_refusal(status: int, text: str, pod: str) -> StatusError:
 
 
 class _Relay:
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, rewriting: Rewriter | None) -> None:
         self._exchange = exchange
+        self._rewriting = rewriting
 
     async def run(self, stream: Stream) -> None:
         try:
-            await self._exchange.relay(stream)
-        except (OSError, httptools.HttpParserError) as error:
+            await self._exchange.relay(stream, self._rewriting)
+        except (OSError, httptools.HttpParserError, zlib.error) as error:
             raise internal_error(error) from None
         finally:
             await self._exchange.close()
@@ -349,12 +362,49 @@ def split_name(name: str) -> tuple[str, str, str]:
     raise bad_request(f'invalid service request "{name}"')
 
 
+def _proxy_prefix(api: ApiRequest) -> str:
+    """The request's path, undecoded, up to and including "/proxy"; what follows belongs to the target."""
+    before, marker, behind = api.request.raw_path.partition(f"/{api.info.resource}/")
+    name, proxy, _ = behind.partition("/proxy")
+    return before + marker + name + proxy
+
+
+def _with_query(api: ApiRequest, path: str) -> str:
+    return f"{path}?{api.request.raw_query}" if api.request.raw_query else path
+
+
 def _remaining_path(api: ApiRequest) -> str:
     """What of the request's path belongs to the target, undecoded, with the query."""
-    marker = f"/{api.info.resource}/"
-    behind = api.request.raw_path.partition(marker)[2]
-    path = "/" + behind.partition("/proxy")[2].removeprefix("/")
-    return f"{path}?{api.request.raw_query}" if api.request.raw_query else path
+    rest = api.request.raw_path.removeprefix(_proxy_prefix(api))
+    return _with_query(api, "/" + rest.removeprefix("/"))
+
+
+def _to_root(api: ApiRequest) -> Response | None:
+    """A proxy asked for without a path is sent to its root, where a page's relative links work; None: go on."""
+    prefix = _proxy_prefix(api)
+    if api.request.raw_path != prefix or api.request.method not in ("GET", "HEAD") or api.request.upgrade:
+        return None
+    return Response(301, content_type="", headers=[("Location", _with_query(api, prefix + "/"))])
+
+
+def _links(api: ApiRequest) -> Links:
+    return Links(_proxy_prefix(api), api.request.headers.get("host", ""))
+
+
+def _as_asked(api: ApiRequest, target: Target) -> Target:
+    """The target, told the host the client asked for: pages that name their own address name the proxy's."""
+    return replace(target, host_header=api.request.headers.get("host", ""))
+
+
+def _forwarded(api: ApiRequest) -> dict[str, str]:
+    """The request's headers with those by which the target learns who asked for what."""
+    given = api.request.headers
+    through = [one for one in (given.get("x-forwarded-for", ""), api.request.remote_address) if one]
+    return {**given, "x-forwarded-for": ", ".join(through), "x-forwarded-uri": api.request.raw_path}
+
+
+def _header(head: Head, wanted: str) -> str:
+    return next((value for name, value in head.headers if name.lower() == wanted), "")
 
 
 def _pod(api: ApiRequest, served: ServedResource) -> Object:
@@ -421,7 +471,7 @@ def _endpoint(api: ApiRequest, service: Object, wanted: str) -> Backend:
             (one.get("name", "") for one in ports if wanted in (one.get("name", ""), str(one.get("port")))), None
         )
         if port_name is None:
-            raise service_unavailable(f'no service port "{wanted}" found for service "{name}"')
+            raise service_unavailable(f'no service port {wanted} found for service "{name}"')
     found: list[Backend] = []
     slices = api.services.reader.list("discovery.k8s.io", "endpointslices", api.info.namespace)
     for one in slices:
@@ -435,5 +485,5 @@ def _endpoint(api: ApiRequest, service: Object, wanted: str) -> Backend:
                     node = endpoint.get("nodeName") or ""
                     found += [Backend(one, int(port["port"]), node) for one in endpoint.get("addresses") or ()]
     if not found:
-        raise service_unavailable(f'no endpoints available for service "{name}"')
+        raise service_unavailable(f'no endpoints available for service "{api.info.name}"')
     return random.choice(found)

@@ -275,7 +275,7 @@ class Connection(asyncio.Protocol):
                 await self._send_large(answer, head_only=item.method == "HEAD", keep_alive=keep_alive)
             return keep_alive
         if isinstance(answer, StreamResponse):
-            return await self._send_stream(answer, keep_alive)
+            return await self._send_stream(answer, keep_alive, head_only=item.method == "HEAD")
         await self._hand_over(answer)
         return False
 
@@ -322,11 +322,14 @@ class Connection(asyncio.Protocol):
                     await (asyncio.sleep(0) if self.writable else self.drain())
         transport.write(b"".join(waiting))
 
-    async def _send_stream(self, answer: StreamResponse, keep_alive: bool) -> bool:
+    async def _send_stream(self, answer: StreamResponse, keep_alive: bool, *, head_only: bool) -> bool:
         if self._transport is None or self.closed:
             return False
         headers = _header_lines(answer.headers)
-        headers.append(b"Transfer-Encoding: chunked\r\n")
+        # These have no body, hence no chunk that ends it either (RFC 9112, 6.3).
+        bodiless = head_only or answer.status in (204, 304)
+        if not bodiless:
+            headers.append(b"Transfer-Encoding: chunked\r\n")
         self._transport.write(self._head(answer.status, answer.content_type, headers, keep_alive))
         stream = ChunkedStream(self, self._transport)
         try:
@@ -336,7 +339,8 @@ class Connection(asyncio.Protocol):
             return False  # without the last chunk: the client sees that the answer is not whole
         finally:
             self._writable_callback = None
-        stream.end()
+        if not bodiless:
+            stream.end()
         return keep_alive
 
     async def _hand_over(self, answer: Upgrade) -> None:

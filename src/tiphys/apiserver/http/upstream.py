@@ -15,6 +15,7 @@ from typing import Final
 import httptools
 
 from tiphys.apiserver.http.egress import connect
+from tiphys.apiserver.http.links import Rewriter
 from tiphys.apiserver.http.response import RawConnection, Stream
 
 CONNECT_TIMEOUT: Final = 10.0  # seconds
@@ -34,6 +35,7 @@ class Target:
     path: str
     tls: ssl.SSLContext | None
     server_name: str = ""
+    host_header: str = ""  # "" names the target itself
     namespace: str = ""  # the network namespace to connect from; "" is this process's
 
 
@@ -74,7 +76,7 @@ class Exchange:
         """Send the request. With `upgrade` its Upgrade and Connection headers are passed on."""
         assert self._writer is not None
         target = self._target
-        lines = [f"{method} {target.path} HTTP/1.1", f"Host: {target.host}:{target.port}"]
+        lines = [f"{method} {target.path} HTTP/1.1", f"Host: {target.host_header or f'{target.host}:{target.port}'}"]
         for name, value in headers.items():
             if name in HOP_BY_HOP or name in ("host", "content-length", "authorization", "expect"):
                 continue
@@ -144,10 +146,16 @@ class Exchange:
                 break
         return found[:limit].decode(errors="replace")
 
-    async def relay(self, stream: Stream) -> None:
-        """Write the body to a client's stream as fast as the client takes it."""
+    async def relay(self, stream: Stream, rewriting: Rewriter | None = None) -> None:
+        """Write the body to a client's stream as fast as the client takes it, through `rewriting` where given."""
         async for data in self.body():
-            stream.write(data)
+            if rewriting is not None:
+                data = rewriting.feed(data)
+            if data:
+                stream.write(data)
+                await stream.drain()
+        if rewriting is not None and (rest := rewriting.close()):
+            stream.write(rest)
             await stream.drain()
 
     async def tunnel(self, client: RawConnection) -> None:
