@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Set
+from functools import partial
 
 import pytest
 
 from tests.e2e.kubelet.node import TestNode
 from tests.e2e.kubelet.test_pod import busybox
 from tiphys.api.core.v1 import Pod
+from tiphys.client import PatchType
+from tiphys.machinery.meta import ObjectName
 
 pytestmark = pytest.mark.root
 
@@ -183,6 +187,41 @@ async def test_hooks_run_after_the_start_and_before_the_stop(node: TestNode) -> 
     await node.delete("hooked")
     await node.gone("hooked")
     assert (host / "stopping").exists()
+
+
+async def test_readiness_counts_until_the_last_container_has_ended(node: TestNode) -> None:
+    drain = "trap 'rm /tmp/ready; sleep 4; exit 0' TERM; touch /tmp/ready; while :; do sleep 0.05; done"
+    probe = {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1, "failureThreshold": 1}
+    await node.create(
+        "drains",
+        {"terminationGracePeriodSeconds": 20, "containers": [busybox("app", "sh", "-c", drain, readinessProbe=probe)]},
+    )
+
+    def is_ready(pod: Pod) -> bool:
+        return any(one.type == "Ready" and one.status == "True" for one in pod.status.conditions)
+
+    await node.wait("drains", is_ready, "being ready")
+    await node.client.delete(Pod, ObjectName("default", "drains"))
+    unready = await node.wait("drains", lambda pod: not is_ready(pod), "being ready no more while it ends")
+    state = unready.status.container_statuses[0].state
+    assert state is not None
+    assert state.running is not None
+
+
+async def test_conditions_of_others_stay_as_they_are_set(node: TestNode) -> None:
+    gate, name = "example.com/gate", ObjectName("default", "gated")
+    gates = [{"conditionType": gate}]
+    await node.create("gated", {"readinessGates": gates, "containers": [busybox("app", "sleep", "1000")]})
+    await node.phase("gated", "Running")
+    for status in ("True", "False", "True"):
+        patch = {"status": {"conditions": [{"type": gate, "status": status}]}}
+        await node.client.patch(Pod, name, patch, patch_type=PatchType.STRATEGIC, subresource="status")
+        wanted = {"Ready": status, gate: status}.items()
+        await node.wait("gated", partial(_shows, wanted), f"being ready as the gate says: {status}")
+
+
+def _shows(wanted: Set[tuple[str, str]], pod: Pod) -> bool:
+    return wanted <= {one.type: one.status for one in pod.status.conditions}.items()
 
 
 async def test_a_failing_post_start_hook_is_the_reason_to_wait(node: TestNode) -> None:

@@ -16,6 +16,7 @@ deadline, a token's renewal).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
@@ -350,7 +351,7 @@ class PodWorker:
             self.s.probes.stop_liveness(self.uid)
             self._hurry.clear()
             try:
-                await unless(self._hurry, kill_pod(self.s, pod, self.runtime, grace=self._grace))
+                await unless(self._hurry, self._reporting(kill_pod(self.s, pod, self.runtime, grace=self._grace)))
             except InterruptedError:
                 self._dirty = True
                 return 0.0
@@ -366,6 +367,22 @@ class PodWorker:
             self._report(self.s.status.with_status(self.pod), stopped=True)
         self.s.objects.unregister(self.uid)
         return 0.0
+
+    async def _reporting(self, ending: Awaitable[None]) -> None:
+        """Wait for the pod's end. Its readiness still counts until then: endpoints that drain serve while it holds."""
+        end = asyncio.ensure_future(ending)
+        try:
+            while not end.done():
+                self._wake.clear()
+                woken = asyncio.ensure_future(self._wake.wait())
+                await asyncio.wait((end, woken), return_when=asyncio.FIRST_COMPLETED)
+                woken.cancel()
+                if not end.done() and not self._removed:
+                    self._report(self.s.status.with_status(self.pod))
+        finally:
+            end.cancel()
+            await asyncio.wait((end,))
+        await end
 
     async def _finish(self) -> float | None:
         """The pod has ended: keep its remains for logs until it is deleted, then remove every trace."""

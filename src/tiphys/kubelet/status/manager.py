@@ -70,7 +70,9 @@ class StatusManager:
 
     def set(self, uid: PodUID, api_pod: Pod | None, status: PodStatus) -> None:
         """Make `status` the one to be known; returns at once."""
-        document = wire_status(status)
+        # Others' conditions are not sent back: that would undo what they have said since they were read.
+        mine = tuple(one for one in status.conditions if one.type in _OURS or one.type == "PodScheduled")
+        document = wire_status(replace(status, conditions=mine))
         entry = self._entries.get(uid)
         if entry is None:
             entry = self._entries[uid] = _Entry(status, document)
