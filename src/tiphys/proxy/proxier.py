@@ -307,8 +307,9 @@ class Proxy:
                 for port in service.values():
                     if port.external_local and port.health_check_node_port:
                         ports[key] = port.health_check_node_port
-                        local = family.choices[port.key].local
-                        counts[key] = max(counts.get(key, 0), len({each.ip for each in local}))
+                        # Endpoints that drain serve who is connected; a balancer must send nobody new (KEP-1669).
+                        ready = {each.ip for each in family.choices[port.key].local if each.ready}
+                        counts[key] = max(counts.get(key, 0), len(ready))
         await self._health.sync(ports, counts)
 
     def _is_healthy(self) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.e2e.netlab import Background, Lab, ask, call_in, lab, path, sh
 from tiphys.api.core.v1 import Node, NodeAddress, NodeStatus, Service, ServicePort, ServiceSpec
@@ -131,6 +132,18 @@ class Site:
             endpoints=tuple(
                 Endpoint(addresses=(ip,), node_name="n1", conditions=EndpointConditions(ready=True)) for ip in backends
             ),
+        )
+        self._push()
+
+    def drain(self, name: str) -> None:
+        """Let every endpoint be terminating, but still serving."""
+        self.version += 1
+        before = self.slices[name]
+        conditions = EndpointConditions(ready=False, serving=True, terminating=True)
+        self.slices[name] = replace(
+            before,
+            metadata=replace(before.metadata, resource_version=str(self.version)),
+            endpoints=tuple(replace(each, conditions=conditions) for each in before.endpoints),
         )
         self._push()
 
@@ -302,6 +315,11 @@ def test_health_checks(site: Site) -> None:
         200,
         {"service": {"namespace": "default", "name": "web"}, "localEndpoints": 1, "serviceProxyHealthy": True},
     )
+    site.drain("web")  # it serves who is connected, but is no place to send anybody new to
+    site.until(lambda: get(30999, "/")[0] == 503)
+    assert get(30999, "/")[1]["localEndpoints"] == 0
+    site.set("web", POD_B, node_port=30080, **local)
+    site.until(lambda: get(30999, "/")[0] == 200)
     site.set("web", node_port=30080, **local)
     site.until(lambda: get(30999, "/")[0] == 503)
     status, body = get(10256, "/healthz")
