@@ -249,6 +249,7 @@ class Kubelet:
             paths=paths,
             node=node,
             api_pod=late.api_pod,
+            room=late,
         )
 
     def _volume_plugins(self, objects: ObjectCache, tokens: TokenManager) -> list[VolumePlugin]:
@@ -344,6 +345,7 @@ class Kubelet:
         while True:
             await manager.clean_orphans(events.pods())
             await asyncio.to_thread(cgroups.share_among_burstable, manager.active())
+            manager.retry_resizes()
             await self.clock.sleep(HOUSEKEEPING)
 
 
@@ -363,6 +365,13 @@ class _Late:
     def objects_changed(self, uid: PodUID) -> None:
         if self._manager is not None:
             self._manager.objects_changed(uid)
+
+    def others(self, uid: PodUID) -> list[Pod]:
+        return self._manager.others(uid) if self._manager is not None else []
+
+    def changed(self) -> None:
+        if self._manager is not None:
+            self._manager.retry_resizes()
 
     def api_pod(self, pod: Pod) -> Pod | None:
         return self._manager.api_pod(pod) if self._manager is not None else None

@@ -172,3 +172,10 @@ def test_an_ephemeral_container_runs_once() -> None:
     assert names(compute_pod_actions(pod, make_runtime(pod, running), ProbeView())) == {"debug": ["debug"]}
     ended = container(pod, "debug", "exited", 1)
     assert names(compute_pod_actions(pod, make_runtime(pod, running, ended), ProbeView())) == {}
+
+
+def test_a_container_that_is_resized_by_restart_is_restarted_whatever_the_policy() -> None:
+    pod = make_pod("a", "b", restartPolicy="OnFailure")
+    runtime = make_runtime(pod, container(pod, "a"), container(pod, "b"))
+    view = ProbeView(resized=frozenset({"c-a-0"}))
+    assert names(compute_pod_actions(pod, runtime, view)) == {"kill": {"a": "Resize"}, "start": ["a"]}

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.unit.kubelet.builders import START, container, make_pod, make_runtime
-from tiphys.api.core.v1 import Pod, PodStatus
+from tiphys.api.core.v1 import Pod, PodCondition, PodStatus, ResourceRequirements
 from tiphys.kubelet.cri.state import RuntimeContainer, RuntimePod
 from tiphys.kubelet.pod import PodUID
 from tiphys.kubelet.status.containers import ContainerFacts, Waiting
@@ -165,3 +165,24 @@ def test_a_patch_has_what_differs_and_nothing_else() -> None:
         "conditions": [{"type": "Ready", "status": "True", "reason": None}],
     }
     assert status_patch(new, new) == {}
+
+
+def test_conditions_of_a_resize_go_when_it_is_over() -> None:
+    pod = make_pod("app")
+    condition = PodCondition(type="PodResizeInProgress", status="True")
+    during = status_of(pod, make_runtime(pod, container(pod, "app")), resize=(condition,))
+    after = status_of(replace(pod, status=during), make_runtime(pod, container(pod, "app")))
+    assert "PodResizeInProgress" in {one.type for one in during.conditions}
+    assert status_patch(wire_status(during), wire_status(after)) == {
+        "conditions": [{"$patch": "delete", "type": "PodResizeInProgress"}]
+    }
+
+
+def test_a_running_container_shows_what_it_runs_with() -> None:
+    pod = make_pod({"name": "app", "resources": {"requests": {"cpu": "2"}}})
+    before = ResourceRequirements(requests={"cpu": "1"})
+    facts = {"resources": {"app": before}.get}
+    running = status_of(pod, make_runtime(pod, container(pod, "app")), facts=facts).container_statuses[0]
+    assert (running.resources, running.allocated_resources) == (before, {"cpu": "2"})
+    ended = status_of(pod, make_runtime(pod, container(pod, "app", "exited")), facts=facts).container_statuses[0]
+    assert ended.resources == pod.spec.containers[0].resources

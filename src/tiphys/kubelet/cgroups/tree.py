@@ -49,7 +49,7 @@ class Limits:
 
     cpu_shares: int | None = None
     cpu_quota: int | None = None  # µs a period of 100 ms; −1 is none
-    memory: int | None = None  # bytes
+    memory: int | None = None  # bytes; −1 is none
     pids: int | None = None
 
 
@@ -109,6 +109,10 @@ class CgroupTree:
     def create_pod(self, pod: Pod) -> None:
         """Make the pod's cgroup, or bring its limits up to date."""
         self._driver.create(self._path(qos_class(pod), pod.metadata.uid), pod_limits(pod, self._pids_limit))
+
+    def resize_pod(self, pod: Pod, limits: Limits) -> None:
+        """Give the pod's cgroup other limits; −1 takes one away."""
+        self._driver.create(self._path(qos_class(pod), pod.metadata.uid), limits)
 
     def share_among_burstable(self, pods: Iterable[Pod]) -> None:
         """Weigh the burstable class by what its pods ask for together, so that it holds its own as a group."""

@@ -34,7 +34,7 @@ class CgroupV2:
             quota = "max" if limits.cpu_quota < 0 else limits.cpu_quota
             write(directory / "cpu.max", f"{quota} {QUOTA_PERIOD}")
         if limits.memory is not None:
-            write(directory / "memory.max", limits.memory)
+            write(directory / "memory.max", "max" if limits.memory < 0 else limits.memory)
         if limits.pids is not None:
             write(directory / "pids.max", limits.pids)
 

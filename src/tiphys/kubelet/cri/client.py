@@ -246,6 +246,15 @@ class CRIClient:
         request = cri.UpdateContainerResourcesRequest(container_id=container_id, linux=linux)
         await _call(self.runtime.UpdateContainerResources(request, timeout=REQUEST_TIMEOUT))
 
+    async def update_sandbox_resources(self, sandbox_id: str, linux: cri.LinuxContainerResources) -> None:
+        """Tell the runtime what the pod has now; a runtime that does not care does not have the call."""
+        request = cri.UpdatePodSandboxResourcesRequest(pod_sandbox_id=sandbox_id, resources=linux)
+        try:
+            await _call(self.runtime.UpdatePodSandboxResources(request, timeout=REQUEST_TIMEOUT))
+        except CRIError as error:
+            if error.code != "Unimplemented":
+                raise
+
     async def reopen_log(self, container_id: str) -> None:
         request = cri.ReopenContainerLogRequest(container_id=container_id)
         await _call(self.runtime.ReopenContainerLog(request, timeout=REQUEST_TIMEOUT))

@@ -22,7 +22,7 @@ from tiphys.kubelet.cri.state import RuntimeContainer, RuntimePod, State
 from tiphys.kubelet.pod import AnyContainer, container_hash, is_sidecar, restart_policy
 from tiphys.kubelet.pods.restart import restarts_after_exit, should_run
 
-KillReason = Literal["", "FailedLivenessProbe", "FailedStartupProbe", "Changed", "Unknown"]
+KillReason = Literal["", "FailedLivenessProbe", "FailedStartupProbe", "Changed", "Resize", "Unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,12 @@ class PodActions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeView:
-    """What the probes say of containers, by id."""
+    """What the probes, and a resize, say of containers, by id."""
 
     liveness_failed: frozenset[str] = frozenset()
     startup_failed: frozenset[str] = frozenset()
+    # Containers whose new resources need a new start.
+    resized: frozenset[str] = frozenset()
     # True once a container's startup probe has succeeded, or at once where it has none.
     started: Callable[[RuntimeContainer], bool] = field(default=lambda container: True)
 
@@ -212,7 +214,7 @@ def _regular_actions(pod: Pod, runtime: RuntimePod, probes: ProbeView, base: Pod
             kept += 1
             continue
         kills.append(kill)
-        if kill.reason == "Changed" or restarts_after_exit(pod, container, 137):
+        if kill.reason in ("Changed", "Resize") or restarts_after_exit(pod, container, 137):
             starts.append(container)
     return replace(base, kill=tuple(kills), start=tuple(starts), kill_pod=not kept and not starts)
 
@@ -221,6 +223,8 @@ def _kill_running(container: Container, state: RuntimeContainer, probes: ProbeVi
     """Why a running container must be stopped and replaced, if it must."""
     if state.hash and state.hash != container_hash(container):
         return Kill(state, f"{what} {container.name} definition changed, will be restarted", "Changed")
+    if state.id in probes.resized:
+        return Kill(state, f"{what} {container.name} resize requires restart", "Resize")
     if state.id in probes.liveness_failed:
         return Kill(state, f"{what} {container.name} failed liveness probe, will be restarted", "FailedLivenessProbe")
     if state.id in probes.startup_failed:

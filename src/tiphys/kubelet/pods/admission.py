@@ -53,6 +53,12 @@ def _critical(pod: Pod) -> bool:
     return is_static(pod) or (pod.spec.priority is not None and pod.spec.priority >= SYSTEM_CRITICAL_PRIORITY)
 
 
+def lacking_resource(pod: Pod, active: Sequence[Pod], allocatable: Mapping[str, str]) -> str | None:
+    """What the node has too little of for `pod` beside the `active` ones, in words; None when nothing."""
+    verdict = _resources(pod, active, allocatable)
+    return verdict.message.removeprefix(REJECTED) if verdict is not None else None
+
+
 def _resources(pod: Pod, active: Sequence[Pod], allocatable: Mapping[str, str]) -> Verdict | None:
     limit = Quantity.parse(allocatable.get("pods", "110")).value()
     if len(active) + 1 > limit:

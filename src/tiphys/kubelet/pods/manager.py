@@ -24,6 +24,7 @@ from tiphys.kubelet.pods.cleanup import remove_directories, stale_directories
 from tiphys.kubelet.pods.kill import kill_pod
 from tiphys.kubelet.pods.services import PodServices
 from tiphys.kubelet.pods.worker import PodWorker
+from tiphys.kubelet.resize.feasibility import retry_order
 from tiphys.kubelet.status.manager import Spawn
 
 log = get_logger(__name__)
@@ -132,6 +133,16 @@ class PodManager:
         """Pods that use the node, or will: all but those that have ended."""
         status = self._services.status
         return [worker.pod for worker in self.workers.values() if not is_terminal(status.with_status(worker.pod))]
+
+    def others(self, uid: PodUID) -> list[Pod]:
+        """The active pods but this one, with the resources they were granted."""
+        return [pod for pod in self.active() if uid_of(pod) != uid]
+
+    def retry_resizes(self) -> None:
+        """Room may have become free: whoever waits for it looks again, the most important first."""
+        waiting = [worker for worker in self.workers.values() if worker.resize.pending is not None]
+        for worker in sorted(waiting, key=lambda worker: retry_order(worker.pod, worker.resize.pending_since)):
+            worker.wake()
 
     def pods(self) -> list[Pod]:
         """Every pod with its newest status."""

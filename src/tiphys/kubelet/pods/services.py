@@ -45,6 +45,16 @@ class MirrorLookup(Protocol):
     def __call__(self, pod: Pod) -> Pod | None: ...
 
 
+class Room(Protocol):
+    """What a resize must know of the node's other pods."""
+
+    def others(self, uid: PodUID) -> list[Pod]:
+        """The pods that use the node beside this one, with the resources they were granted."""
+
+    def changed(self) -> None:
+        """A pod became smaller or has gone: a resize that waits may have its turn."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodServices:
     """The parts."""
@@ -67,6 +77,7 @@ class PodServices:
     paths: Paths
     node: NodeFacts
     api_pod: MirrorLookup
+    room: Room
 
     def event(self, pod: Pod, kind: str, reason: str, message: str, container: AnyContainer | None = None) -> None:
         """Record an event about the pod, or about one of its containers."""

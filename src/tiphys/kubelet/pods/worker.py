@@ -44,6 +44,7 @@ from tiphys.kubelet.pods.cleanup import collect_dead, remove_traces
 from tiphys.kubelet.pods.kill import kill_for_action, kill_pod
 from tiphys.kubelet.pods.sandbox import SandboxError, make_sandbox, sandbox_config_of
 from tiphys.kubelet.pods.services import PodServices
+from tiphys.kubelet.resize.pod_resize import PodResize
 from tiphys.kubelet.status.containers import CREATING, INITIALIZING, ContainerFacts, Waiting
 from tiphys.kubelet.status.pod_status import StatusInputs, Verdict, make_pod_status, rejected_status
 from tiphys.kubelet.volumes.manager import MountError, PodVolumes
@@ -80,7 +81,8 @@ class PodWorker:
     def __init__(self, services: PodServices, pod: Pod, *, rejected: Verdict | None = None) -> None:
         self.s = services
         self.uid = uid_of(pod)
-        self.pod = pod
+        self.resize = PodResize(services, pod)
+        self.pod = self.resize.seen(pod)  # with the resources it was granted
         self.phase = Phase.TERMINATING if rejected or is_terminal(pod) else Phase.SYNC
         self.runtime = RuntimePod(uid=self.uid)
         self._began = services.clock.now()
@@ -116,7 +118,7 @@ class PodWorker:
 
     def update(self, pod: Pod) -> None:
         """The source has a newer version of the pod."""
-        before, self.pod = self.pod, pod
+        before, self.pod = self.pod, self.resize.seen(pod)
         self.s.status.observe(self.uid, self.s.api_pod(pod) or pod)
         if pod.metadata.deletion_timestamp is not None:
             grace = grace_period(pod).total_seconds()
@@ -200,15 +202,12 @@ class PodWorker:
     # -- running -------------------------------------------------------------------------------------
 
     async def _sync(self) -> float | None:
+        self.pod = self.resize.consider()
         pod = self.s.status.with_status(self.pod)
         self.s.objects.register(self.pod)
         overdue = self._overdue(pod)
         if overdue is not None and overdue <= 0:
-            self.evict(
-                Verdict(
-                    reason="DeadlineExceeded", message="Pod was active on the node longer than the specified deadline"
-                )
-            )
+            self.evict(Verdict(reason="DeadlineExceeded", message=DEADLINE_MESSAGE))
             return 0.0
         self._report(pod)
         if self._finished(pod):
@@ -220,13 +219,16 @@ class PodWorker:
             return 0.0
         waits = [hold.until - self.s.clock.monotonic() for hold in self._holds.values()]
         waits += [overdue] if overdue is not None else []
+        waits += [self.resize.retry_at - self.s.clock.monotonic()] if self.resize.retry_at is not None else []
         waits += [self._volumes_due - self.s.clock.monotonic()] if self._volumes_due is not None else []
         waits.append(self.s.config.sync_frequency.total_seconds())
         return max(0.0, min(waits))
 
     async def _act(self, pod: Pod) -> bool:
         """One round of actions; True when anything was done, so that the state must be read again."""
-        actions = compute_pod_actions(pod, self.runtime, self.s.probes.view(pod))
+        resized = await self.resize.apply(pod, self.runtime)
+        view = replace(self.s.probes.view(pod), resized=self.resize.restarts(pod, self.runtime))
+        actions = compute_pod_actions(pod, self.runtime, view)
         if actions.create_sandbox and self.runtime.sandboxes:
             self.s.event(pod, "Normal", "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
         if actions.kill_pod and not self.runtime.empty and (actions.create_sandbox or self.runtime.running):
@@ -249,7 +251,7 @@ class PodWorker:
         for container in actions.starts:
             started = await self._start(pod, container, actions, ready) or started
         await collect_dead(self.s, pod, self.runtime)
-        return started or bool(actions.kill)
+        return started or resized or bool(actions.kill)
 
     async def _current_volumes(self, pod: Pod) -> PodVolumes:
         """The pod's volumes, set up or brought up to date where that is due."""
@@ -295,6 +297,7 @@ class PodWorker:
             volumes=volumes,
         )
         self._holds.pop(container.name, None)
+        self.resize.started(pod, container.name)
         try:
             await unless(self._stop, start_container(self.s, pod, container, self.runtime, place))
         except StartError as error:
@@ -363,6 +366,7 @@ class PodWorker:
         await self.s.volumes.tear_down(self.uid)
         await asyncio.to_thread(self.s.cgroups.remove_pod, self.uid)
         self.phase = Phase.TERMINATED
+        self.s.room.changed()
         if not self._removed:
             self._report(self.s.status.with_status(self.pod), stopped=True)
         self.s.objects.unregister(self.uid)
@@ -413,13 +417,20 @@ class PodWorker:
                 waiting={name: hold.waiting for name, hold in self._holds.items()},
                 ready=lambda container: self.s.probes.ready(pod, container),
                 started=lambda container: self.s.probes.started(pod, container),
+                resources=self.resize.in_force,
             )
             verdict = self._verdict if stopped or self._verdict is None else None
             status = make_pod_status(
                 pod,
                 self.runtime,
                 StatusInputs(
-                    now=now, host_ips=self.s.node.host_ips, containers=facts, verdict=verdict, stopped=stopped
+                    now=now,
+                    host_ips=self.s.node.host_ips,
+                    containers=facts,
+                    verdict=verdict,
+                    stopped=stopped,
+                    resources=self.resize.pod_in_force,
+                    resize=self.resize.conditions(),
                 ),
             )
         self.s.status.set(self.uid, self.s.api_pod(self.pod), status)

@@ -22,7 +22,12 @@ READY: Final = "Ready"
 SCHEDULED: Final = "PodScheduled"
 DISRUPTION_TARGET: Final = "DisruptionTarget"
 
+RESIZE_PENDING: Final = "PodResizePending"
+RESIZE_IN_PROGRESS: Final = "PodResizeInProgress"
+
 OWNED: Final = frozenset({READY_TO_START, INITIALIZED, CONTAINERS_READY, READY})
+# Only there while they are true.
+PASSING: Final = frozenset({RESIZE_PENDING, RESIZE_IN_PROGRESS})
 
 
 def pod_conditions(
@@ -58,7 +63,7 @@ def with_transitions(
         same = known is not None and known.status == condition.status and known.last_transition_time is not None
         moved = known.last_transition_time if same and known is not None else now
         merged.append(replace(condition, last_transition_time=moved))
-    return (*merged, *before.values())
+    return (*merged, *(condition for condition in before.values() if condition.type not in PASSING))
 
 
 def _condition(pod: Pod, kind: str, holds: bool, reason: str = "", message: str = "") -> PodCondition:

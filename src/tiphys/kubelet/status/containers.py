@@ -22,6 +22,7 @@ from tiphys.api.core.v1 import (
     ContainerUser,
     LinuxContainerUser,
     Pod,
+    ResourceRequirements,
     VolumeMountStatus,
 )
 from tiphys.kubelet.cri.state import RuntimeContainer, RuntimePod, State
@@ -48,6 +49,8 @@ class ContainerFacts:
     waiting: Mapping[str, Waiting] = field(default_factory=dict)  # by container name
     ready: Callable[[RuntimeContainer], bool] = field(default=lambda container: True)
     started: Callable[[RuntimeContainer], bool] = field(default=lambda container: True)
+    # What a container's newest run has, by name; None for what the spec says.
+    resources: Callable[[str], ResourceRequirements | None] = field(default=lambda name: None)
 
 
 def regular_statuses(
@@ -98,7 +101,8 @@ def _status(
             last_state=ended or status.last_state,
             ready=False,
         )
-    return replace(status, resources=container.resources, volume_mounts=_mounts(container))
+    running = facts.resources(container.name) if current is not None and current.running else None
+    return replace(status, resources=running or container.resources, volume_mounts=_mounts(container))
 
 
 def _without_runtime(container: AnyContainer, default_reason: str, old: ContainerStatus | None) -> ContainerStatus:

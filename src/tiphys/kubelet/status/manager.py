@@ -19,6 +19,7 @@ from tiphys.base.clock import Clock
 from tiphys.base.log import get_logger
 from tiphys.client import Client, PatchType
 from tiphys.kubelet.pod import PodUID, key_of, uid_of
+from tiphys.kubelet.status.conditions import DISRUPTION_TARGET, OWNED, PASSING
 from tiphys.kubelet.status.wire import Json, status_patch, wire_status
 from tiphys.machinery.errors import ConflictError, NotFoundError, StatusError
 
@@ -65,7 +66,7 @@ class StatusManager:
         api = {condition.type: condition for condition in (entry.pod or pod).status.conditions}
         mine = tuple(c if c.type in _OURS else api.get(c.type, c) for c in entry.wanted.conditions)
         known = {condition.type for condition in mine}
-        others = tuple(condition for kind, condition in api.items() if kind not in known)
+        others = tuple(condition for kind, condition in api.items() if kind not in known | PASSING)
         return replace(pod, status=replace(entry.wanted, conditions=(*mine, *others)))
 
     def set(self, uid: PodUID, api_pod: Pod | None, status: PodStatus) -> None:
@@ -145,4 +146,4 @@ class StatusManager:
         entry.idle.set()
 
 
-_OURS: Final = frozenset({"PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready", "DisruptionTarget"})
+_OURS: Final = OWNED | PASSING | {DISRUPTION_TARGET}

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from tiphys.api.core.v1 import HostIP, Pod, PodCondition, PodIP, PodStatus
+from tiphys.api.core.v1 import HostIP, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements
 from tiphys.kubelet.cri.state import RuntimePod
 from tiphys.kubelet.pod import is_terminal
 from tiphys.kubelet.qos import qos_class
@@ -42,6 +42,8 @@ class StatusInputs:
     containers: ContainerFacts
     verdict: Verdict | None = None
     stopped: bool = False  # the pod was stopped for good and nothing of it runs
+    resources: ResourceRequirements | None = None  # the pod's own, as they are in force
+    resize: tuple[PodCondition, ...] = ()  # conditions of a resize that is not over
 
 
 def make_pod_status(pod: Pod, runtime: RuntimePod, inputs: StatusInputs) -> PodStatus:
@@ -55,6 +57,9 @@ def make_pod_status(pod: Pod, runtime: RuntimePod, inputs: StatusInputs) -> PodS
     now = inputs.now.replace(microsecond=0)
     if inputs.verdict is not None and inputs.verdict.condition is not None:
         fresh = (*fresh, inputs.verdict.condition)
+    if phase not in ("Succeeded", "Failed"):
+        fresh = (*fresh, *inputs.resize)
+    own = pod.spec.resources
     pod_ips = _pod_ips(pod, runtime, inputs.host_ips)
     return PodStatus(
         observed_generation=pod.metadata.generation,
@@ -73,6 +78,8 @@ def make_pod_status(pod: Pod, runtime: RuntimePod, inputs: StatusInputs) -> PodS
         qos_class=old.qos_class or qos_class(pod),
         nominated_node_name=old.nominated_node_name,
         resource_claim_statuses=old.resource_claim_statuses,
+        allocated_resources=own.requests if own is not None else {},
+        resources=(inputs.resources or own) if own is not None else None,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from tiphys.api.core.v1 import PodStatus
+from tiphys.kubelet.status.conditions import PASSING
 
 Json = dict[str, Any]
 
@@ -40,7 +41,7 @@ def wire_status(status: PodStatus) -> Json:
 def status_patch(old: Json, new: Json) -> Json:
     """The strategic merge patch for `status` that turns `old` into `new`; empty when they are equal.
 
-    Conditions are sent one by one (others own theirs); those that `new` lacks are left alone.
+    Conditions are sent one by one (others own theirs); those that `new` lacks are left alone, but for our passing ones.
     """
     patch: Json = {}
     for name, value in new.items():
@@ -51,6 +52,8 @@ def status_patch(old: Json, new: Json) -> Json:
             patch[name] = [
                 _condition(item, known.get(item["type"])) for item in value if known.get(item["type"]) != item
             ]
+            gone = (known.keys() & PASSING) - {item["type"] for item in value}
+            patch[name] += [{"$patch": "delete", "type": kind} for kind in sorted(gone)]
         elif name in _OWNED_LISTS and old.get(name):
             patch[name] = [{"$patch": "replace"}, *value]
         else:
