@@ -5,12 +5,12 @@ Amounts are exact integers in floats (all below 2**53): CPU in millicores, every
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
 
-from tiphys.api.core.v1 import Container, Pod, PodAffinityTerm, WeightedPodAffinityTerm
+from tiphys.api.core.v1 import Container, Pod, PodAffinityTerm, ResourceRequirements, WeightedPodAffinityTerm
 from tiphys.machinery.meta import ObjectName
 from tiphys.machinery.quantity import parse_cached
 from tiphys.machinery.selectors import LabelSelector, Requirement
@@ -146,14 +146,29 @@ def pod_requests(pod: Pod) -> Amounts:
     """What a pod takes of a node: the larger of its running containers' sum and its start-up's peak, plus overhead.
 
     Containers that are init containers with restartPolicy Always run on beside the others. Requests of the pod
-    itself replace the sum for the resources they name. Source: "Resource Management for Pods and Containers".
+    itself replace the sum for the resources they name. Source: "Resource Management for Pods and Containers". While a
+    resize is on its way the most of what is asked for, granted and in force counts ("Resize CPU and Memory Resources
+    assigned to Containers"); one that can never be granted asks for nothing.
     """
-    spec = pod.spec
-    total = _sum_requests(container.resources.requests if container.resources else {} for container in spec.containers)
+    spec, status = pod.spec, pod.status
+    statuses = {one.name: one for one in (*status.init_container_statuses, *status.container_statuses)}
+    refused = _resize_refused(pod)
+
+    def asked(container: Container) -> Amounts:
+        wanted, known = container.resources, statuses.get(container.name)
+        requests = wanted.requests if wanted else {}
+        if known is None:
+            return amounts(requests)
+        return _most(requests, known.allocated_resources, known.resources, refused=refused)
+
+    total: Amounts = {}
+    for container in spec.containers:
+        _add(total, asked(container))
     if spec.init_containers:
-        total = _with_init_containers(total, spec.init_containers)
+        total = _with_init_containers(total, spec.init_containers, asked)
     if spec.resources is not None and spec.resources.requests:
-        total |= {name: amount for name, amount in amounts(spec.resources.requests).items() if _pod_level(name)}
+        level = _most(spec.resources.requests, status.allocated_resources, status.resources, refused=refused)
+        total |= {name: amount for name, amount in level.items() if _pod_level(name)}
     for name, amount in amounts(spec.overhead).items():
         total[name] = total.get(name, 0.0) + amount
     return {name: amount for name, amount in total.items() if amount}
@@ -186,23 +201,38 @@ def host_ports(pod: Pod) -> tuple[HostPort, ...]:
     )
 
 
-def _sum_requests(lists: Iterable[Mapping[str, str]]) -> Amounts:
-    total: Amounts = {}
-    for quantities in lists:
+def _resize_refused(pod: Pod) -> bool:
+    """Whether the node has said that it will never grant what the pod asks for now."""
+    return any(one.type == "PodResizePending" and one.reason == "Infeasible" for one in pod.status.conditions)
+
+
+def _most(
+    wanted: Mapping[str, str], granted: Mapping[str, str], in_force: ResourceRequirements | None, *, refused: bool
+) -> Amounts:
+    running = in_force.requests if in_force is not None else {}
+    if (wanted == granted or not granted) and (wanted == running or not running):
+        return amounts(wanted)  # nearly always
+    most: Amounts = {}
+    for quantities in (granted, running) if refused else (wanted, granted, running):
         for name, amount in amounts(quantities).items():
-            total[name] = total.get(name, 0.0) + amount
-    return total
+            most[name] = max(most.get(name, 0.0), amount)
+    return most
 
 
-def _with_init_containers(running: Amounts, init_containers: Iterable[Container]) -> Amounts:
+def _add(total: Amounts, more: Amounts) -> None:
+    for name, amount in more.items():
+        total[name] = total.get(name, 0.0) + amount
+
+
+def _with_init_containers(
+    running: Amounts, init_containers: Iterable[Container], requests: Callable[[Container], Amounts]
+) -> Amounts:
     """At its peak an init container runs beside all sidecars started before it."""
     sidecars: Amounts = {}
     peak: Amounts = {}
     for container in init_containers:
-        asked = amounts(container.resources.requests) if container.resources else {}
         beside = dict(sidecars)
-        for name, amount in asked.items():
-            beside[name] = beside.get(name, 0.0) + amount
+        _add(beside, requests(container))
         if container.restart_policy == "Always":
             sidecars = beside
         for name, amount in beside.items():

@@ -66,3 +66,22 @@ def test_a_term_without_namespaces_means_the_pods_own() -> None:
     assert found.matches("shop", {}, {"app": "x", "version": "2"})
     assert not found.matches("shop", {}, {"app": "x", "version": "1"})
     assert not found.matches("other", {}, {"app": "x", "version": "2"})
+
+
+@pytest.mark.parametrize(
+    ("granted", "in_force", "conditions", "expected"),
+    [
+        ({}, {}, [], 2000),
+        ({"cpu": "1"}, {"cpu": "1"}, [], 2000),
+        ({"cpu": "2"}, {"cpu": "3"}, [], 3000),
+        ({"cpu": "1"}, {"cpu": "500m"}, [{"type": "PodResizePending", "reason": "Infeasible"}], 1000),
+        ({"cpu": "1"}, {"cpu": "500m"}, [{"type": "PodResizePending", "reason": "Deferred"}], 2000),
+    ],
+    ids=["nothing known", "growing", "shrinking", "refused", "waiting"],
+)
+def test_while_a_resize_is_on_its_way_the_most_counts(
+    granted: dict[str, str], in_force: dict[str, str], conditions: list[dict[str, str]], expected: int
+) -> None:
+    status = {"name": "c", "allocatedResources": granted, "resources": {"requests": in_force}}
+    pod = make_pod(containers=[container("2")], status={"containerStatuses": [status], "conditions": conditions})
+    assert pod.requests == {"cpu": expected}

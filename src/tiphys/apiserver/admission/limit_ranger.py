@@ -21,19 +21,19 @@ class LimitRanger(AdmissionPlugin):
 
     name = "LimitRanger"
     operations = WRITE
-    resources = frozenset({("", "pods"), ("", "persistentvolumeclaims")})
+    resources = frozenset({("", "pods"), ("", "pods/resize"), ("", "persistentvolumeclaims")})
 
     def handles(self, attributes: AdmissionAttributes) -> bool:
-        # A pod's resources change only through its resize subresource, which has its own checks.
-        is_pod_update = attributes.operation is Operation.UPDATE and attributes.resource.resource == "pods"
-        return super().handles(attributes) and not is_pod_update
+        # A pod's resources change only through its resize subresource.
+        is_update = attributes.operation is Operation.UPDATE and attributes.resource.resource == "pods"
+        return super().handles(attributes) and (not is_update or attributes.subresource == "resize")
 
     def _ranges(self, namespace: str) -> list[Object]:
         return list(self.reader.list("", "limitranges", namespace))
 
     async def admit(self, attributes: AdmissionAttributes) -> None:
-        if attributes.object is None or attributes.resource.resource != "pods":
-            return
+        if attributes.object is None or attributes.resource.resource != "pods" or attributes.subresource:
+            return  # what a pod was made without is not added later
         for limit_range in self._ranges(attributes.namespace):
             default_pod(attributes.object, limit_range)
 

@@ -142,6 +142,17 @@ async def test_bounds_of_a_limit_range(
     assert refused.value.message == f'pods "p" is forbidden: {message}'
 
 
+async def test_a_limit_range_holds_for_a_resize_too(objects: Objects) -> None:
+    plugin = limited(objects, max={"cpu": "1"}, default={"memory": "1Gi"})
+    before, after = (pod(containers=[{"name": "c", "resources": {"limits": {"cpu": cpu}}}]) for cpu in ("1", "2"))
+    with pytest.raises(ForbiddenError, match="maximum cpu usage per Container is 1, but limit is 2"):
+        await run(plugin, write("v1/pods", after, before, subresource="resize"))
+    await run(plugin, write("v1/pods", after, before))
+    granted = (await run(plugin, write("v1/pods", before, before, subresource="resize"))).object
+    assert granted is not None
+    assert granted["spec"]["containers"][0]["resources"] == {"limits": {"cpu": "1"}}
+
+
 # --- service accounts -----------------------------------------------------------------------------
 async def test_a_pod_gets_its_account_and_token(objects: Objects) -> None:
     plugin = ServiceAccount(parts(objects))
