@@ -47,6 +47,10 @@ class ServerOptions:
     disable_admission: tuple[str, ...] = ()
     # Where OpenAPI documents are kept between starts; None: in memory only.
     cache_directory: Path | None = None
+    # Flow control. Without fairness the limits are per kind of request; 0 is no limit then.
+    priority_and_fairness: bool = True
+    max_requests_in_flight: int = 400
+    max_mutating_requests_in_flight: int = 200
     max_body_bytes: int = 3 * 1024 * 1024
     event_ttl_seconds: int = 3600
     # The store forgets revisions older than this; 0 keeps them all.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -36,6 +36,12 @@ from tiphys.apiserver.bootstrap.writer import Writer
 from tiphys.apiserver.crd.controller import CustomResources
 from tiphys.apiserver.endpoints.negotiation import JSON, require
 from tiphys.apiserver.endpoints.paths import PathHandler
+from tiphys.apiserver.flowcontrol.config import FlowControl
+from tiphys.apiserver.flowcontrol.debug import handlers as debug_pages
+from tiphys.apiserver.flowcontrol.gate import FairGate, MaxInFlight
+from tiphys.apiserver.flowcontrol.keeper import FlowKeeper
+from tiphys.apiserver.flowcontrol.metrics import exposition
+from tiphys.apiserver.flowcontrol.width import Estimator
 from tiphys.apiserver.http.egress import Egress
 from tiphys.apiserver.http.request import Request
 from tiphys.apiserver.http.response import Response
@@ -45,6 +51,7 @@ from tiphys.apiserver.reviews import Reviews
 from tiphys.apiserver.server import ApiServer, Security
 from tiphys.apiserver.watchcache.kind import KindCache
 from tiphys.base.clock import Clock, SystemClock
+from tiphys.base.metrics import REGISTRY
 from tiphys.store import Store
 
 KEY_SET: Final = "/openid/v1/jwks"
@@ -54,6 +61,7 @@ DISCOVERY: Final = "/.well-known/openid-configuration"
 
 def secured_server(options: ServerOptions, *, store: Store | None = None, clock: Clock | None = None) -> ApiServer:
     """An API server with everything its options ask for. Raises ValueError for options that cannot be."""
+    check_flow_control(options)
     moment = clock or SystemClock()
     resources = ResourceMap()
     reader = CacheReader(resources)
@@ -95,6 +103,22 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
     return server
 
 
+def check_flow_control(options: ServerOptions) -> None:
+    """Raises ValueError, in upstream's words, for limits that cannot be."""
+    limits = {
+        "--max-requests-inflight": options.max_requests_in_flight,
+        "--max-mutating-requests-inflight": options.max_mutating_requests_in_flight,
+    }
+    negative = [f"{flag} can not be negative value" for flag, limit in limits.items() if limit < 0]
+    if negative:
+        raise ValueError(negative[0] if len(negative) == 1 else f"[{', '.join(negative)}]")
+    if options.priority_and_fairness and not sum(limits.values()):
+        raise ValueError(
+            "invalid configuration: MaxRequestsInFlight=0 and MaxMutatingRequestsInFlight=0; they must add up to "
+            "something positive"
+        )
+
+
 class SecuredServer(ApiServer):
     """An API server that also looks after the objects it made."""
 
@@ -110,9 +134,12 @@ class SecuredServer(ApiServer):
         super().__init__(options, security, store=store, clock=clock, resources=resources)
         self._flow_status: FlowSchemaStatus | None = None
         self._custom: CustomResources | None = None
+        self._flow_keeper: FlowKeeper | None = None
+        self._no_metrics: Callable[[], None] | None = None
 
     async def listen(self) -> None:
-        """As ApiServer; from now on the status of flow schemas is kept."""
+        """As ApiServer; from now on the status of flow schemas is kept, and requests are treated by them."""
+        await self._control_flow()
         self._custom = CustomResources(self.resources, self.reader, self.cache, self.clock, self.extra_resources)
         await self._custom.start()
         self.custom_definitions = self._custom.openapi
@@ -123,6 +150,12 @@ class SecuredServer(ApiServer):
 
     async def stop(self) -> None:
         """As ApiServer."""
+        if self._no_metrics is not None:
+            self._no_metrics()
+            self._no_metrics = None
+        if self._flow_keeper is not None:
+            await self._flow_keeper.stop()
+            self._flow_keeper = None
         if self._flow_status is not None:
             await self._flow_status.stop()
             self._flow_status = None
@@ -130,6 +163,31 @@ class SecuredServer(ApiServer):
             await self._custom.stop()
             self._custom = None
         await super().stop()
+
+    async def _control_flow(self) -> None:
+        options = self.options
+        reads, writes = options.max_requests_in_flight, options.max_mutating_requests_in_flight
+        if not options.priority_and_fairness:
+            self.gate = MaxInFlight(reads, writes)
+            return
+        now = self.clock.monotonic
+        control = FlowControl(reads + writes, now)
+        self.gate = FairGate(control, Estimator(self._objects, self._watchers), now)
+        self.extra_paths.update(debug_pages(control, self.clock))
+        self._flow_keeper = FlowKeeper(control, self.cache, self.reader, self.clock)
+        await self._flow_keeper.start()
+        self._no_metrics = REGISTRY.collector(lambda: exposition(control))
+
+    def _objects(self, group: str, resource: str, namespace: str) -> int:
+        kind = self.cache.kind(group, resource)
+        if kind is None:
+            return 0
+        low, high = kind.cache.span(namespace)
+        return high - low
+
+    def _watchers(self, group: str, resource: str) -> int:
+        kind = self.cache.kind(group, resource)
+        return 0 if kind is None else kind.watchers.count
 
 
 def _rbac(resources: ResourceMap, reader: CacheReader) -> RBACAuthorizer:

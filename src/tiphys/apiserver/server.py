@@ -25,6 +25,7 @@ from tiphys.apiserver.endpoints.context import Services
 from tiphys.apiserver.endpoints.handler import ApiHandler
 from tiphys.apiserver.endpoints.health import Health
 from tiphys.apiserver.endpoints.paths import PathHandler, PathHandlers
+from tiphys.apiserver.flowcontrol.gate import Gate
 from tiphys.apiserver.housekeeping import Compactor, SharedLeases
 from tiphys.apiserver.http.egress import Egress
 from tiphys.apiserver.http.server import HttpServer, bound_socket, tls_context
@@ -93,6 +94,8 @@ class ApiServer:
         ttl = timedelta(seconds=options.event_ttl_seconds)
         self._event_leases = SharedLeases(lambda: self.store, self.clock, ttl)
         self._compaction: asyncio.Task[None] | None = None
+        # Decides when a request is served; without one each is at once.
+        self.gate: Gate | None = None
 
     @property
     def cache(self) -> WatchCache:
@@ -163,7 +166,7 @@ class ApiServer:
         openapi.custom = self.custom_definitions
         health = Health(etcd=self._check_store, started=lambda: self.started, stopping=self._stopping)
         paths = PathHandlers(discovery, health, openapi, self._server_address, self.extra_paths)
-        self._handler = ApiHandler(services, self.security.authenticator, paths, RequestMetrics())
+        self._handler = ApiHandler(services, self.security.authenticator, paths, RequestMetrics(), self.gate)
         self._http = HttpServer(self._handler, max_body=options.max_body_bytes)
         tls = None
         if options.tls_certificate is not None and options.tls_key is not None:

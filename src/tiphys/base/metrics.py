@@ -148,9 +148,15 @@ class Registry:
         self._metrics[name] = metric
         return metric
 
-    def collector(self, lines: Callable[[], Iterable[str]]) -> None:
-        """Add a function that yields ready-made exposition lines at scrape time."""
+    def collector(self, lines: Callable[[], Iterable[str]]) -> Callable[[], None]:
+        """Add a function that yields ready-made exposition lines at scrape time; what is returned takes it away."""
         self._collectors.append(lines)
+
+        def remove() -> None:
+            if lines in self._collectors:
+                self._collectors.remove(lines)
+
+        return remove
 
     def expose(self) -> bytes:
         """Everything in the text format, version 0.0.4."""

@@ -85,6 +85,7 @@ def parser() -> FlagParser:
     flags.listing("authorization-mode", ["Node", "RBAC"], "authorizers, in order")
     flags.listing("enable-admission-plugins", [], "admission plug-ins besides the default ones")
     flags.listing("disable-admission-plugins", [], "admission plug-ins to leave out")
+    _add_flow_control_flags(flags)
     flags.add_argument("--runtime-config", type=key_values, default={}, help="API versions to turn on or off")
     flags.add_argument("--event-ttl", type=duration, default=timedelta(hours=1), help="how long events are kept")
     compaction = timedelta(minutes=5)
@@ -92,6 +93,14 @@ def parser() -> FlagParser:
         "--etcd-compaction-interval", type=duration, default=compaction, help="how long revisions are kept"
     )
     return flags
+
+
+def _add_flow_control_flags(flags: FlagParser) -> None:
+    flags.boolean("enable-priority-and-fairness", True, "queue requests by flow schemas and priority levels")
+    text = "with --max-mutating-requests-inflight the seats of the server; without fairness, reads served at once"
+    flags.add_argument("--max-requests-inflight", type=int, default=400, help=text)
+    text = "with --max-requests-inflight the seats of the server; without fairness, writes served at once"
+    flags.add_argument("--max-mutating-requests-inflight", type=int, default=200, help=text)
 
 
 def options_of(found: Any) -> ServerOptions:
@@ -118,6 +127,9 @@ def options_of(found: Any) -> ServerOptions:
         requestheader_names=tuple(found.requestheader_allowed_names),
         service_cidr=found.service_cluster_ip_range,
         node_port_range=found.service_node_port_range,
+        priority_and_fairness=found.enable_priority_and_fairness,
+        max_requests_in_flight=found.max_requests_inflight,
+        max_mutating_requests_in_flight=found.max_mutating_requests_inflight,
         runtime_config={key: value.lower() != "false" for key, value in found.runtime_config.items()},
         enable_admission=tuple(found.enable_admission_plugins),
         disable_admission=tuple(found.disable_admission_plugins),

@@ -1,7 +1,7 @@
 """The handler chain: every request on its way in.
 
-    audit id ─ request info ─ authentication ─ impersonation ─ authorization ─┬─ resource: verb table below
-                                                                             └─ path: discovery, health, metrics …
+    audit id ─ request info ─ authentication ─ impersonation ─ flow control ─ authorization ─┬─ resource: verb table
+                                                                                             └─ path: discovery, …
 
 Everything that goes wrong is a StatusError and is answered as a Status. The table `_VERBS` lists what can be done to a
 stored resource; subresources are in `subresources.py`, resources that are not stored in `virtual.py`.
@@ -32,8 +32,9 @@ from tiphys.apiserver.endpoints.subresources import serve_subresource
 from tiphys.apiserver.endpoints.virtual import serve_virtual
 from tiphys.apiserver.endpoints.watch import watch_objects
 from tiphys.apiserver.endpoints.write import create_object, update_object
-from tiphys.apiserver.http.request import Request
-from tiphys.apiserver.http.response import Answer, Response, StreamResponse, Upgrade, status_response
+from tiphys.apiserver.flowcontrol.gate import Gate, TooMany
+from tiphys.apiserver.http.request import Place, Request
+from tiphys.apiserver.http.response import Answer, Response, Stream, StreamResponse, Upgrade, status_response
 from tiphys.apiserver.metrics import RequestMetrics
 from tiphys.apiserver.registry.names import new_uid
 from tiphys.apiserver.registry.resources import ServedResource
@@ -63,12 +64,19 @@ class ApiHandler:
     """Answers every request of the server. Called by the HTTP layer."""
 
     def __init__(
-        self, services: Services, authenticator: Authenticator, paths: PathHandlers, metrics: RequestMetrics
+        self,
+        services: Services,
+        authenticator: Authenticator,
+        paths: PathHandlers,
+        metrics: RequestMetrics,
+        gate: Gate | None = None,
     ) -> None:
+        """`gate`: None serves every request at once."""
         self._services = services
         self._authenticator = authenticator
         self._paths = paths
         self._metrics = metrics
+        self._gate = gate
         self.ready = False
 
     async def __call__(self, request: Request) -> Answer:
@@ -88,6 +96,8 @@ class ApiHandler:
             answer = await self._serve(request, info)
         except StatusError as error:
             answer = status_response(error)
+        except TooMany as error:
+            answer, request.place = error.response, None
         except (RecursionError, orjson.JSONEncodeError) as error:
             # orjson writes 254 levels, and reads more; it has no error of its own for that.
             if not isinstance(error, RecursionError) and "Recursion" not in str(error):
@@ -105,6 +115,8 @@ class ApiHandler:
         if isinstance(answer, Upgrade):
             return
         headers = [("Audit-Id", request.audit_id), ("Cache-Control", "no-cache, private"), *answer.headers]
+        if request.place is not None:
+            headers += request.place.headers
         if request.warnings:
             headers += [("Warning", f"299 - {_quoted(warning)}") for warning in dict.fromkeys(request.warnings)]
         answer.headers = headers
@@ -116,6 +128,25 @@ class ApiHandler:
         if "impersonate-user" in request.headers or "impersonate-group" in request.headers:
             user = impersonate(user, request.headers, self._services.authorizer)
         request.user = user
+        if self._gate is None:
+            return await self._serve_admitted(request, info)
+        waiting = self._gate.enter(request, info)
+        if waiting is not None:
+            await waiting
+        place = request.place
+        if place is None:
+            return await self._serve_admitted(request, info)
+        kept = False
+        try:
+            answer = await self._serve_admitted(request, info)
+            if isinstance(answer, StreamResponse):
+                answer.run, kept = _leaving(answer.run, place), True
+            return answer
+        finally:
+            if not kept:
+                place.leave()
+
+    async def _serve_admitted(self, request: Request, info: RequestInfo) -> Answer:
         self._authorize(request, info)
         if not info.is_resource:
             return await self._paths.serve(request, info)
@@ -207,7 +238,9 @@ async def _watch(api: ApiRequest, served: ServedResource) -> Answer:
     name = api.info.name if len(api.info.parts) > 1 else ""
     wanted = options.filter(served, _namespace(api, served), name)
     form = form_for(served, api.wanted, api.parameter("includeObject"), api.services.now)
-    answer: StreamResponse = watch_objects(served, api.services.cache, form, options, wanted)
+    place = api.request.place
+    begun = None if place is None else place.leave
+    answer: StreamResponse = watch_objects(served, api.services.cache, form, options, wanted, begun=begun)
     return answer
 
 
@@ -225,6 +258,18 @@ _VERBS: Final[Mapping[str, Callable[[ApiRequest, ServedResource], Awaitable[Any]
     "delete": delete_object,
     "deletecollection": delete_collection,
 }
+
+
+def _leaving(run: Callable[[Stream], Awaitable[None]], place: Place) -> Callable[[Stream], Awaitable[None]]:
+    """`run`, after which the request has left its place for certain."""
+
+    async def leaving(stream: Stream) -> None:
+        try:
+            await run(stream)
+        finally:
+            place.leave()
+
+    return leaving
 
 
 def _quoted(text: str) -> str:

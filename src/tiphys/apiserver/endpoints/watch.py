@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tiphys.apiserver.endpoints.forms import Form
 from tiphys.apiserver.endpoints.list_options import ListOptions, parse_revision, plain_error
@@ -36,15 +36,16 @@ def watch_objects(
     options: ListOptions,
     wanted: Filter,
     headers: Headers = (),
+    begun: Callable[[], None] | None = None,
 ) -> StreamResponse:
-    """Answer a WATCH. StatusError for a resourceVersion that is no number."""
+    """Answer a WATCH; `begun` is called when the initial part was sent. StatusError for a wrong resourceVersion."""
     start = 0
     if options.resource_version:
         try:
             start = parse_revision(options.resource_version)
         except ValueError as error:
             raise plain_error(str(error)) from None
-    watch = _Watch(served, cache, form, options, wanted, start)
+    watch = _Watch(served, cache, form, options, wanted, start, begun)
     return StreamResponse(watch.run, content_type=form.stream_type, headers=headers)
 
 
@@ -59,6 +60,7 @@ class _Watch:
         options: ListOptions,
         wanted: Filter,
         start: int,
+        begun: Callable[[], None] | None,
     ) -> None:
         self._kind = served.store.kind
         self._cache = cache
@@ -66,6 +68,7 @@ class _Watch:
         self._options = options
         self._wanted = wanted
         self._start = start
+        self._begun = begun
         seconds = options.timeout
         self._timeout = float(seconds) if seconds else random.uniform(MIN_TIMEOUT, 2 * MIN_TIMEOUT)
 
@@ -112,6 +115,8 @@ class _Watch:
             await self._send(stream, initial)
             if options.send_initial_events and with_state and options.allow_bookmarks:
                 stream.write_framed(self._form.bookmark(registered, initial_end=True))
+            if self._begun is not None:
+                self._begun()
             stream.on_writable(watcher.flush)
             watcher.release()
             await self._until_end(stream, watcher)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
 from urllib.parse import parse_qsl, unquote
 
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.machinery.errors import bad_request
 
 ANONYMOUS_USER: Final = UserInfo("system:anonymous", groups=("system:unauthenticated",))
+
+
+class Place(Protocol):
+    """What flow control keeps for a request that is being served."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, str]]:
+        """Headers its answer gets."""
+
+    def leave(self) -> None:
+        """The request was served (a watch: its initial part); calling it again does nothing."""
 
 
 class Request:
@@ -23,6 +34,7 @@ class Request:
         "keep_alive",
         "method",
         "peer_certificate",
+        "place",
         "raw_path",
         "raw_query",
         "remote_address",
@@ -55,6 +67,8 @@ class Request:
         self.keep_alive = True
         self.user = ANONYMOUS_USER
         self.audit_id = ""
+        # Where flow control has put it; None while it has not, or when it needs no place.
+        self.place: Place | None = None
         self.warnings: list[str] = []
         self._query: dict[str, list[str]] | None = None
 

@@ -142,13 +142,14 @@ class WatcherSet:
         self._scan: set[WatchGroup] = set()
         self._indexed: dict[tuple[str, str], set[WatchGroup]] = {}
         self._indexed_fields: dict[str, int] = {}
+        self.count = 0  # watchers of all groups
         self._pending: list[CacheEvent] = []
         self._deliveries: Iterator[None] | None = None
         # Revision up to which every event has been handed to every watcher.
         self.delivered_revision = cache.last_change
 
     def __len__(self) -> int:
-        return sum(len(group.watchers) for group in self._groups.values())
+        return self.count
 
     def add(self, wanted: Filter, encoder: Encoder, watcher: Watcher) -> WatchGroup:
         """Start delivering to `watcher`; returns its group, to be given to `remove`."""
@@ -163,11 +164,14 @@ class WatcherSet:
                 field = group.index[0]
                 self._indexed_fields[field] = self._indexed_fields.get(field, 0) + 1
         group.watchers.add(watcher)
+        self.count += 1
         return group
 
     def remove(self, group: WatchGroup, watcher: Watcher) -> None:
         """Stop delivering."""
-        group.watchers.discard(watcher)
+        if watcher in group.watchers:
+            group.watchers.discard(watcher)
+            self.count -= 1
         if group.watchers:
             return
         key = (group.filter, group.encoder.key)
