@@ -96,6 +96,7 @@ class KubeletConfiguration:
     container_log_max_files: int = 5
     allowed_unsafe_sysctls: tuple[str, ...] = ()
     enable_debugging_handlers: bool = True
+    enable_system_log_handler: bool = True
     register_node: bool = True
     register_with_taints: tuple[dict[str, str], ...] = ()
     pod_logs_dir: str = "/var/log/pods"

@@ -1,4 +1,4 @@
-"""A node's own place on this machine: a network and a mount namespace, and a cgroup.
+"""A node's own place on this machine: a network and a mount namespace, a hostname, and a cgroup.
 
 The namespaces are pinned by bind mounts (the network's where `ip netns` looks for it), so they
 live as long as the cluster and not as long as a process. A component is moved in right after it
@@ -62,7 +62,7 @@ def pin_host_network(layout: Layout) -> None:
 
 
 def enter(layout: Layout, node: str) -> None:
-    """Move this (single-threaded) process into the node's namespaces.
+    """Move this (single-threaded) process into the node's namespaces, where the hostname is the node's name.
 
     Raises CommandError when the node has no place, as after a restart of the machine.
     """
@@ -71,6 +71,10 @@ def enter(layout: Layout, node: str) -> None:
             linux.setns(path)
         except OSError as error:
             raise CommandError(f"cannot enter {path} of node {node}: {error.strerror}") from error
+    # Not pinned: a name is all there is in it, and every process of the node gives the same. Pods on the node's
+    # network, which share it, see the node's name.
+    linux.unshare(linux.CLONE_NEWUTS)
+    linux.set_hostname(node)
     os.chdir("/")
 
 

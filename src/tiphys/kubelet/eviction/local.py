@@ -1,4 +1,4 @@
-"""Local storage that a pod has set itself a limit for: the sizeLimit of emptyDir volumes on disk.
+"""Local storage that a pod has set itself limits for: the sizeLimit of emptyDir volumes on disk, and ephemeral-storage.
 
 https://kubernetes.io/docs/concepts/storage/ephemeral-storage/#resource-emphemeralstorage-consumption. Volumes in
 memory are limited by their own file system.
@@ -7,28 +7,57 @@ memory are limited by their own file system.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
-from tiphys.api.core.v1 import Pod
+from tiphys.api.core.v1 import Container, Pod
 from tiphys.kubelet.paths import Paths
 from tiphys.kubelet.pod import uid_of
 from tiphys.kubelet.volumes.empty_dir import EmptyDirPlugin
 from tiphys.machinery.quantity import Quantity
 
 BLOCK = 512  # unit of st_blocks, stat(2)
+EPHEMERAL: Final = "ephemeral-storage"
 
 
-def over_limit(pod: Pod, paths: Paths) -> str:
-    """Which volume of the pod is over its limit, worded for its status; "" when none is. Walks the volumes."""
+def has_limits(pod: Pod) -> bool:
+    """Whether a container limits its ephemeral storage, so that writable layers have to be measured."""
+    return any(not _limit(container).is_zero() for container in pod.spec.containers)
+
+
+def over_limit(pod: Pod, paths: Paths, layers: Mapping[str, int]) -> str:
+    """What of the pod is over its limit, worded for its status; "" when nothing is. Walks volumes and logs.
+
+    `layers`: bytes in the writable layer by container name.
+    """
+    volumes = {
+        volume.name: disk_usage(paths.volume(uid_of(pod), EmptyDirPlugin.name, volume.name))
+        for volume in pod.spec.volumes
+        if volume.empty_dir is not None and volume.empty_dir.medium != "Memory"
+    }
     for volume in pod.spec.volumes:
-        source = volume.empty_dir
-        if source is None or source.medium == "Memory" or not source.size_limit:
-            continue
-        limit = Quantity.parse(source.size_limit).value()
-        used = disk_usage(paths.volume(uid_of(pod), EmptyDirPlugin.name, volume.name))
-        if limit > 0 and used > limit:
-            return f'Usage of EmptyDir volume "{volume.name}" exceeds the limit "{source.size_limit}". '
+        size = volume.empty_dir.size_limit if volume.empty_dir is not None else ""
+        if size and volume.name in volumes and 0 < Quantity.parse(size).value() < volumes[volume.name]:
+            return f'Usage of EmptyDir volume "{volume.name}" exceeds the limit "{size}". '
+    if not has_limits(pod):
+        return ""
+    logs = paths.pod_logs(pod)
+    used = {one.name: layers.get(one.name, 0) + disk_usage(logs / one.name) for one in pod.spec.containers}
+    whole = sum((_limit(container) for container in pod.spec.containers), Quantity.of(0))
+    if sum(used.values()) + sum(volumes.values()) > whole.value():
+        return f"Pod ephemeral local storage usage exceeds the total limit of containers {whole}. "
+    for container in pod.spec.containers:
+        limit = _limit(container)
+        if 0 < limit.value() < used[container.name]:
+            return f'Container {container.name} exceeded its local ephemeral storage limit "{limit}". '
     return ""
+
+
+def _limit(container: Container) -> Quantity:
+    """Zero: none."""
+    text = container.resources.limits.get(EPHEMERAL, "") if container.resources is not None else ""
+    return Quantity.parse(text) if text else Quantity.of(0)
 
 
 def disk_usage(directory: Path) -> int:

@@ -14,8 +14,9 @@ from typing import Final
 
 from tiphys.api.core.v1 import Pod, PodCondition
 from tiphys.base.log import get_logger
+from tiphys.kubelet.cri import labels
 from tiphys.kubelet.cri.client import CRIError
-from tiphys.kubelet.eviction.local import over_limit
+from tiphys.kubelet.eviction.local import has_limits, over_limit
 from tiphys.kubelet.eviction.ranking import rank
 from tiphys.kubelet.eviction.signals import (
     IMAGEFS,
@@ -115,10 +116,13 @@ class EvictionManager:
         await self._evict_one(threshold, seen[threshold.signal])
 
     async def _enforce_local_limits(self) -> None:
-        """Evict pods that put more into their emptyDir volumes than these may hold."""
-        for worker in list(self._manager.workers.values()):
+        """Evict pods that use more local storage than they have limited themselves to."""
+        workers = list(self._manager.workers.values())
+        layers = await self._layers() if any(has_limits(worker.pod) for worker in workers) else {}
+        for worker in workers:
             if worker.pod.metadata.deletion_timestamp is None and worker.runtime.running:
-                message = await asyncio.to_thread(over_limit, worker.pod, self._services.paths)
+                own = layers.get(worker.uid, {})
+                message = await asyncio.to_thread(over_limit, worker.pod, self._services.paths, own)
                 if message:
                     self._services.event(worker.pod, "Warning", "Evicted", message)
                     worker.evict(evicted(message, worker.pod), 1.0)
@@ -173,6 +177,16 @@ class EvictionManager:
             return {}
         stats = await self._services.runtime.pod_stats()
         return {item.attributes.metadata.uid: item.linux.memory.working_set_bytes.value for item in stats}
+
+    async def _layers(self) -> dict[str, dict[str, int]]:
+        """Bytes in the writable layer by pod uid and container name; of a restarted container the newest counts."""
+        found: dict[str, dict[str, int]] = {}
+        for item in sorted(
+            await self._services.runtime.container_stats(), key=lambda item: item.attributes.metadata.attempt
+        ):
+            own = found.setdefault(item.attributes.labels.get(labels.POD_UID, ""), {})
+            own[item.attributes.metadata.name] = item.writable_layer.used_bytes.value
+        return found
 
     async def _image_directory(self) -> Path | None:
         answer = await self._services.runtime.image_fs()

@@ -35,6 +35,7 @@ from tiphys.kubelet.pods.services import PodServices
 from tiphys.kubelet.pods.worker import PodWorker
 from tiphys.kubelet.probes.manager import PROBE_REGISTRY
 from tiphys.kubelet.server.auth import Delegation
+from tiphys.kubelet.server.files import LogFiles
 from tiphys.kubelet.server.http import HTTPServer, Request, Response, text
 from tiphys.kubelet.server.logs import LogOptions, read_log
 from tiphys.kubelet.server.metrics import resource_metrics
@@ -97,6 +98,9 @@ class KubeletServer:
                 "portForward": self._port_forward,
                 "run": self._run_command,
             }
+        if config.enable_debugging_handlers and config.enable_system_log_handler:
+            self._log_files = LogFiles(services.paths.logs)
+            self._actions["logs"] = self._logs
         self.port = 0
         self.ready = asyncio.Event()
 
@@ -154,6 +158,11 @@ class KubeletServer:
         if not self._events.healthy:
             return text(500, "[-]syncloop failed\nhealthz check failed\n")
         return text(200, "ok")
+
+    async def _logs(self, request: Request, rest: list[str]) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            return text(405, "Method Not Allowed\n")
+        return await self._log_files.answer(request.path, rest)
 
     async def _pods(self, request: Request, rest: list[str]) -> Response:
         return _pod_list(self._manager.pods())
