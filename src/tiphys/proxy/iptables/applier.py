@@ -9,6 +9,7 @@ commands where the machine has both.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -115,14 +116,14 @@ class IptablesApplier:
         )
         if not program:
             raise NftError(f"the command {self._prefix}-{what} is missing: proxy mode iptables needs it")
-        process = await asyncio.create_subprocess_exec(
-            program,
-            *arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        output, errors = await process.communicate(given.encode())
+        # A file and no pipe: a command that ends before it has read everything breaks nothing.
+        with os.fdopen(os.memfd_create("iptables"), "w+b") as script:
+            script.write(given.encode())
+            script.seek(0)
+            process = await asyncio.create_subprocess_exec(
+                program, *arguments, stdin=script, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+            )
+        output, errors = await process.communicate()
         if process.returncode != 0:
             raise NftError(errors.decode(errors="replace").strip() or f"{program}: exit status {process.returncode}")
         return output.decode()
