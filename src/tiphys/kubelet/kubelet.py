@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -52,11 +52,12 @@ from tiphys.kubelet.server.app import KubeletServer
 from tiphys.kubelet.sources.mirror import MirrorPods
 from tiphys.kubelet.sources.static import StaticPods
 from tiphys.kubelet.status.manager import StatusManager
-from tiphys.kubelet.volumes.claim import ClaimPlugin, LocalSource
+from tiphys.kubelet.volumes.claim import ClaimPlugin, PersistentSource
 from tiphys.kubelet.volumes.config_map import ConfigMapPlugin
 from tiphys.kubelet.volumes.downward_api import DownwardAPIPlugin
 from tiphys.kubelet.volumes.empty_dir import EmptyDirPlugin
 from tiphys.kubelet.volumes.host_path import HostPathPlugin
+from tiphys.kubelet.volumes.local import LocalSource
 from tiphys.kubelet.volumes.manager import VolumeManager
 from tiphys.kubelet.volumes.plugin import VolumePlugin
 from tiphys.kubelet.volumes.projected import ProjectedPlugin
@@ -225,6 +226,7 @@ class Kubelet:
         self._late = late = _Late()
         objects = ObjectCache(self.client, informers, self.clock, late.objects_changed)
         tokens = TokenManager(self.client, self.clock, self._jitter)
+        sources = (LocalSource(paths),)
         return PodServices(
             config=self.config,
             flags=self.flags,
@@ -239,7 +241,7 @@ class Kubelet:
                 serialize=self.config.serialize_image_pulls,
                 parallel=self.config.max_parallel_image_pulls,
             ),
-            volumes=VolumeManager(self._volume_plugins(objects, tokens), paths),
+            volumes=VolumeManager(self._volume_plugins(objects, tokens, recorder, sources), paths, sources),
             cgroups=cgroups,
             probes=ProbeManager(runtime, recorder, self.clock, tasks.spawn, late.wake),
             objects=objects,
@@ -252,7 +254,13 @@ class Kubelet:
             room=late,
         )
 
-    def _volume_plugins(self, objects: ObjectCache, tokens: TokenManager) -> list[VolumePlugin]:
+    def _volume_plugins(
+        self,
+        objects: ObjectCache,
+        tokens: TokenManager,
+        recorder: EventRecorder,
+        sources: Sequence[PersistentSource],
+    ) -> list[VolumePlugin]:
         """Every kind of volume, in the order in which they are asked."""
         config_map, secret = partial(objects.get, ConfigMap), partial(objects.get, Secret)
         return [
@@ -262,7 +270,7 @@ class Kubelet:
             EmptyDirPlugin(),
             DownwardAPIPlugin(),
             HostPathPlugin(),
-            ClaimPlugin(self.client, (LocalSource(),)),
+            ClaimPlugin(self.client, recorder, self.flags.node_name, sources),
         ]
 
     def _static_pods(self, manager: PodManager) -> StaticPods:

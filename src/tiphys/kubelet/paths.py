@@ -30,6 +30,10 @@ class Paths:
     def pods(self) -> Path:
         return self.root / "pods"
 
+    @property
+    def plugins(self) -> Path:
+        return self.root / "plugins"
+
     def pod(self, uid: PodUID | str) -> Path:
         return self.pods / uid
 

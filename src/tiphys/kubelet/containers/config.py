@@ -24,6 +24,7 @@ class ContainerInputs:
     environment: Mapping[str, str]
     mounts: Sequence[cri.Mount]
     resources: cri.LinuxContainerResources
+    devices: Sequence[cri.Device] = field(default=())
     termination_file: str = ""
     extra_groups: Sequence[int] = field(default=())
     target_id: str = ""
@@ -45,6 +46,7 @@ def container_config(pod: Pod, container: AnyContainer, inputs: ContainerInputs)
             for name, value in inputs.environment.items()
         ],
         mounts=inputs.mounts,
+        devices=inputs.devices,
         labels=container_labels(pod, container),
         annotations=container_annotations(pod, container, inputs.restart_count, inputs.termination_file),
         log_path=log_path(container.name, inputs.restart_count),

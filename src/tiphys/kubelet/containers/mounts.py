@@ -60,6 +60,23 @@ def volume_mounts(
     return mounts
 
 
+def volume_devices(container: AnyContainer, volumes: PodVolumes) -> list[cri.Device]:
+    """The block devices of the container's volumeDevices. Raises ConfigError."""
+    devices = []
+    for wanted in container.volume_devices:
+        volume = volumes.mounted.get(wanted.name)
+        if volume is None or not volume.device:
+            raise ConfigError(f'cannot find volume "{wanted.name}" to pass into container "{container.name}"')
+        devices.append(
+            cri.Device(
+                container_path=wanted.device_path,
+                host_path=str(volume.path),
+                permissions="r" if volume.read_only else "mrw",
+            )
+        )
+    return devices
+
+
 def hosts_mount(pod: Pod, container: AnyContainer, content: str, paths: Paths) -> cri.Mount | None:
     """Write the pod's hosts file and mount it, unless the container brings its own."""
     if any(os.path.normpath(mount.mount_path) == HOSTS for mount in container.volume_mounts):

@@ -15,7 +15,7 @@ from tiphys.kubelet.containers.errors import ConfigError, StartError
 from tiphys.kubelet.containers.hooks import HookError, run_hook
 from tiphys.kubelet.containers.hosts import hosts_file
 from tiphys.kubelet.containers.limits import container_resources
-from tiphys.kubelet.containers.mounts import hosts_mount, message_mount, volume_mounts
+from tiphys.kubelet.containers.mounts import hosts_mount, message_mount, volume_devices, volume_mounts
 from tiphys.kubelet.containers.service_env import service_environment
 from tiphys.kubelet.containers.termination import new_message_file
 from tiphys.kubelet.cri.client import CRIError
@@ -99,6 +99,7 @@ async def _configuration(
             restart_count=restart_count,
             environment=environment,
             mounts=mounts,
+            devices=volume_devices(container, place.volumes),
             resources=container_resources(
                 pod,
                 container,

@@ -1,65 +1,56 @@
 """Claimed volumes: persistentVolumeClaim and ephemeral, by way of their bound PersistentVolume.
 
-The claim leads to a volume, the volume to the plugin of its own source: `hostPath` and `local` are
-paths of the node; other sources are plugins that register in SOURCES.
+The claim leads to a volume, and the volume to the plugin of its own source.
 https://kubernetes.io/docs/concepts/storage/persistent-volumes/
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
-import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Protocol
 
 from tiphys.api.core.v1 import PersistentVolume, PersistentVolumeClaim, Pod, Volume
-from tiphys.client import Client
-from tiphys.kubelet.volumes.host_path import check_host_path
-from tiphys.kubelet.volumes.plugin import Mounted, VolumeContext, VolumeError
+from tiphys.client import NORMAL, WARNING, Client, EventRecorder
+from tiphys.kubelet.volumes import expansion
+from tiphys.kubelet.volumes.plugin import InfeasibleError, Mounted, VolumeContext, VolumeError
 from tiphys.machinery.errors import NotFoundError
 from tiphys.machinery.meta import ObjectName
 
-_FILE_BITS: Final = 0o660
-_DIRECTORY_BITS: Final = 0o2770
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A claim and the volume it is bound to. `read_only`: as the pod wants it."""
+
+    claim: PersistentVolumeClaim
+    volume: PersistentVolume
+    read_only: bool = False
+
+    @property
+    def block(self) -> bool:
+        """Whether the pod gets the device and not a file system."""
+        return self.volume.spec.volume_mode == "Block"
 
 
 class PersistentSource(Protocol):
     """One kind of source of a PersistentVolume."""
 
+    name: ClassVar[str]  # as in the name of the directory that `tear_down` is called with
+
     def handles(self, volume: PersistentVolume) -> bool: ...
 
-    async def set_up(self, context: VolumeContext, volume: PersistentVolume) -> Path:
-        """Make the volume available on the node; returns its path."""
+    async def set_up(self, context: VolumeContext, claimed: Claimed) -> Mounted:
+        """Make the volume available on the node. Raises VolumeError, OSError."""
 
-    async def tear_down(self, directory: Path) -> None: ...
+    async def expand(self, context: VolumeContext, claimed: Claimed, mounted: Mounted) -> bool:
+        """Let what is mounted follow the volume, which has grown; False where this kind cannot grow on a node.
 
-
-class LocalSource:
-    """`local` and `hostPath` volumes: a path that is there, or for hostPath may be made."""
-
-    def handles(self, volume: PersistentVolume) -> bool:
-        return volume.spec.local is not None or volume.spec.host_path is not None
-
-    async def set_up(self, context: VolumeContext, volume: PersistentVolume) -> Path:
-        if volume.spec.local is not None:
-            path = Path(volume.spec.local.path)
-            if not await asyncio.to_thread(path.exists):
-                raise VolumeError(f'path "{path}" does not exist')
-            if context.fs_group is not None:
-                security = context.pod.spec.security_context
-                lazily = security is not None and security.fs_group_change_policy == "OnRootMismatch"
-                await asyncio.to_thread(give_to_group, path, context.fs_group, lazily=lazily)
-            return path
-        source = volume.spec.host_path
-        assert source is not None
-        await asyncio.to_thread(check_host_path, Path(source.path), source.type or "")
-        return Path(source.path)
+        Raises InfeasibleError when it never will, VolumeError and OSError when it has to be tried again.
+        """
 
     async def tear_down(self, directory: Path) -> None:
-        return None
+        """Undo what `set_up` did for one pod in `directory`. Raises OSError when it has to be tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +59,8 @@ class ClaimPlugin:
 
     name: ClassVar[str] = "kubernetes.io/persistent-claim"
     client: Client
+    recorder: EventRecorder
+    node_name: str
     sources: Sequence[PersistentSource]
 
     def handles(self, volume: Volume) -> bool:
@@ -82,16 +75,38 @@ class ClaimPlugin:
             volume = await self.client.get(PersistentVolume, ObjectName("", claim.spec.volume_name))
         except NotFoundError as error:
             raise VolumeError(error.message) from error
+        reference = context.volume.persistent_volume_claim
+        claimed = Claimed(claim=claim, volume=volume, read_only=bool(reference and reference.read_only))
+        _check_use(context, claimed)
         for source in self.sources:
             if source.handles(volume):
-                path = await source.set_up(context, volume)
-                claimed = context.volume.persistent_volume_claim
-                return Mounted(path=path, read_only=bool(claimed and claimed.read_only))
+                mounted = await source.set_up(context, claimed)
+                if expansion.is_due(claim, volume) and not claimed.read_only:
+                    await self._grow(source, context, claimed, mounted)
+                return replace(mounted, read_only=mounted.read_only or claimed.read_only)
         raise VolumeError(f"no volume plugin matched for volume {volume.metadata.name}")
 
+    async def _grow(self, source: PersistentSource, context: VolumeContext, claimed: Claimed, mounted: Mounted) -> None:
+        """The node's part of an expansion. What fails is said and tried again later: the volume works as it is."""
+        claim, volume = claimed.claim, claimed.volume
+        try:
+            if not await source.expand(context, claimed, mounted):
+                return
+        except (VolumeError, OSError) as error:
+            said = f'NodeExpandVolume.NodeExpandVolume failed for volume "{volume.metadata.name}" : {error}'
+            self.recorder.event(context.pod, WARNING, "VolumeResizeFailed", said)
+            self.recorder.event(claim, WARNING, "VolumeResizeFailed", said)
+            if isinstance(error, InfeasibleError):
+                await expansion.write_status(self.client, claim, expansion.marked(claim, expansion.INFEASIBLE))
+            return
+        size = volume.spec.capacity[expansion.STORAGE]
+        await expansion.write_status(self.client, claim, expansion.grown(claim, size))
+        said = f'MountVolume.NodeExpandVolume succeeded for volume "{volume.metadata.name}" {self.node_name}'
+        self.recorder.event(context.pod, NORMAL, "FileSystemResizeSuccessful", said)
+        self.recorder.event(claim, NORMAL, "FileSystemResizeSuccessful", said)
+
     async def tear_down(self, directory: Path) -> None:
-        for source in self.sources:
-            await source.tear_down(directory)
+        return None  # each source has directories of its own name
 
     async def _claim(self, pod: Pod, name: str) -> PersistentVolumeClaim:
         try:
@@ -103,25 +118,15 @@ class ClaimPlugin:
         return claim
 
 
-def give_to_group(root: Path, group: int, *, lazily: bool) -> None:
-    """Let `group` read and write everything below `root`, and own what is made there. Blocks.
-
-    `lazily`: not when the root looks as if that had been done.
-    https://kubernetes.io/docs/tasks/configure-pod-container/security-context/
-    """
-    known = root.stat()
-    if not stat.S_ISDIR(known.st_mode):
-        return
-    if lazily and known.st_gid == group and known.st_mode & _DIRECTORY_BITS == _DIRECTORY_BITS:
-        return
-    for directory, _, files in os.walk(root):
-        for name in files:
-            path = Path(directory, name)
-            os.chown(path, -1, group, follow_symlinks=False)
-            if not path.is_symlink():
-                path.chmod(stat.S_IMODE(path.stat().st_mode) | _FILE_BITS)
-        os.chown(directory, -1, group)
-        os.chmod(directory, stat.S_IMODE(os.stat(directory).st_mode) | _DIRECTORY_BITS)
+def _check_use(context: VolumeContext, claimed: Claimed) -> None:
+    """A device cannot be mounted, and a file system is no device. Raises VolumeError."""
+    name, pod = context.volume.name, context.pod
+    wrong = "volumeMounts" if claimed.block else "volumeDevices"
+    for container in (*pod.spec.init_containers, *pod.spec.containers):
+        used = container.volume_mounts if claimed.block else container.volume_devices
+        if any(one.name == name for one in used):
+            mode = claimed.volume.spec.volume_mode or "Filesystem"
+            raise VolumeError(f"volume {name} has volumeMode {mode}, but is specified in {wrong}")
 
 
 def claim_name(pod: Pod, volume: Volume) -> str:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar, Protocol
 
 from tiphys.api.core.v1 import Pod, Volume
 from tiphys.base.log import get_logger
@@ -42,12 +43,21 @@ class PodVolumes:
         return found.path if found else None
 
 
-class VolumeManager:
-    """Finds the plugin of each volume and drives it."""
+class Owner(Protocol):
+    """Whoever makes volumes in directories of a name of its own."""
 
-    def __init__(self, plugins: Sequence[VolumePlugin], paths: Paths) -> None:
+    name: ClassVar[str]
+
+    async def tear_down(self, directory: Path) -> None: ...
+
+
+class VolumeManager:
+    """Finds the plugin of each volume and drives it. `sources`: who else has directories of pods to clean."""
+
+    def __init__(self, plugins: Sequence[VolumePlugin], paths: Paths, sources: Sequence[Owner] = ()) -> None:
         self._plugins = plugins
         self._paths = paths
+        self._owners: tuple[Owner, ...] = (*plugins, *sources)
 
     async def set_up(
         self, pod: Pod, *, host_ips: Sequence[str], allocatable: Mapping[str, str], pod_ips: Sequence[str] = ()
@@ -77,9 +87,9 @@ class VolumeManager:
         root = self._paths.volumes(uid)
         subpaths = self._paths.subpaths(uid)
         await asyncio.to_thread(_clear_mounts, subpaths)
-        for plugin in self._plugins:
-            for directory in await asyncio.to_thread(_children, root / plugin.name.replace("/", "~")):
-                await plugin.tear_down(directory)
+        for owner in self._owners:
+            for directory in await asyncio.to_thread(_children, root / owner.name.replace("/", "~")):
+                await owner.tear_down(directory)
         await asyncio.to_thread(_remove, root, subpaths)
 
     async def _set_up_one(

@@ -19,6 +19,10 @@ class VolumeError(Exception):
     """The volume cannot be had now; the text becomes the end of the FailedMount event."""
 
 
+class InfeasibleError(VolumeError):
+    """What was asked of the volume cannot be done, now or later."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeContext:
     """One volume to set up. `directory` is the plugin's own place for it."""
@@ -40,11 +44,15 @@ class VolumeContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mounted:
-    """A volume that is ready: its path, and in how many seconds it needs another `set_up` (None: only on change)."""
+    """A volume that is ready: its path, and in how many seconds it needs another `set_up` (None: only on change).
+
+    `device`: the path is a block device for `volumeDevices`, nothing to mount.
+    """
 
     path: Path
     refresh_after: float | None = None
     read_only: bool = False
+    device: bool = False
 
 
 class VolumePlugin(Protocol):

@@ -1,4 +1,4 @@
-"""Volumes behind claims: what an fsGroup may do there."""
+"""fsGroup on volumes: who owns what is below their root."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tiphys.kubelet.volumes.claim import give_to_group
+from tiphys.kubelet.volumes.ownership import give_to_group
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another group")
 
