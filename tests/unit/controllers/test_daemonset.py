@@ -193,3 +193,14 @@ async def test_a_pod_without_owner_that_matches_no_longer_is_replaced() -> None:
         world.api.change(PODS, "default", pod["metadata"]["name"], stranger)
         await world.settle()
     assert images(world) == {"n1": ["img", "img"]}
+
+
+async def test_a_revision_is_written_with_its_keys_in_order() -> None:
+    world = Nodes()
+    world.api.put(DAEMONS, daemon())
+    async with world.running(DaemonSetController):
+        await world.settle()
+    (revision,) = world.api.list(REVISIONS)
+    (container,) = revision["data"]["spec"]["template"]["spec"]["containers"]
+    for part in (revision["data"]["spec"]["template"], revision["data"]["spec"]["template"]["spec"], container):
+        assert list(part) == sorted(part)

@@ -177,6 +177,60 @@ async def test_claims_follow_the_retention_policy() -> None:
         assert [owner["kind"] for owner in claim["metadata"]["ownerReferences"]] == ["Pod"]
 
 
+async def test_a_claim_that_another_controls_keeps_its_owners() -> None:
+    world = World()
+    policy = {"whenDeleted": "Delete", "whenScaled": "Delete"}
+    stranger = {"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "u", "controller": True}
+    meta = {"name": "data-s-0", "namespace": "default", "ownerReferences": [stranger]}
+    world.api.put(CLAIMS, {**claim_template(), "metadata": meta})
+    world.api.put(
+        SETS, stateful(1, volumeClaimTemplates=[claim_template()], persistentVolumeClaimRetentionPolicy=policy)
+    )
+    async with world.running(StatefulSetController):
+        await world.settle()
+    claim = world.api.get(CLAIMS, "default", "data-s-0")
+    assert claim is not None
+    assert claim["metadata"]["ownerReferences"] == [stranger]
+
+
+async def test_a_claim_lost_before_its_pod_started_is_made_again() -> None:
+    world = World()
+    world.runs = lambda pod: False  # type: ignore[method-assign]
+    world.api.put(SETS, stateful(1, volumeClaimTemplates=[claim_template()]))
+    async with world.running(StatefulSetController):
+        await world.settle()
+        world.api.change(PODS, "default", "s-0", {"status": {"phase": "Pending"}})
+        world.api.remove(CLAIMS, "default", "data-s-0")
+        await world.settle()
+    assert names(world.api.list(CLAIMS)) == ["data-s-0"]
+
+
+async def test_a_pod_waits_for_its_old_claim_to_be_gone() -> None:
+    world = World()
+    gone = {"name": "data-s-0", "namespace": "default", "deletionTimestamp": "2026-01-01T00:00:00Z"}
+    world.api.put(CLAIMS, {**claim_template(), "metadata": gone})
+    world.api.put(SETS, stateful(1, volumeClaimTemplates=[claim_template()]))
+    async with world.running(StatefulSetController):
+        await world.settle()
+        assert names(world.api.list(PODS)) == []
+        world.api.remove(CLAIMS, "default", "data-s-0")
+        await world.settle()
+    assert (names(world.api.list(PODS)), names(world.api.list(CLAIMS))) == (["s-0"], ["data-s-0"])
+
+
+async def test_below_the_partition_the_old_revision_returns_even_when_no_pod_of_it_is_left() -> None:
+    world = World()
+    partitioned = {"type": "RollingUpdate", "rollingUpdate": {"partition": 1}}
+    world.api.put(SETS, stateful(2, updateStrategy=partitioned))
+    async with world.running(StatefulSetController):
+        await world.settle()
+        world.api.change(SETS, "default", "s", {"spec": {"template": template("new")}})
+        await world.settle()
+        world.api.remove(PODS, "default", "s-0")
+        await world.settle()
+    assert images(world) == {"s-0": "img", "s-1": "new"}
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_an_update_ends_right_through_faults_and_restarts(seed: int) -> None:
     world = World(faults=seed)

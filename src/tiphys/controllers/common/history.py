@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import orjson
 from msgspec.structs import replace
 
 from tiphys.api.apps.v1 import ControllerRevision
@@ -21,8 +22,14 @@ from tiphys.machinery.errors import AlreadyExistsError, NotFoundError
 
 
 def data_of(template: PodTemplateSpec) -> dict[str, Any]:
-    """What a revision stores: a patch that puts the template back."""
-    return {"spec": {"template": {"$patch": "replace", **to_dict(template)}}}
+    """What a revision stores: a patch that puts the template back.
+
+    Its keys are in the order of their names, as other programs write them: they find the revision of a
+    template by comparing bytes.
+    """
+    patch = {"spec": {"template": {"$patch": "replace", **to_dict(template)}}}
+    ordered: dict[str, Any] = orjson.loads(orjson.dumps(patch, option=orjson.OPT_SORT_KEYS))
+    return ordered
 
 
 def template_of(revision: ControllerRevision) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
@@ -63,6 +63,7 @@ class StatefulSetController(Controller[ObjectName]):
         index_by_controller(self._revisions)
         enqueue(self.queue, self._sets)
         self._pods.add_handler(self._pod_changed, self._pod_updated, self._pod_changed)
+        self._claims.add_handler(on_delete=self._claim_deleted)
 
     def _pod_changed(self, pod: Pod) -> None:
         reference = controller_of(pod)
@@ -79,6 +80,13 @@ class StatefulSetController(Controller[ObjectName]):
         if controller_of(old) != controller_of(new):
             self._pod_changed(old)
         self._pod_changed(new)
+
+    def _claim_deleted(self, claim: PersistentVolumeClaim) -> None:
+        """A pod may be waiting for it."""
+        for owner in self._sets.lister.list(claim.metadata.namespace):
+            prefixes = (f"{one.metadata.name}-{owner.metadata.name}-" for one in owner.spec.volume_claim_templates)
+            if any(claim.metadata.name.startswith(prefix) for prefix in prefixes):
+                self.queue.add(key_of(owner))
 
     async def sync(self, key: ObjectName) -> Result:
         """Take one set a step further."""
@@ -98,8 +106,11 @@ class StatefulSetController(Controller[ObjectName]):
                 numbered[number] = pod
         steps = plan(owner, numbered, current, update, self.clock.now())
         await self._keep_claims(owner, numbered)
+        await self._restore_claims(owner, numbered)
         for number, revision in steps.create:
-            numbered[number] = await self._create(owner, number, revision)
+            # A pod that began to use a claim on its way out would wait for ever; its end brings the set back.
+            if not self._loses_claim(owner, number):
+                numbered[number] = await self._create(owner, number, revision)
         for pod in steps.delete:
             await self._delete(owner, pod)
         await self._report(key, owner, list(numbered.values()), current, update, collisions)
@@ -184,6 +195,19 @@ class StatefulSetController(Controller[ObjectName]):
             self._recorder.event(owner, WARNING, "FailedCreate", f"{what} failed error: {error.message}")
             raise
         self._recorder.event(owner, NORMAL, "SuccessfulCreate", f"{what} success")
+
+    def _loses_claim(self, owner: StatefulSet, number: int) -> bool:
+        claims = (self._claims.lister.get(key_of(wanted)) for wanted in identity.claims_of(owner, number))
+        return any(found is not None and found.metadata.deletion_timestamp is not None for found in claims)
+
+    async def _restore_claims(self, owner: StatefulSet, pods: Mapping[int, Pod]) -> None:
+        """Make claims anew whose loss keeps a pod from starting."""
+        for number, pod in pods.items():
+            if pod.status.phase != "Pending" or pod.metadata.deletion_timestamp is not None:
+                continue
+            for wanted in identity.claims_of(owner, number):
+                if self._claims.lister.get(key_of(wanted)) is None:
+                    await self._create_claim(owner, number, wanted)
 
     async def _keep_claims(self, owner: StatefulSet, pods: dict[int, Pod]) -> None:
         """Bring the owners of existing claims in line with the retention policy."""

@@ -88,7 +88,7 @@ def claim_owners(
     """The owners of a claim under the set's retention policy.
 
     whenDeleted Delete: the set owns it and takes it along. whenScaled Delete: the pod of a number no
-    longer wanted owns it, so that it goes when the pod does.
+    longer wanted owns it, so that it goes when the pod does. A claim that another controls is left to it.
     """
     policy = owner.spec.persistent_volume_claim_retention_policy
     deleted = policy is not None and policy.when_deleted == "Delete"
@@ -98,6 +98,8 @@ def claim_owners(
         for one in claim.metadata.owner_references
         if one.uid != owner.metadata.uid and not (one.kind == "Pod" and one.name == f"{owner.metadata.name}-{ordinal}")
     )
+    if any(one.controller for one in others):
+        return others
     surplus = ordinal not in ordinals(owner)
     if scaled and surplus and pod is not None:
         return (*others, _reference("v1", "Pod", pod.metadata))

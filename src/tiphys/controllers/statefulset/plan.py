@@ -87,7 +87,7 @@ def _revision_for(
     if not is_rolling(owner):
         return update
     below = number < partition(owner) + ordinals(owner).start
-    return current if below and owner.status.current_replicas else update
+    return current if below else update
 
 
 def _outdated(
