@@ -1,4 +1,4 @@
-"""Budgets, quotas, aggregated roles, certificates, bootstrap tokens, protection of claims and volumes."""
+"""Quotas, aggregated roles, certificates, bootstrap tokens, protection of claims and volumes."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Any
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from tests.unit.controllers.harness import PODS, REPLICA_SETS, World, names, pod, replica_set
+from tests.unit.controllers.harness import PODS, World, names, pod
 from tiphys.controllers.bootstrap import BootstrapSignerController, TokenCleanerController
 from tiphys.controllers.bootstrap.tokens import detached_signature
 from tiphys.controllers.certificates import CSRCleanerController, CSRSigningController
 from tiphys.controllers.clusterroleaggregation import ClusterRoleAggregationController
 from tiphys.controllers.common.context import Options
-from tiphys.controllers.disruption import DisruptionController
 from tiphys.controllers.resourcequota import ResourceQuotaController
 from tiphys.controllers.volumeprotection import PVCProtectionController, PVProtectionController
 
-BUDGETS = "/apis/policy/v1/poddisruptionbudgets"
 QUOTAS = "/api/v1/resourcequotas"
 ROLES = "/apis/rbac.authorization.k8s.io/v1/clusterroles"
 REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
@@ -31,70 +28,6 @@ SECRETS = "/api/v1/secrets"
 MAPS = "/api/v1/configmaps"
 CLAIMS = "/api/v1/persistentvolumeclaims"
 VOLUMES = "/api/v1/persistentvolumes"
-
-
-def ready(name: str, *owners: dict[str, Any], is_ready: bool = True) -> dict[str, Any]:
-    made = pod(name, conditions=[{"type": "Ready", "status": "True" if is_ready else "False"}])
-    made["metadata"]["ownerReferences"] = [
-        {
-            "apiVersion": "apps/v1",
-            "kind": "ReplicaSet",
-            "name": owner["metadata"]["name"],
-            "uid": owner["metadata"]["uid"],
-            "controller": True,
-        }
-        for owner in owners
-    ]
-    return made
-
-
-@pytest.mark.parametrize(
-    ("spec", "healthy", "expected", "desired", "allowed"),
-    [
-        pytest.param({"minAvailable": 2}, 3, 3, 2, 1, id="a number"),
-        pytest.param({"minAvailable": "50%"}, 3, 4, 2, 1, id="percent of what the owner wants"),
-        pytest.param({"maxUnavailable": 1}, 4, 4, 3, 1, id="at most one missing"),
-        pytest.param({"maxUnavailable": 1}, 3, 4, 3, 0, id="one is missing already"),
-        pytest.param({"maxUnavailable": "30%"}, 4, 4, 2, 2, id="percent rounds up"),
-    ],
-)
-async def test_a_budget_says_how_many_may_go(
-    spec: dict[str, Any], healthy: int, expected: int, desired: int, allowed: int
-) -> None:
-    world = World()
-    owner = world.api.put(REPLICA_SETS, replica_set(replicas=4))
-    for i in range(healthy):
-        world.api.put(PODS, ready(f"p{i}", owner))
-    wanted = {"selector": {"matchLabels": {"app": "a"}}} | spec
-    world.api.put(BUDGETS, {"metadata": {"name": "b", "namespace": "default"}, "spec": wanted, "status": {}})
-    async with world.running(DisruptionController, kubelet=False):
-        await world.settle()
-    status = world.api.list(BUDGETS)[0]["status"]
-    numbers = (status["expectedPods"], status["desiredHealthy"], status.get("disruptionsAllowed", 0))
-    assert numbers == (expected, desired, allowed)
-    assert status["currentHealthy"] == healthy
-    assert status["conditions"][0]["reason"] == ("SufficientPods" if allowed else "InsufficientPods")
-
-
-async def test_an_eviction_is_counted_until_it_is_seen_or_too_old() -> None:
-    world = World()
-    for i in range(3):
-        world.api.put(PODS, ready(f"p{i}"))
-    evicted = {"p0": "2024-01-01T00:00:00Z"}
-    world.api.put(
-        BUDGETS,
-        {
-            "metadata": {"name": "b", "namespace": "default"},
-            "spec": {"selector": {"matchLabels": {"app": "a"}}, "minAvailable": 1},
-            "status": {"disruptedPods": evicted},
-        },
-    )
-    async with world.running(DisruptionController, kubelet=False):
-        await world.pass_time(5)
-        assert world.api.list(BUDGETS)[0]["status"]["disruptionsAllowed"] == 1
-        await world.pass_time(130, step=5)
-        status = world.api.list(BUDGETS)[0]["status"]
-    assert (status["disruptionsAllowed"], status.get("disruptedPods", {})) == (2, {})
 
 
 async def test_a_quota_counts_pods_requests_and_objects_and_goes_down_again() -> None:

@@ -8,12 +8,12 @@ from tiphys.api.autoscaling.v2 import HorizontalPodAutoscaler
 from tiphys.api.core.v1 import Pod
 from tiphys.client import DONE, Controller, RequeueAfter, Result, key_of
 from tiphys.controllers.common.context import ControllerContext
+from tiphys.controllers.common.scales import Targets
 from tiphys.controllers.podautoscaler.behavior import History
 from tiphys.controllers.podautoscaler.metrics import MetricsClient
 from tiphys.controllers.podautoscaler.proposals import Proposer
 from tiphys.controllers.podautoscaler.replicas import Start
 from tiphys.controllers.podautoscaler.round import Round, Tools
-from tiphys.controllers.podautoscaler.target import Targets
 from tiphys.machinery.meta import ObjectName
 
 

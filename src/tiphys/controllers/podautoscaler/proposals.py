@@ -22,11 +22,11 @@ from tiphys.api.autoscaling.v2 import (
 )
 from tiphys.api.core.v1 import Pod
 from tiphys.controllers.common.pods import is_ready
+from tiphys.controllers.common.scales import Scale, Targets, UnknownKind
 from tiphys.controllers.common.selectors import selector_of
 from tiphys.controllers.podautoscaler import replicas as rules
 from tiphys.controllers.podautoscaler.metrics import MetricsClient, MetricsError, Sample, milli
 from tiphys.controllers.podautoscaler.replicas import Limits, Start, Wanted
-from tiphys.controllers.podautoscaler.target import Scale, Targets, UnknownKind
 from tiphys.machinery.quantity import Quantity
 
 # The reason of the condition and the event when a metric of a type cannot be had.

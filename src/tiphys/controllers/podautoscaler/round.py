@@ -19,6 +19,7 @@ from tiphys.api.autoscaling.v2 import (
 )
 from tiphys.api.core.v1 import Pod
 from tiphys.client import NORMAL, WARNING, ApiConnectionError, EventRecorder, Lister
+from tiphys.controllers.common.scales import Scale, Targets, UnknownKind
 from tiphys.controllers.podautoscaler import behavior
 from tiphys.controllers.podautoscaler.behavior import History
 from tiphys.controllers.podautoscaler.conditions import (
@@ -30,7 +31,6 @@ from tiphys.controllers.podautoscaler.conditions import (
 )
 from tiphys.controllers.podautoscaler.proposals import Failure, Proposal, Proposer, Situation
 from tiphys.controllers.podautoscaler.replicas import Limits
-from tiphys.controllers.podautoscaler.target import Scale, Targets, UnknownKind
 from tiphys.machinery.errors import StatusError
 from tiphys.machinery.quantity import parse_cached
 from tiphys.machinery.selectors import LabelSelector

@@ -1,4 +1,4 @@
-"""The scale subresource of whatever an autoscaler scales: built in or custom."""
+"""The scale subresource of whatever can be scaled: built in or custom."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 from tiphys.api.table import resource_by_kind
 from tiphys.client import Client, discover
+from tiphys.machinery.errors import NotFoundError
+from tiphys.machinery.meta import GroupResource
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,10 @@ class Scale:
 
 class UnknownKind(Exception):
     """The server serves no such kind."""
+
+
+class NotScalable(Exception):
+    """The kind has no scale subresource."""
 
 
 class Targets:
@@ -59,6 +65,19 @@ class Targets:
         root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
         path = f"{root}/namespaces/{namespace}/{plural}/{name}/scale"
         return Scale(path, await self._client.request_json("GET", path))
+
+    async def find(self, namespace: str, api_version: str, kind: str, name: str) -> Scale | None:
+        """The scale of an object, None when there is no such object. Raises NotScalable, UnknownKind, StatusError."""
+        plural = await self.plural(api_version, kind)
+        root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
+        try:
+            return await self.get(namespace, api_version, kind, name)
+        except NotFoundError:
+            served = await self._client.request_json("GET", root)
+        if any(entry["name"] == f"{plural}/scale" for entry in served.get("resources") or ()):
+            return None
+        group = api_version.rpartition("/")[0]
+        raise NotScalable(f"{GroupResource(group, plural)} does not implement the scale subresource")
 
     async def set(self, scale: Scale, replicas: int) -> None:
         """Let there be `replicas`. Raises ConflictError when someone else scaled meanwhile."""
