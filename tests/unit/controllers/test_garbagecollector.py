@@ -88,6 +88,21 @@ async def test_foreground_waits_for_dependents_that_block() -> None:
     assert world.api.list(MAPS) == []
 
 
+async def test_a_circle_of_owners_goes_in_the_foreground() -> None:
+    world = World()
+    one = world.api.put(MAPS, config_map("one"))
+    two = world.api.put(MAPS, config_map("two", one, block=True))
+    three = world.api.put(MAPS, config_map("three", two, block=True))
+    references = config_map("one", three, block=True)["metadata"]["ownerReferences"]
+    world.api.change(MAPS, "default", "one", {"metadata": {"ownerReferences": references}})
+    async with world.running(GarbageCollector):
+        await world.settle()
+        assert len(world.api.list(MAPS)) == 3
+        await delete(world, "one", "Foreground")
+        await world.settle()
+    assert world.api.list(MAPS) == []
+
+
 async def test_orphan_leaves_dependents_without_the_reference() -> None:
     world = World()
     owner = world.api.put(MAPS, config_map("owner"))

@@ -15,6 +15,8 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
+from msgspec.structs import replace
+
 from tiphys.api.core.v1 import ObjectReference
 from tiphys.api.meta.v1 import OwnerReference
 from tiphys.base.log import get_logger
@@ -147,6 +149,9 @@ class GarbageCollector(Controller[str]):
         if waiting and node.dependents:
             # Its own dependents go first, so that the owner that waits is not done too early.
             policy = "Foreground"
+            if any(dependent.foreground for dependent in node.dependents.values()):
+                # One of those may wait for it in turn, at the end of a circle: this one keeps nobody waiting.
+                live = await _unblock_owners(self._client, resource, live)
         elif ORPHAN in live.metadata.finalizers:
             policy = "Orphan"
         elif FOREGROUND in live.metadata.finalizers:
@@ -249,11 +254,20 @@ def _name(resource: ApiResource, identity: Identity) -> ObjectName:
     return ObjectName(identity.namespace if resource.namespaced else "", identity.name)
 
 
-async def _set_owners(client: Client, resource: ApiResource, live: PartialObject, owners: list[OwnerReference]) -> None:
+async def _unblock_owners(client: Client, resource: ApiResource, live: PartialObject) -> PartialObject:
+    """Let the owners go before their dependent; the object as it is then."""
+    owners = [replace(owner, block_owner_deletion=False) for owner in live.metadata.owner_references]
+    return await _set_owners(client, resource, live, owners)
+
+
+async def _set_owners(
+    client: Client, resource: ApiResource, live: PartialObject, owners: list[OwnerReference]
+) -> PartialObject:
     """Write the references of exactly this version of an object; a merge patch works for every kind."""
     meta = {
         "resourceVersion": live.metadata.resource_version,
         "uid": live.metadata.uid,
         "ownerReferences": owners or None,
     }
-    await client.patch(resource.endpoint, ObjectName(live.metadata.namespace, live.metadata.name), {"metadata": meta})
+    key = ObjectName(live.metadata.namespace, live.metadata.name)
+    return await client.patch(resource.endpoint, key, {"metadata": meta})
