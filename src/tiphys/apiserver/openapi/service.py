@@ -39,6 +39,7 @@ Object = dict[str, Any]
 
 VERSION: Final = "v1.36.2"
 FORMAT: Final = "3"  # of our own documents: raise it when their making changes
+PRESERVE: Final = "x-kubernetes-preserve-unknown-fields"
 GNOSTIC: Final = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
 GNOSTIC_OLD: Final = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 
@@ -186,15 +187,21 @@ class OpenApiService:
             everything[f"/{place}/"] = operation
             item = {f"/{place}/": operation}
             found[f"v3/{place}"] = orjson.dumps(document_v3(item, closure(references(item), definitions), VERSION))
+        used = closure(references(everything), definitions)
         document = {
             "swagger": "2.0",
             "info": {"title": "Kubernetes", "version": VERSION},
             "paths": dict(sorted(everything.items())),
-            "definitions": closure(references(everything), definitions),
+            "definitions": {name: _form_v2(one) if name in custom else one for name, one in used.items()},
         }
         found["v2"] = orjson.dumps(document)
         found["v2.pb"] = encode_document(document)
         return found
+
+
+def _form_v2(schema: Object) -> Object:
+    """The definition of a custom resource in v2: a whole object of unknown fields is just an object there."""
+    return schema if "properties" in schema else {key: schema[key] for key in schema if key != PRESERVE}
 
 
 def _unpacked(data: bytes) -> bytes:
