@@ -40,7 +40,7 @@ from tiphys.machinery.errors import (
     service_unavailable,
     status_of,
 )
-from tiphys.machinery.meta import GroupResource, ObjectName
+from tiphys.machinery.meta import GroupResource, GroupVersionKind, ObjectName
 
 # Parameters passed on to the kubelet, by subresource: (name here, name there).
 LOG_PARAMETERS: Final = (
@@ -54,6 +54,7 @@ LOG_PARAMETERS: Final = (
     "stream",
 )
 STREAM_FLAGS: Final = (("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty"))
+STREAMS: Final = tuple(ours for ours, _ in STREAM_FLAGS)
 MAX_REFUSAL: Final = 10_000  # bytes of a kubelet's error that are read
 TRUE: Final = frozenset({"true", "1", "True", "TRUE", "t", "T", ""})
 
@@ -196,9 +197,11 @@ class Connector:
         return await self._pass_on(api, self._kubelet(api, node, path.rstrip("?")))
 
     async def _admit(self, api: ApiRequest, served: ServedResource) -> None:
-        admission = RequestAdmission(api, served, Operation.CONNECT)
-        await admission.mutate(None, None)
-        await admission.validate(None, None)
+        options = connect_options(api)
+        kind = GroupVersionKind("", "v1", options["kind"])
+        admission = RequestAdmission(api, served, Operation.CONNECT, kind=kind)
+        await admission.mutate(options, None)
+        await admission.validate(options, None)
 
     # --- proxies -------------------------------------------------------------------------------------
     async def pod_proxy(self, api: ApiRequest, served: ServedResource) -> Answer:
@@ -288,6 +291,36 @@ class Connector:
 
 
 _REPLACED: Final = HOP_BY_HOP | {"content-length", "content-type", "date", "audit-id", "cache-control"}
+
+
+# What a connection is asked for with, by resource and subresource: the kind, and its parameters as they are read.
+_OPTIONS: Final[Mapping[tuple[str, str], tuple[str, Mapping[str, str]]]] = {
+    ("pods", "exec"): ("PodExecOptions", {**dict.fromkeys(STREAMS, "flag"), "container": "text", "command": "list"}),
+    ("pods", "attach"): ("PodAttachOptions", {**dict.fromkeys(STREAMS, "flag"), "container": "text"}),
+    ("pods", "portforward"): ("PodPortForwardOptions", {"ports": "numbers"}),
+    ("pods", "proxy"): ("PodProxyOptions", {"path": "path"}),
+    ("services", "proxy"): ("ServiceProxyOptions", {"path": "path"}),
+    ("nodes", "proxy"): ("NodeProxyOptions", {"path": "path"}),
+}
+
+
+def connect_options(api: ApiRequest) -> Object:
+    """The object admission sees of a connection: its parameters as a kind of core/v1, without those not given."""
+    kind, fields = _OPTIONS[api.info.resource, api.info.subresource]
+    options: Object = {"kind": kind, "apiVersion": "v1"}
+    for name, form in fields.items():
+        values = api.query.get(name) or ()
+        if form == "path":
+            options[name] = _remaining_path(api).partition("?")[0]
+        elif form == "flag" and values and values[0] in TRUE:
+            options[name] = True
+        elif form == "text" and values and values[0]:
+            options[name] = values[0]
+        elif form == "list" and values:
+            options[name] = list(values)
+        elif form == "numbers" and values:
+            options[name] = [int(port) for value in values for port in value.split(",") if port.isdecimal()]
+    return options
 
 
 def _log_refusal(status: int, text: str, pod: str) -> StatusError:

@@ -37,19 +37,19 @@ class ApiRequest:
 
     __slots__ = ("emptied", "info", "request", "services", "wanted", "warnings")
 
-    def __init__(self, services: Services, request: Request, info: RequestInfo) -> None:
-        """StatusError (406) when the Accept header cannot be served."""
+    def __init__(self, services: Services, request: Request, info: RequestInfo, *, tables: bool = True) -> None:
+        """StatusError (406) when the Accept header cannot be served. `tables`: the answer can be shown as one."""
         self.services = services
         self.request = request
         self.info = info
         self.warnings = request.warnings
         # Lists that the body says are empty (see BodyDecoder.emptied).
         self.emptied: list[tuple[str, ...]] = []
-        self.wanted = self._negotiate()
+        self.wanted = self._negotiate(tables)
 
-    def _negotiate(self) -> Wanted:
+    def _negotiate(self, tables: bool) -> Wanted:
         headers = self.request.headers
-        wanted = negotiate(headers.get("accept", ""))
+        wanted = negotiate(headers.get("accept", ""), tables=tables)
         pretty = self.request.parameter("pretty") if self.request.raw_query else ""
         if pretty_by_default(headers.get("user-agent", ""), pretty) or (wanted.pretty and not pretty):
             return Wanted(wanted.media_type, wanted.transform, wanted.meta_version, True)

@@ -29,7 +29,7 @@ from tiphys.apiserver.endpoints.paths import PathHandlers
 from tiphys.apiserver.endpoints.read import get_object, list_objects
 from tiphys.apiserver.endpoints.request_info import RequestInfo, parse_request_info
 from tiphys.apiserver.endpoints.subresources import serve_subresource
-from tiphys.apiserver.endpoints.virtual import serve_virtual
+from tiphys.apiserver.endpoints.virtual import VIRTUAL_TABLES, serve_virtual
 from tiphys.apiserver.endpoints.watch import watch_objects
 from tiphys.apiserver.endpoints.write import create_object, update_object
 from tiphys.apiserver.flowcontrol.gate import Gate, TooMany
@@ -180,7 +180,8 @@ class ApiHandler:
             virtual = resources.virtual(info.api_group, info.api_version, info.resource)
             if virtual is None:
                 return await self._paths.unserved(request, info)
-            return await serve_virtual(ApiRequest(self._services, request, info), virtual)
+            tables = virtual.plural in VIRTUAL_TABLES
+            return await serve_virtual(ApiRequest(self._services, request, info, tables=tables), virtual)
         _check_scope(served, info)
         deprecation = DEPRECATED.get((info.api_group, info.api_version, info.resource))
         if deprecation is not None:
@@ -238,6 +239,7 @@ async def _watch(api: ApiRequest, served: ServedResource) -> Answer:
     name = api.info.name if len(api.info.parts) > 1 else ""
     wanted = options.filter(served, _namespace(api, served), name)
     form = form_for(served, api.wanted, api.parameter("includeObject"), api.services.now)
+    await served.store.fresh()
     place = api.request.place
     begun = None if place is None else place.leave
     answer: StreamResponse = watch_objects(served, api.services.cache, form, options, wanted, begun=begun)

@@ -65,8 +65,11 @@ def require(accept: str, media_type: str) -> None:
 
 
 @lru_cache(maxsize=512)
-def negotiate(accept: str) -> Wanted:
-    """The form an Accept header asks for. StatusError (406) when none of it can be served."""
+def negotiate(accept: str, *, tables: bool = True) -> Wanted:
+    """The form an Accept header asks for. StatusError (406) when none of it can be served.
+
+    Not everything has columns: without `tables` that clause is one nobody can serve.
+    """
     if not accept:
         return DEFAULT
     clauses = sorted(_clauses(accept), key=lambda clause: -clause[0])
@@ -83,6 +86,7 @@ def negotiate(accept: str) -> Wanted:
                 transform not in (TABLE, PARTIAL, PARTIAL_LIST)
                 or group != "meta.k8s.io"
                 or version not in META_VERSIONS
+                or (transform == TABLE and not tables)
             ):
                 continue
         elif media == "*/*" and len(clauses) > 1 and parameters:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from tiphys.api.table import Resource
 from tiphys.apiserver.endpoints.actions import bind_pod
 from tiphys.apiserver.endpoints.component_statuses import component_statuses
 from tiphys.apiserver.endpoints.context import ApiRequest
 from tiphys.apiserver.http.response import Answer
 from tiphys.machinery.errors import StatusError, status_of
+
+# Those of them that have columns; a review is one answer to one question.
+VIRTUAL_TABLES: Final = frozenset({"componentstatuses"})
 
 
 async def serve_virtual(api: ApiRequest, resource: Resource) -> Answer:

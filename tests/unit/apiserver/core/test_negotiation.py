@@ -41,3 +41,10 @@ def test_what_nobody_can_serve_is_refused(accept: str, message: str) -> None:
     with pytest.raises(StatusError, match=message) as caught:
         negotiate(accept)
     assert caught.value.code == 406
+
+
+def test_what_has_no_columns_is_no_table() -> None:
+    table = "application/json;as=Table;v=v1;g=meta.k8s.io"
+    assert negotiate(f"{table},application/json", tables=False) == Wanted()
+    with pytest.raises(StatusError, match="only the following media types are accepted"):
+        negotiate(table, tables=False)

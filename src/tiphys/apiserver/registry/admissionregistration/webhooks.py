@@ -97,7 +97,7 @@ def _webhook_errors(webhook: Json, path: Path, *, mutating: bool) -> list[FieldE
         errors += validate_label_selector(webhook.get(selector), path.child(selector))
     if mutating:
         errors += _one_of(webhook, "reinvocationPolicy", ("IfNeeded", "Never"), path)
-    errors += _client_errors(webhook.get("clientConfig") or {}, path.child("clientConfig"))
+    errors += client_errors(webhook.get("clientConfig") or {}, path.child("clientConfig"))
     conditions, where = webhook.get("matchConditions") or (), path.child("matchConditions")
     errors += match_condition_errors(conditions, where)
     if not errors:
@@ -143,7 +143,8 @@ def _version_errors(webhook: Json, path: Path) -> list[FieldError]:
     return errors
 
 
-def _client_errors(config: Json, path: Path) -> list[FieldError]:
+def client_errors(config: Json, path: Path) -> list[FieldError]:
+    """Where a webhook is: a URL or a service."""
     url, service = config.get("url"), config.get("service")
     if (url is None) == (service is None):
         return [field.required(path, "exactly one of url or service is required")]
@@ -185,11 +186,10 @@ def service_errors(service: Json, path: Path) -> list[FieldError]:
     )
     text = service.get("path")
     where = path.child("path")
-    if text is None or text == "/":
+    if text in (None, "", "/"):
         return errors
     if not text.startswith("/"):
         errors.append(field.invalid(where, text, "must start with a '/'"))
-        return errors
     for index, segment in enumerate(text[1:].split("/")):
         if not segment and index == text.count("/") - 1 and text.endswith("/"):
             continue
