@@ -85,17 +85,18 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
     authenticator = AuthenticatorChain([ClientCertificateAuthenticator(moment)], chain, anonymous=options.anonymous)
     rbac = _rbac(resources, reader)
     authorizer = _authorizer(options.authorization_modes, rbac, resources, reader)
+    webhooks = HttpsCaller(reader, Egress(options.node_network_namespaces))
     parts = AdmissionParts(
         reader=reader,
         authorizer=authorizer,
         rules=rbac,
         statuses=Writer(resources, reader, moment.now),
-        webhooks=HttpsCaller(reader, Egress(options.node_network_namespaces)),
+        webhooks=webhooks,
         versions=ServedVersions(resources),
     )
     admission = admission_chain(parts, options.enable_admission, options.disable_admission)
     security = Security(authenticator=authenticator, authorizer=authorizer, admission=admission)
-    server = SecuredServer(options, security, store=store, clock=moment, resources=resources)
+    server = SecuredServer(options, security, store=store, clock=moment, resources=resources, webhooks=webhooks)
     rules = rbac if "RBAC" in options.authorization_modes else None
     server.extra_resources.update(Reviews(chain, authorizer, rules, issuer, audiences).handlers())
     if issuer is not None:
@@ -130,9 +131,11 @@ class SecuredServer(ApiServer):
         store: Store | None,
         clock: Clock,
         resources: ResourceMap,
+        webhooks: HttpsCaller,
     ) -> None:
         super().__init__(options, security, store=store, clock=clock, resources=resources)
         self._flow_status: FlowSchemaStatus | None = None
+        self._webhooks = webhooks
         self._custom: CustomResources | None = None
         self._flow_keeper: FlowKeeper | None = None
         self._no_metrics: Callable[[], None] | None = None
@@ -140,7 +143,9 @@ class SecuredServer(ApiServer):
     async def listen(self) -> None:
         """As ApiServer; from now on the status of flow schemas is kept, and requests are treated by them."""
         await self._control_flow()
-        self._custom = CustomResources(self.resources, self.reader, self.cache, self.clock, self.extra_resources)
+        self._custom = CustomResources(
+            self.resources, self.reader, self.cache, self.clock, self.extra_resources, self._webhooks
+        )
         await self._custom.start()
         self.custom_definitions = self._custom.openapi
         await super().listen()

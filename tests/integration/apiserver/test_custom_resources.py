@@ -115,6 +115,11 @@ async def test_served_in_discovery_and_openapi(boats: Api) -> None:
     assert schema["properties"]["spec"]["properties"]["length"]["type"] == "integer"
     item = document["paths"]["/apis/example.com/v1/namespaces/{namespace}/boats/{name}"]
     assert "application/strategic-merge-patch+json" not in item["patch"]["requestBody"]["content"]
+    whole = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    document = await boats.get("/openapi/v3/apis/example.com/v1beta1")
+    assert whole.items() <= document["components"]["schemas"]["com.example.v1beta1.Boat"].items()
+    document = await boats.get("/openapi/v2")
+    assert set(document["definitions"]["com.example.v1beta1.Boat"]) == {"type", "x-kubernetes-group-version-kind"}
 
 
 async def test_defaults_pruning_and_validation(boats: Api) -> None:
@@ -224,3 +229,48 @@ async def test_policies(api: Api) -> None:
     )
     made = await api.post("/api/v1/namespaces/d/configmaps", config_map("c", {"a": "1"}))
     assert made["metadata"]["labels"] == {"by": "policy"}
+
+
+async def test_keys_applied_twice(boats: Api) -> None:
+    body = "{apiVersion: example.com/v1, kind: Boat, metadata: {name: a},\nspec: {length: 1, length: 2}}"
+    path = f"{BOATS}/a?fieldManager=m&fieldValidation="
+    answer = await boats.call("PATCH", f"{path}Strict", body, Content_Type="application/apply-patch+yaml")
+    assert boats.status == 400
+    assert answer["message"] == (
+        "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n"
+        '  line 2: key "length" already set in map'
+    )
+    await boats.call("PATCH", f"{path}Warn", body, Content_Type="application/apply-patch+yaml")
+    assert boats.status == 201
+    assert boats.headers.getall("Warning") == ['299 - "line 2: key \\"length\\" already set in map"']
+    await boats.call("PATCH", f"{path}Ignore", body, Content_Type="application/apply-patch+yaml")
+    assert boats.status == 200
+    assert "Warning" not in boats.headers
+
+
+async def test_a_review_is_no_table(api: Api) -> None:
+    review = {"spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}}
+    table = "application/json;as=Table;v=v1;g=meta.k8s.io"
+    path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+    answer = await api.post(path, review, Accept=table)
+    assert (api.status, answer["reason"]) == (406, "NotAcceptable")
+    await api.post(path, review, Accept=f"{table}, application/json")
+    assert api.status == 201
+
+
+async def test_policies_see_what_a_connection_is_asked_for_with(api: Api) -> None:
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CONNECT"], "resources": ["nodes/proxy"]}
+    policy = {
+        "metadata": {"name": "logs"},
+        "spec": {
+            "matchConstraints": {"resourceRules": [rule]},
+            "validations": [{"expression": "!object.path.startsWith('/logs')", "message": "no logs"}],
+        },
+    }
+    await api.post(f"{POLICIES}/validatingadmissionpolicies", policy)
+    binding = {"metadata": {"name": "logs"}, "spec": {"policyName": "logs", "validationActions": ["Deny"]}}
+    await api.post(f"{POLICIES}/validatingadmissionpolicybindings", binding)
+    refused = await api.get("/api/v1/nodes/n/proxy/logs/x")
+    assert (api.status, refused["message"].rpartition(": ")[2]) == (422, "no logs")
+    await api.get("/api/v1/nodes/n/proxy/stats")
+    assert api.status == 404  # there is no such node

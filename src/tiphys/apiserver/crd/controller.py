@@ -17,7 +17,10 @@ from typing import Any, Final
 from tiphys.api.table import Resource
 from tiphys.apiserver.bootstrap.changes import Changes
 from tiphys.apiserver.bootstrap.writer import SERVER, Writer
+from tiphys.apiserver.crd.conversion import Caller, ConversionWebhook
+from tiphys.apiserver.crd.converted import ConvertedStore
 from tiphys.apiserver.crd.definition import resource_of, storage_version
+from tiphys.apiserver.crd.mirror import Mirror
 from tiphys.apiserver.crd.openapi import definitions_of
 from tiphys.apiserver.crd.rules import RuleError
 from tiphys.apiserver.crd.scale import CustomScale
@@ -25,11 +28,12 @@ from tiphys.apiserver.crd.store import CustomForm, CustomStore
 from tiphys.apiserver.crd.strategy import CustomStrategy
 from tiphys.apiserver.crd.structural import resource_schema, structural
 from tiphys.apiserver.crd.terminating import FINALIZER, condition, set_condition
+from tiphys.apiserver.crd.translator import Translator
 from tiphys.apiserver.registry.options import DeleteOptions
 from tiphys.apiserver.registry.resources import CacheReader, ResourceMap, ServedResource
 from tiphys.apiserver.registry.store import NoAdmission
 from tiphys.apiserver.registry.strategy import RequestContext
-from tiphys.apiserver.watchcache import WatchCache
+from tiphys.apiserver.watchcache import Kind, KindCache, WatchCache
 from tiphys.base.clock import Clock
 from tiphys.base.log import get_logger
 from tiphys.base.tasks import Supervised
@@ -54,18 +58,22 @@ class CustomResources:
         cache: WatchCache,
         clock: Clock,
         extra: dict[tuple[str, str, str], Any],
+        webhooks: Caller,
     ) -> None:
-        """`extra`: where handlers of further subresources are put."""
+        """`extra`: where handlers of further subresources are put. `webhooks` calls those that convert."""
         self._resources = resources
         self._reader = reader
         self._cache = cache
         self._clock = clock
         self._extra = extra
+        self._webhooks = webhooks
         self._writer = Writer(resources, reader, clock.now)
         self._tasks = Supervised(clock)
         self._changes: Changes | None = None
         # What is served: definition → (its uid and spec, resources).
         self._served: dict[str, tuple[Any, list[Resource]]] = {}
+        # What follows the objects of definitions with a conversion webhook.
+        self._mirrors: dict[str, list[Mirror]] = {}
 
     async def start(self) -> None:
         """Serve what the definitions describe, and follow them."""
@@ -133,8 +141,6 @@ class CustomResources:
         if known is not None and known[0] == key:
             return
         accepted = {**spec, "names": {**spec["names"], **(definition["status"].get("acceptedNames") or {})}}
-        if (spec.get("conversion") or {}).get("strategy") == "Webhook":
-            log.warning("%s: conversion webhooks are not called; its versions differ in apiVersion only", name)
         try:
             served = self._versions(accepted, fresh=metadata.get("generation", 1) == 1)
         except (RuleError, ValueError) as error:
@@ -142,7 +148,8 @@ class CustomResources:
             return
         before = known[1] if known is not None else []
         resources = [one.resource for one in served]
-        if known is not None and served:
+        self._follow(name, [one.store.mirror for one in served if isinstance(one.store, ConvertedStore)])
+        if known is not None and served and not self._mirrors.get(name):
             _refresh_fields(served[-1])
         for one in served:
             self._resources.add(one)
@@ -153,6 +160,7 @@ class CustomResources:
 
     def _versions(self, spec: Mapping[str, Any], *, fresh: bool) -> list[ServedResource]:
         stored = resource_of(spec, storage_version(spec))
+        translator = self._translator(spec)
         several = len(spec["versions"]) > 1
         served: list[ServedResource] = []
         stores: dict[str, CustomStore] = {}
@@ -163,7 +171,8 @@ class CustomResources:
             resource = resource_of(spec, version)
             schema = structural((version.get("schema") or {}).get("openAPIV3Schema"))
             strategy = CustomStrategy(resource, version, schema)
-            strategy.selectable = list(paths)
+            if translator is None:
+                strategy.selectable = list(paths)
             kind = self._cache.register(
                 resource.group,
                 resource.plural,
@@ -172,7 +181,11 @@ class CustomResources:
             )
             shape = resource_schema(schema, resource.group, resource.version, resource.kind)
             exact = fresh and not several and not schema.has_defaults
-            store = CustomStore(strategy, kind, self._cache, self._clock.now, shape, stored, exact=exact)
+            if translator is None:
+                store = CustomStore(strategy, kind, self._cache, self._clock.now, shape, stored, exact=exact)
+            else:
+                mirror = self._mirror(kind, strategy, translator)
+                store = ConvertedStore(strategy, mirror, self._cache, self._clock.now, shape, stored, translator)
             one = ServedResource(resource, store, shape)
             one.plain_form = CustomForm(one, spec["names"].get("listKind") or f"{resource.kind}List")
             served.append(one)
@@ -182,7 +195,39 @@ class CustomResources:
                 self._extra[resource.group, resource.plural, "scale"] = CustomScale()
         return served
 
+    def _translator(self, spec: Mapping[str, Any]) -> Translator | None:
+        """What makes versions of objects by a webhook; None where versions differ in their schemas only."""
+        conversion = spec.get("conversion") or {}
+        if conversion.get("strategy") != "Webhook" or len(spec["versions"]) < 2:
+            return None
+        schemas = {
+            f"{spec['group']}/{one['name']}": structural((one.get("schema") or {}).get("openAPIV3Schema"))
+            for one in spec["versions"]
+        }
+        webhook = ConversionWebhook(conversion.get("webhook") or {}, self._webhooks)
+        return Translator(spec["names"]["kind"], schemas, webhook)
+
+    def _mirror(self, source: Kind, strategy: CustomStrategy, translator: Translator) -> Mirror:
+        own = KindCache(
+            source.cache.prefix,
+            namespaced=source.cache.namespaced,
+            selectable_fields=strategy.selectable_fields,
+            revision=self._cache.revision,
+        )
+        return Mirror(source, Kind(own), strategy.resource.api_version, translator, self._cache, self._tasks)
+
+    def _follow(self, name: str, mirrors: list[Mirror]) -> None:
+        """These follow the objects of a definition from now on; watches of what served them before end."""
+        before = self._mirrors.pop(name, [])
+        for mirror in before:
+            mirror.detach()
+        if mirrors:
+            self._mirrors[name] = mirrors
+            if not before:
+                mirrors[0].source.watchers.end_all()
+
     def _withdraw(self, name: str) -> None:
+        self._follow(name, [])
         _, resources = self._served.pop(name)
         for one in resources:
             self._resources.remove(one.group, one.version, one.plural)
@@ -223,7 +268,8 @@ class CustomResources:
         if store is None:
             return 0
         left = 0
-        for entry in list(store.kind.cache.entries.values()):
+        kind = self._cache.kind(spec["group"], spec["names"]["plural"]) or store.kind
+        for entry in list(kind.cache.entries.values()):
             ctx = RequestContext(
                 user=SERVER, now=self._clock.now(), reader=self._reader, namespace=entry.namespace, name=entry.name
             )

@@ -29,7 +29,7 @@ class CustomScale:
 
     async def __call__(self, api: ApiRequest, served: ServedResource) -> Response:
         if api.request.method in ("GET", "HEAD"):
-            entry = served.store.get(api.info.namespace, api.info.name)
+            entry = await served.store.current(api.info.namespace, api.info.name)
             return scale_answer(api, scale_of(_strategy(served), served.store.decode(entry)))
         schema = schema_of("autoscaling", "v1", "Scale")
         patch: Patch | None = None
@@ -62,7 +62,7 @@ class CustomScale:
             if replicas < 0:
                 problem = invalid_field(Path(path), replicas, "should be a non-negative integer")
                 raise invalid(served.group_kind, api.info.name, [problem])
-            new = served.store.decode(served.store.get(ctx.namespace, ctx.name))
+            new = served.store.decode(await served.store.current(ctx.namespace, ctx.name))
             _set(new, simple_steps(path), replicas)
             if patch is not None or not version:
                 new["metadata"].pop("resourceVersion", None)

@@ -4,7 +4,7 @@
                                     ◀─ _bytes_of ─ storage version
 
 As upstream, everything between the request and the store happens in the version of the request: validation, ownership,
-admission. Versions differ in their schemas only (conversion strategy None).
+admission. Versions differ in their schemas only (conversion strategy None; `converted` is for webhooks).
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ again to theirs. https://kubernetes.io/docs/reference/using-api/api-concepts/#pa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from tiphys.apiserver.admission.interface import Operation
@@ -20,6 +21,7 @@ from tiphys.apiserver.endpoints.write import (
     written_response,
 )
 from tiphys.apiserver.http.response import Response
+from tiphys.apiserver.registry.on_demand import with_conversions
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.strategy import Object, RequestContext
 from tiphys.machinery import field
@@ -252,7 +254,7 @@ def _json_name(value: Any) -> str:
 
 
 async def _apply(api: ApiRequest, served: ServedResource) -> Response:
-    applied = decode_applied(api, served.resource.gvk)
+    applied, duplicates = decode_applied(api, served.resource.gvk)
     # The configuration itself stays as it was sent: what the URL adds to it is not applied by anybody.
     check_names(
         api, {"metadata": dict(applied.get("metadata") or {})}, namespaced=served.resource.namespaced, named=True
@@ -265,7 +267,8 @@ async def _apply(api: ApiRequest, served: ServedResource) -> Response:
 
     async def make(old: Object | None, revision: int) -> Object:
         live = None if old is None else served.from_storage(old)
-        merged = apply_fields(served, ctx, live, applied, force=force)
+        merged = await with_conversions(lambda: apply_fields(served, ctx, live, applied, force=force))
+        report_duplicates(api, duplicates)
         if served.resource.namespaced:
             merged["metadata"]["namespace"] = api.info.namespace
         merged["metadata"].setdefault("name", api.info.name)
@@ -301,12 +304,16 @@ async def _prepare_applied(
     return stored
 
 
-def decode_applied(api: ApiRequest, kind: GroupVersionKind) -> Object:
-    """The applied configuration: YAML (or JSON), not in normal form, as every field in it counts. StatusError (400)."""
+def decode_applied(api: ApiRequest, kind: GroupVersionKind) -> tuple[Object, Sequence[str]]:
+    """The applied configuration and the keys that come twice in it. StatusError (400).
+
+    It is YAML (or JSON), and not in normal form, as every field in it counts.
+    """
     try:
-        value = decode_yaml(api.request.body).value
+        document = decode_yaml(api.request.body)
     except ValueError as error:
         raise bad_request(f"error decoding YAML: {error}") from None
+    value = document.value
     if not isinstance(value, dict):
         problem = f"json: cannot unmarshal {_json_name(value)} into Go value of type map[string]interface {{}}"
         raise bad_request(f"error decoding YAML: {problem}")
@@ -319,4 +326,17 @@ def decode_applied(api: ApiRequest, kind: GroupVersionKind) -> Object:
         raise bad_request("metadata is not an object")
     if metadata and metadata.get("managedFields"):
         raise bad_request("metadata.managedFields must be nil")
-    return value
+    return value, document.duplicates
+
+
+def report_duplicates(api: ApiRequest, duplicates: Sequence[str]) -> None:
+    """Say, as `fieldValidation` wants it, which keys come twice. What does not fit the type has been said before."""
+    mode = api.parameter("fieldValidation") or "Warn"
+    if not duplicates or mode == IGNORE:
+        return
+    if mode == STRICT:
+        found = "\n  ".join(duplicates)
+        raise bad_request(
+            f"error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {found}"
+        )
+    api.warnings += [one for one in duplicates if one not in api.warnings]

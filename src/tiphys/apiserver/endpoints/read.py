@@ -33,7 +33,7 @@ async def get_object(
 ) -> Response:
     """Answer a GET. `resource_version` only says how old the answer may at most be."""
     await require_revision(cache, resource_version)
-    entry = served.store.get(namespace, name)
+    entry = await served.store.current(namespace, name)
     return Response(200, form.object(entry), content_type=form.content_type)
 
 
@@ -89,6 +89,8 @@ class Page:
 async def read_page(served: ServedResource, cache: WatchCache, options: ListOptions, wanted: Filter) -> Page:
     """The page that `options` ask for."""
     revision, after = await _starting_point(cache, options)
+    await served.store.fresh()
+    now = served.store.revision
     kind = served.store.kind.cache
     prefix = f"{wanted.namespace}/" if wanted.namespace and served.resource.namespaced else ""
     if after and not (prefix + after).startswith(prefix):
@@ -96,8 +98,8 @@ async def read_page(served: ServedResource, cache: WatchCache, options: ListOpti
     after_key = prefix + after if after else ""
     # From the cache, whatever its age, a list comes whole: upstream ignores the limit there too.
     limit = max(0, options.limit) if options.resource_version != "0" else 0
-    if revision in (0, -1) or kind.last_change <= revision <= cache.revision:
-        at = cache.revision if revision in (0, -1) else revision
+    if revision in (0, -1) or kind.last_change <= revision <= now:
+        at = now if revision in (0, -1) else revision
         found = kind.select(wanted, after_key)
         page = Page(list(islice(found, limit)) if limit else list(found), at)
         if limit and len(page.entries) == limit:
@@ -157,7 +159,6 @@ async def _entries_at(
     except FutureRevisionError:
         raise too_large(revision, cache.revision) from None
     entries: list[Entry] = []
-    keys: list[str] = []
     for item in found.items:
         own = item.key[len(kind.prefix) :]
         namespace, _, name = own.rpartition("/")
@@ -166,10 +167,9 @@ async def _entries_at(
             entry = known
         else:
             entry = Entry(own, namespace, name, item.value, item.mod_revision, item.create_revision)
-        if wanted.matches(entry, kind.fields_of):
-            entries.append(entry)
-        keys.append(own)
-    return entries, keys
+        entries.append(entry)
+    keys = [entry.key for entry in entries]
+    return [entry for entry in await served.store.shown(entries) if wanted.matches(entry, kind.fields_of)], keys
 
 
 def _expired(

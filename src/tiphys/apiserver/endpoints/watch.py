@@ -20,7 +20,7 @@ from tiphys.apiserver.endpoints.list_options import ListOptions, parse_revision,
 from tiphys.apiserver.http.response import Headers, Stream, StreamResponse
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.watchcache import CacheEvent, Entry, Filter, WatchCache, Watcher
-from tiphys.machinery.errors import expired
+from tiphys.machinery.errors import StatusError, expired
 from tiphys.store import CompactedError, EventType, KeyValue, prefix_end
 
 BOOKMARK_INTERVAL = 60.0  # seconds; upstream's frequency
@@ -63,6 +63,7 @@ class _Watch:
         begun: Callable[[], None] | None,
     ) -> None:
         self._kind = served.store.kind
+        self._store = served.store
         self._cache = cache
         self._form = form
         self._options = options
@@ -90,14 +91,17 @@ class _Watch:
             return
         if not self._start and not options.resource_version:
             await self._cache.wait_fresh()
-        older: list[bytes] = []
-        if not with_state and self._start and self._kind.cache.since(self._start) is None:
-            caught_up = await self._from_store(stream)
-            if caught_up is None:
-                return
-            older, self._start = caught_up
+        try:
+            await self._store.fresh()
+            older = await self._older(stream, with_state=with_state)
+            await self._store.fresh()
+        except StatusError as error:
+            stream.write_framed(self._form.error(error.status))
+            return
+        if older is None:
+            return
         # From here to `add` nothing is awaited.
-        registered = self._cache.revision
+        registered = self._store.revision
         watcher = Watcher(stream, registered)
         initial: Iterator[bytes]
         if with_state:
@@ -122,6 +126,16 @@ class _Watch:
             await self._until_end(stream, watcher)
         finally:
             self._kind.watchers.remove(group, watcher)
+
+    async def _older(self, stream: Stream, *, with_state: bool) -> list[bytes] | None:
+        """Frames of changes the cache has forgotten; None (and an ERROR event) when the store has too."""
+        if with_state or not self._start or self._kind.cache.since(self._start) is not None:
+            return []
+        caught_up = await self._from_store(stream)
+        if caught_up is None:
+            return None
+        frames, self._start = caught_up
+        return frames
 
     def _changes(self, changes: list[CacheEvent]) -> Iterator[bytes]:
         fields_of = self._kind.cache.fields_of
@@ -153,7 +167,7 @@ class _Watch:
                 if closed.done() or watcher.ended.done():
                     return
                 if self._options.allow_bookmarks and self._kind.watchers.idle:
-                    watcher.deliver(self._form.bookmark(self._cache.revision, initial_end=False))
+                    watcher.deliver(self._form.bookmark(self._store.revision, initial_end=False))
         finally:
             closed.cancel()
 
@@ -170,10 +184,9 @@ class _Watch:
                     batch = await asyncio.wait_for(anext(watcher), 1.0)
                 except TimeoutError:
                     break
-                for event in batch:
-                    change = self._event(event.type, event.kv, event.prev, previous)
-                    if change is not None and change.revision <= until:
-                        frames += self._changes([change])
+                found = [self._event(event.type, event.kv, event.prev, previous) for event in batch]
+                changes = [change for change in found if change is not None and change.revision <= until]
+                frames += self._changes(await self._shown(changes))
         except CompactedError as error:
             stream.write_framed(self._form.error(too_old(self._start, error.compact_revision)))
             return None
@@ -190,6 +203,15 @@ class _Watch:
             return CacheEvent(kv.mod_revision, None, before) if before is not None else None
         after = known[kv.key] = self._entry(kv)
         return CacheEvent(after.revision, after, before)
+
+    async def _shown(self, changes: list[CacheEvent]) -> list[CacheEvent]:
+        """The changes as the store of this version shows their objects."""
+        versions = [one for change in changes for one in (change.entry, change.previous) if one is not None]
+        shown = dict(zip(map(id, versions), await self._store.shown(versions), strict=True))
+        return [
+            CacheEvent(change.revision, shown.get(id(change.entry)), shown.get(id(change.previous)))
+            for change in changes
+        ]
 
     def _entry(self, kv: KeyValue) -> Entry:
         own = kv.key[len(self._kind.cache.prefix) :]

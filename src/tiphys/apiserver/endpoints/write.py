@@ -17,6 +17,7 @@ from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
 from tiphys.apiserver.endpoints.forms import form_for
 from tiphys.apiserver.endpoints.managed import own_fields
 from tiphys.apiserver.http.response import Response
+from tiphys.apiserver.registry.on_demand import with_conversions
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.store import Written
 from tiphys.apiserver.registry.strategy import Object, RequestContext
@@ -79,7 +80,7 @@ async def prepare_new(
     dedup_owners(obj, api.warnings)
     stored = served.to_storage(obj)
     served.strategy.default(stored)
-    own_fields(served, ctx, None, stored, api.emptied)
+    await with_conversions(lambda: own_fields(served, ctx, None, stored, api.emptied))
     await admission.mutate(stored, None)
     return stored
 
@@ -138,7 +139,7 @@ async def prepare_changed(
     dedup_owners(obj, api.warnings)
     stored = served.to_storage(obj)
     served.strategy.default(stored)
-    own_fields(served, ctx, old, stored, api.emptied)
+    await with_conversions(lambda: own_fields(served, ctx, old, stored, api.emptied))
     await admission.mutate(stored, old)
     return stored
 

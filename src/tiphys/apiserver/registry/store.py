@@ -153,6 +153,33 @@ class ResourceStore:
             raise not_found(self.group_resource, name)
         return entry
 
+    async def find(self, namespace: str, name: str) -> Entry | None:
+        """As `get`, for stores whose objects have to be fetched from somewhere first; None when there is none."""
+        return self.kind.cache.get(namespace, name)
+
+    async def current(self, namespace: str, name: str) -> Entry:
+        """As `find`. StatusError (404) when there is none."""
+        entry = await self.find(namespace, name)
+        if entry is None:
+            raise not_found(self.group_resource, name)
+        return entry
+
+    async def fresh(self) -> None:
+        """Return when `kind` shows everything the cache of the server has. StatusError when it cannot."""
+
+    @property
+    def revision(self) -> int:
+        """The revision of the store whose state `kind` shows."""
+        return self._cache.revision
+
+    async def shown(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Entries straight from the store, as they look here."""
+        return entries
+
+    async def stored(self, obj: Object) -> Object:
+        """An object of this store, complete and valid, as it is to be kept."""
+        return obj
+
     def decode(self, entry: Entry) -> Object:
         """A fresh copy of the object, with kind and apiVersion, free to be changed."""
         return self.parse(entry.tail)
@@ -226,11 +253,11 @@ class ResourceStore:
             name = metadata["name"]
             key = self.store_key(ctx.namespace, name)
             if ctx.dry_run:
-                current = self.kind.cache.get(ctx.namespace, name)
+                current = await self.find(ctx.namespace, name)
                 if current is not None:
                     raise already_exists(self.group_resource, name)
                 return Written(self._unsaved(ctx.namespace, name, obj), created=True)
-            value = self._encode(key, obj, template=template)
+            value = self._encode(key, await self.stored(obj), template=template)
             try:
                 lease = await self._leases.current() if self._leases else 0
                 revision = await self._store.create(key, value, lease=lease)
@@ -242,7 +269,7 @@ class ResourceStore:
                 self._cache.forget_description(key)
             committed = True
             strategy.after_create(ctx, obj)
-            return Written(self._saved(ctx.namespace, name, revision), created=True)
+            return Written(await self._saved(ctx.namespace, name, revision), created=True)
         finally:
             if finish is not None:
                 finish(committed)
@@ -287,7 +314,7 @@ class ResourceStore:
         current one, so it needs no resourceVersion. The subresource in `ctx` decides which rules of the strategy apply.
         """
         for _ in range(UPDATE_ATTEMPTS):
-            entry = self.kind.cache.get(ctx.namespace, ctx.name)
+            entry = await self.find(ctx.namespace, ctx.name)
             if entry is None:
                 if not may_create:
                     raise not_found(self.group_resource, ctx.name)
@@ -432,7 +459,7 @@ class ResourceStore:
         try:
             if ctx.dry_run:
                 return Written(self._unsaved(ctx.namespace, ctx.name, new, entry.revision))
-            value = self._encode(key, new, old)
+            value = self._encode(key, await self.stored(new), old)
             try:
                 lease = await self._leases.current() if self._leases else 0
                 revision = await self._store.update(key, value, expect=entry.revision, lease=lease)
@@ -444,7 +471,7 @@ class ResourceStore:
                 self._cache.forget_description(key)
             committed = True
             self.strategy.after_update(ctx, new, old)
-            return Written(self._saved(ctx.namespace, ctx.name, revision))
+            return Written(await self._saved(ctx.namespace, ctx.name, revision))
         finally:
             if finish is not None:
                 finish(committed)
@@ -462,7 +489,7 @@ class ResourceStore:
         """Delete an object, or begin to: see the module and `Written`."""
         validated = False
         for _ in range(UPDATE_ATTEMPTS):
-            entry = self.get(ctx.namespace, ctx.name)
+            entry = await self.current(ctx.namespace, ctx.name)
             obj = self.decode(entry)
             if options.preconditions is not None:
                 if self.group_resource in _CHECKED_BY_STORAGE:
@@ -472,7 +499,7 @@ class ResourceStore:
             if not validated:
                 await admission.validate(None, obj)
                 validated = True
-                entry = self.get(ctx.namespace, ctx.name)
+                entry = await self.current(ctx.namespace, ctx.name)
                 obj = self.decode(entry)
             try:
                 return await self._delete(ctx, entry, obj, options)
@@ -585,15 +612,9 @@ class ResourceStore:
         wire = {key: normal[key] for key in schema.fields if key in normal}
         return encode_stored(wire, self.resource.kind, self.api_version)
 
-    def _saved(self, namespace: str, name: str, revision: int) -> Entry:
-        """The version just committed: from the cache, unless somebody has changed it again already."""
-        entry = self.kind.cache.get(namespace, name)
-        if entry is not None and entry.revision == revision:
-            return entry
-        for event in reversed(self.kind.cache.history):
-            if event.revision == revision and event.entry is not None:
-                return event.entry
-        raise timeout("the write was committed, but has not reached this server's cache yet", 1)
+    async def _saved(self, namespace: str, name: str, revision: int) -> Entry:
+        """The version just committed."""
+        return committed(self.kind, namespace, name, revision)
 
     def _unsaved(self, namespace: str, name: str, obj: Object, revision: int = 0) -> Entry:
         """What an answer of a dry run carries: the object, with the version it had before (0: none)."""
@@ -605,6 +626,17 @@ class ResourceStore:
         if self.schema is not None:
             obj = normalize(obj, self.schema)
         return encode_stored(obj, self.resource.kind, self.api_version)
+
+
+def committed(kind: Kind, namespace: str, name: str, revision: int) -> Entry:
+    """The version written at `revision`: from the cache, unless somebody has changed it again already."""
+    entry = kind.cache.get(namespace, name)
+    if entry is not None and entry.revision == revision:
+        return entry
+    for event in reversed(kind.cache.history):
+        if event.revision == revision and event.entry is not None:
+            return event.entry
+    raise timeout("the write was committed, but has not reached this server's cache yet", 1)
 
 
 def _no_space(error: NoSpaceError) -> StatusError:

@@ -8,8 +8,8 @@ What the store holds, and what is kept (`tail`), with the revision spliced in be
 
 GET answers `prefix + tail`, an item of a LIST is `{ + tail`, a watch event `{"type":…,"object":` + prefix + tail + `}`.
 The prefix `{"kind":…,"apiVersion":…,` belongs to the version that is asked for, so versions that differ in nothing else
-share the bytes. The writer puts name, generateName, namespace, uid first in metadata, in this order; none of these can
-contain a quote, so the first `"uid":"` is the object's own.
+share the bytes; `head` is the one the object was stored with. The writer puts name, generateName, namespace, uid first
+in metadata, in this order; none of these can contain a quote, so the first `"uid":"` is the object's own.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ def encode_stored(obj: dict[str, Any], kind: str, api_version: str) -> bytes:
 
 
 NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
+_HEADS: Final[dict[bytes, bytes]] = {}  # one a kind and version
 _FIELD_NAMES: Final[dict[tuple[str, ...], tuple[str, ...]]] = {}  # one a kind
 
 
@@ -70,6 +71,7 @@ class Entry:
         "_labels",
         "_object",
         "create_revision",
+        "head",
         "key",
         "name",
         "namespace",
@@ -98,6 +100,8 @@ class Entry:
         if start < 0 or uid < 0:
             raise ValueError(f"{key}: not an object of this server")
         end = uid + len(UID_FIELD) + UID_LENGTH + 1
+        head = value[:start]
+        self.head = _HEADS.setdefault(head, head)
         if revision:
             self.tail = b'%b,"resourceVersion":"%d"%b' % (value[start:end], revision, value[end:])
         else:  # never saved: the answer to a dry run

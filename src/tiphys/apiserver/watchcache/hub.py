@@ -14,6 +14,7 @@ from sys import intern
 from typing import Final
 
 from tiphys.apiserver.watchcache.entry import Entry
+from tiphys.apiserver.watchcache.event import CacheEvent
 from tiphys.apiserver.watchcache.kind import KindCache, SelectableFields
 from tiphys.apiserver.watchcache.watchers import WatcherSet
 from tiphys.base.log import get_logger
@@ -25,13 +26,23 @@ ROOT: Final = "/registry/"
 
 
 class Kind:
-    """One resource in the cache: its objects and its watchers."""
+    """One resource in the cache: its objects and its watchers.
 
-    __slots__ = ("cache", "watchers")
+    `followers` are called with every change, in the turn of the loop in which the cache has it.
+    """
+
+    __slots__ = ("cache", "followers", "watchers")
 
     def __init__(self, cache: KindCache) -> None:
         self.cache = cache
         self.watchers = WatcherSet(cache)
+        self.followers: list[Callable[[CacheEvent], None]] = []
+
+    def publish(self, change: CacheEvent) -> None:
+        """Tell watchers and followers of a change the cache has taken in."""
+        self.watchers.publish(change)
+        for follow in self.followers:
+            follow(change)
 
 
 class WatchCache:
@@ -172,7 +183,7 @@ class WatchCache:
                 entry = self._entry(kind.cache, own, key, kv.value, kv.mod_revision, kv.create_revision)
                 change = kind.cache.put(entry) if entry is not None else None
             if change is not None:
-                kind.watchers.publish(change)
+                kind.publish(change)
         if events:
             self.revision = max(self.revision, events[-1].kv.mod_revision)
             while self._waiters and self._waiters[0][0] <= self.revision:

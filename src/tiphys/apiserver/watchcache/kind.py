@@ -110,12 +110,20 @@ class KindCache:
         newer.reverse()
         return newer
 
-    # --- writing (by the hub only) ----------------------------------------------------------------
+    # --- writing (by whoever made it only) --------------------------------------------------------
     def load(self, entry: Entry) -> None:
         """Take an object in at start-up; entries come in key order."""
         self.entries[entry.key] = entry
         self.keys.append(entry.key)
         self.last_change = max(self.last_change, entry.revision)
+
+    def reset(self, revision: int) -> None:
+        """Forget everything: `load` puts in what there is at `revision`."""
+        self.entries.clear()
+        self.keys.clear()
+        self.history.clear()
+        self._history_bytes = 0
+        self.oldest_revision = self.last_change = revision
 
     def put(self, entry: Entry) -> CacheEvent:
         """Take a new version in."""

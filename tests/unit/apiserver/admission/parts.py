@@ -86,7 +86,7 @@ class OneVersion:
     def convert(self, obj: Object, to: Resource) -> Object:
         return {**copy.deepcopy(obj), "apiVersion": to.api_version}
 
-    def restore(self, obj: Object, given: Resource) -> Object:
+    def restore(self, obj: Object, given: Resource, wanted: str) -> Object:
         return obj
 
 

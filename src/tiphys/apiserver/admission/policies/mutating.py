@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tiphys.api.schemas import has_schema, schema_of
@@ -13,7 +15,9 @@ from tiphys.apiserver.admission.policies.asked import Asker, ConfigurationError,
 from tiphys.apiserver.admission.policies.compiled import Binding, Expression, Policies, Policy
 from tiphys.apiserver.admission.webhooks.matching import Matcher
 from tiphys.apiserver.cel.errors import EvalError
+from tiphys.apiserver.registry.on_demand import with_conversions
 from tiphys.machinery.errors import StatusError, status_of
+from tiphys.machinery.meta import join_api_version
 from tiphys.machinery.normalize import DecodeError
 from tiphys.machinery.patch.errors import BadPatchError, PatchError
 from tiphys.machinery.patch.json import apply_json_patch
@@ -47,15 +51,15 @@ class MutatingAdmissionPolicy(AdmissionPlugin):
             if attributes.is_reinvocation and policy.spec.get("reinvocationPolicy") != "IfNeeded":
                 continue
             for binding in bindings:
-                self._ask(policy, binding, attributes)
+                await self._ask(policy, binding, attributes)
 
-    def _ask(self, policy: Policy, binding: Binding, attributes: AdmissionAttributes) -> None:
+    async def _ask(self, policy: Policy, binding: Binding, attributes: AdmissionAttributes) -> None:
         shown = self._asker.match(policy, binding, attributes)
         if shown is None:
             return
         try:
             for params in self._asker.parameters(policy, binding, attributes):
-                self._mutate(policy, attributes, shown, params)
+                await self._mutate(policy, attributes, shown, params)
         except ConfigurationError as error:
             if not policy.ignores_failures:
                 raise refusal(attributes, policy, binding, f"failed to configure binding: {error}") from None
@@ -63,22 +67,42 @@ class MutatingAdmissionPolicy(AdmissionPlugin):
             if not policy.ignores_failures:
                 raise refusal(attributes, policy, binding, str(error)) from None
 
-    def _mutate(self, policy: Policy, attributes: AdmissionAttributes, shown: Resource, params: Any) -> None:
-        variables = self._asker.variables(policy, attributes, shown)
-        variables["params"] = params
-        if not all(evaluate(one, variables) is True for one in policy.conditions):
+    async def _mutate(self, policy: Policy, attributes: AdmissionAttributes, shown: Resource, params: Any) -> None:
+        def variables() -> dict[str, Any]:
+            return {**self._asker.variables(policy, attributes, shown), "params": params}
+
+        def hold() -> bool:
+            known = variables()
+            return all(evaluate(one, known) is True for one in policy.conditions)
+
+        if not await with_conversions(hold):
             return
+        obj = attributes.object
+        assert obj is not None
         for kind, expression in policy.mutations:
-            obj = attributes.object
-            assert obj is not None
-            changed = self._changed(kind, expression, self._view(obj, attributes, shown), shown, variables)
-            restored = changed if attributes.subresource else self._versions.restore(changed, shown)
+            # Each mutation sees what the one before did.
+            restored = await with_conversions(
+                partial(self._mutated, kind, expression, obj, attributes, shown, variables)
+            )
             if restored != obj:
                 obj.clear()
                 obj.update(restored)
-            # The next mutation sees what this one did.
-            variables = self._asker.variables(policy, attributes, shown)
-            variables["params"] = params
+
+    def _mutated(
+        self,
+        kind: str,
+        expression: Expression,
+        obj: Object,
+        attributes: AdmissionAttributes,
+        shown: Resource,
+        variables: Callable[[], dict[str, Any]],
+    ) -> Object:
+        """The object after one mutation, in the version plug-ins see."""
+        changed = self._changed(kind, expression, self._view(obj, attributes, shown), shown, variables())
+        if attributes.subresource:
+            return changed
+        resource = attributes.resource
+        return self._versions.restore(changed, shown, join_api_version(resource.group, resource.version))
 
     def _view(self, obj: Object, attributes: AdmissionAttributes, shown: Resource) -> Object:
         if attributes.subresource:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -14,6 +15,7 @@ from tiphys.apiserver.admission.policies.asked import Asker, ConfigurationError,
 from tiphys.apiserver.admission.policies.compiled import Binding, Policies, Policy, Validation
 from tiphys.apiserver.admission.webhooks.matching import Matcher
 from tiphys.apiserver.cel.errors import EvalError
+from tiphys.apiserver.registry.on_demand import with_conversions
 from tiphys.machinery.errors import StatusError, status_of
 from tiphys.machinery.meta import GroupResource
 
@@ -49,7 +51,7 @@ class ValidatingAdmissionPolicy(AdmissionPlugin):
         audited: list[dict[str, Any]] = []
         for policy, bindings in self._policies.all():
             for binding in bindings:
-                failures = self._failures(policy, binding, attributes)
+                failures = await with_conversions(partial(self._failures, policy, binding, attributes))
                 actions = binding.spec.get("validationActions") or ()
                 for failure in failures:
                     if "Deny" in actions:

@@ -9,6 +9,7 @@ from tiphys.apiserver.admission.interface import AdmissionAttributes
 from tiphys.apiserver.admission.webhooks.interface import CallError, Versions, WebhookCaller
 from tiphys.apiserver.admission.webhooks.matching import Hook
 from tiphys.apiserver.admission.webhooks.review import Answer, answer, denied, question
+from tiphys.apiserver.registry.on_demand import with_conversions
 from tiphys.base.log import get_logger
 from tiphys.machinery.errors import bad_request, internal_error
 
@@ -27,7 +28,9 @@ async def ask(
         raise bad_request(f'admission webhook "{hook.name}" does not support dry run')
     try:
         review_versions = hook.spec.get("admissionReviewVersions") or ()
-        uid, api_version, body = question(attributes, shown_as, versions, review_versions)
+        uid, api_version, body = await with_conversions(
+            lambda: question(attributes, shown_as, versions, review_versions)
+        )
         data = await caller.call(hook.spec.get("clientConfig") or {}, body, hook.timeout)
         found = answer(data, uid, api_version)
     except CallError as error:

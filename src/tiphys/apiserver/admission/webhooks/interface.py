@@ -31,7 +31,10 @@ class Versions(Protocol):
         """Every version in which the same objects are served, in other groups too."""
 
     def convert(self, obj: Object, to: Resource) -> Object:
-        """A copy of an object in storage version, in another one."""
+        """A copy of an object in the version plug-ins see, in another one."""
 
-    def restore(self, obj: Object, given: Resource) -> Object:
-        """An object of a served version, in storage version, defaulted and in normal form. Raises ValueError."""
+    def restore(self, obj: Object, given: Resource, wanted: str) -> Object:
+        """An object of a served version, defaulted and in normal form, in the version plug-ins see. Raises ValueError.
+
+        `wanted` is the apiVersion of the request, in which they see custom objects.
+        """

@@ -7,6 +7,7 @@ https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-con
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 
 import orjson
@@ -17,7 +18,9 @@ from tiphys.apiserver.admission.interface import AdmissionAttributes
 from tiphys.apiserver.admission.webhooks.ask import ask
 from tiphys.apiserver.admission.webhooks.conditions import Conditions
 from tiphys.apiserver.admission.webhooks.matching import EXEMPT, GROUP, Hook, Hooks, Matcher
+from tiphys.apiserver.registry.on_demand import with_conversions
 from tiphys.machinery.errors import internal_error
+from tiphys.machinery.meta import join_api_version
 from tiphys.machinery.patch.errors import BadPatchError, PatchError
 from tiphys.machinery.patch.json import apply_json_patch
 
@@ -76,12 +79,17 @@ class MutatingAdmissionWebhook(AdmissionPlugin):
         before = _bytes(obj)
         resource = attributes.resource
         other = (shown_as.group, shown_as.version) != (resource.group, resource.version)
-        shown = self._versions.convert(obj, shown_as) if other else orjson.loads(before)
+        convert, restore = self._versions.convert, self._versions.restore
+        api_version = join_api_version(resource.group, resource.version)
+        shown = await with_conversions(lambda: convert(obj, shown_as)) if other else orjson.loads(before)
         try:
             patched = apply_json_patch(shown, list(found.patch))
             if not isinstance(patched, dict):
                 raise ValueError("the patched object is not an object")
-            changed: Object = patched if attributes.subresource else self._versions.restore(patched, shown_as)
+            if attributes.subresource:
+                changed: Object = patched
+            else:
+                changed = await with_conversions(lambda: restore(copy.deepcopy(patched), shown_as, api_version))
         except (PatchError, BadPatchError, ValueError) as error:
             raise internal_error(error) from None
         obj.clear()

@@ -28,16 +28,19 @@ class ServedVersions:
         found = []
         for resource in self._resources.resources():
             other = self._resources.store(resource.group, resource.plural)
-            if other is not None and other.kind is store.kind:
+            # One place in the store: each version of a custom resource may have a store of its own over it.
+            if other is not None and other.kind.cache.prefix == store.kind.cache.prefix:
                 found.append(resource)
         return found
 
     def convert(self, obj: Object, to: Resource) -> Object:
         served = self._served(to)
         fresh = copy.deepcopy(obj)
-        return fresh if served is None else served.from_storage(fresh)
+        if served is None:
+            return fresh
+        return served.from_storage(_custom_in(served, fresh, to.api_version))
 
-    def restore(self, obj: Object, given: Resource) -> Object:
+    def restore(self, obj: Object, given: Resource, wanted: str) -> Object:
         served = self._served(given)
         if served is None:
             return obj
@@ -47,7 +50,15 @@ class ServedVersions:
             obj["kind"], obj["apiVersion"] = kind, version
         stored = served.to_storage(obj)
         served.strategy.default(stored)
-        return stored
+        return _custom_in(served, stored, wanted)
 
     def _served(self, resource: Resource) -> ServedResource | None:
         return self._resources.find(resource.group, resource.version, resource.plural)
+
+
+def _custom_in(served: ServedResource, obj: Object, api_version: str) -> Object:
+    """A custom object in another version; plug-ins see those in the version of the request. Others stay as they are."""
+    if served.schema is None or not served.schema.custom or obj.get("apiVersion") == api_version:
+        return obj
+    found = served.store.in_version(obj, api_version)
+    return obj if found is None else found[0]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final
 
 from tiphys.apiserver.crd.definition import declared_errors
 from tiphys.apiserver.crd.terminating import mark_terminating
+from tiphys.apiserver.registry.apiextensions.conversion import conversion_errors
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.strategy import NameRule, Object, RequestContext
 from tiphys.apiserver.registry.tables import condition
@@ -88,7 +89,8 @@ class CustomResourceDefinitionStrategy(StatusStrategy):
         errors += _version_errors(spec)
         if spec.get("preserveUnknownFields"):
             errors.append(field.invalid(SPEC.child("preserveUnknownFields"), True, PRESERVE_DETAIL))
-        return errors + _names_errors(names, SPEC.child("names"))
+        errors += _names_errors(names, SPEC.child("names"))
+        return errors + conversion_errors(spec.get("conversion") or {}, SPEC.child("conversion"))
 
     def holds_deletion(self, obj: Object) -> bool:
         """A deletion only begins: the instances go first, and a finalizer waits for them."""
