@@ -37,6 +37,9 @@ class ServerOptions:
     authorization_modes: tuple[str, ...] = ("Node", "RBAC")
     requestheader_ca: Path | None = None
     requestheader_names: tuple[str, ...] = ("front-proxy-client",)
+    # The identity the aggregator shows to extension servers.
+    proxy_client_certificate: Path | None = None
+    proxy_client_key: Path | None = None
     # The cluster.
     service_cidr: str = "10.96.0.0/16"
     node_port_range: tuple[int, int] = (30000, 32767)

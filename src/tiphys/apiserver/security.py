@@ -12,6 +12,8 @@ from tiphys.apiserver.admission.base import AdmissionParts
 from tiphys.apiserver.admission.plugins import admission_chain
 from tiphys.apiserver.admission.webhooks.caller import HttpsCaller
 from tiphys.apiserver.admission.webhooks.versions import ServedVersions
+from tiphys.apiserver.aggregator.aggregator import Aggregator
+from tiphys.apiserver.aggregator.transport import ProxyCertificate, Transport
 from tiphys.apiserver.authn.chain import AuthenticatorChain, TokenChain
 from tiphys.apiserver.authn.service_account import (
     PublicKey,
@@ -140,14 +142,21 @@ class SecuredServer(ApiServer):
         self._flow_keeper: FlowKeeper | None = None
         self._no_metrics: Callable[[], None] | None = None
 
+    def _transport(self) -> Transport:
+        options = self.options
+        certificate = ProxyCertificate(options.proxy_client_certificate, options.proxy_client_key)
+        return Transport(self.reader, Egress(options.node_network_namespaces), certificate)
+
     async def listen(self) -> None:
-        """As ApiServer; from now on the status of flow schemas is kept, and requests are treated by them."""
+        """As ApiServer; custom resources and other servers are served, requests treated by flow schemas."""
         await self._control_flow()
         self._custom = CustomResources(
             self.resources, self.reader, self.cache, self.clock, self.extra_resources, self._webhooks
         )
         await self._custom.start()
         self.custom_definitions = self._custom.openapi
+        self.aggregator = Aggregator(self.resources, self.reader, self.cache, self.clock, self._transport())
+        await self.aggregator.start()
         await super().listen()
         writer = Writer(self.resources, self.reader, self.clock.now)
         self._flow_status = FlowSchemaStatus(self.cache, self.reader, writer, self.clock)
@@ -164,6 +173,9 @@ class SecuredServer(ApiServer):
         if self._flow_status is not None:
             await self._flow_status.stop()
             self._flow_status = None
+        if self.aggregator is not None:
+            await self.aggregator.stop()
+            self.aggregator = None
         if self._custom is not None:
             await self._custom.stop()
             self._custom = None

@@ -17,6 +17,7 @@ from typing import Any, Final
 from tiphys.api.schemas import has_schema, schema_of
 from tiphys.api.table import ALL_RESOURCES, Resource
 from tiphys.apiserver.admission.interface import AdmissionChain
+from tiphys.apiserver.aggregator.aggregator import Aggregator
 from tiphys.apiserver.authn.interface import Authenticator
 from tiphys.apiserver.authz.interface import Authorizer
 from tiphys.apiserver.discovery.documents import Discovery, storage_version_hash
@@ -86,6 +87,8 @@ class ApiServer:
         self.extra_paths: dict[str, PathHandler] = {}
         # OpenAPI definitions of custom resources, asked for when the documents are made.
         self.custom_definitions: Callable[[], dict[str, Any]] = dict
+        # Other servers behind this one; None: requests, discovery and OpenAPI are all our own.
+        self.aggregator: Aggregator | None = None
         self._store: Store | None = None
         self._http: HttpServer | None = None
         self._cache: WatchCache | None = None
@@ -167,6 +170,10 @@ class ApiServer:
         health = Health(etcd=self._check_store, started=lambda: self.started, stopping=self._stopping)
         paths = PathHandlers(discovery, health, openapi, self._server_address, self.extra_paths)
         self._handler = ApiHandler(services, self.security.authenticator, paths, RequestMetrics(), self.gate)
+        if self.aggregator is not None:
+            self._handler.router = discovery.registered = openapi.foreign = self.aggregator
+            self.aggregator.discovery_changed = discovery.changed
+            self.aggregator.openapi_changed = openapi.changed
         self._http = HttpServer(self._handler, max_body=options.max_body_bytes)
         tls = None
         if options.tls_certificate is not None and options.tls_key is not None:

@@ -92,7 +92,8 @@ def _aggregated(answer: Mapping[str, Any], failed: dict[str, str]) -> Iterator[A
         name = (group.get("metadata") or {}).get("name", "")
         for index, version in enumerate(group.get("versions") or ()):
             if version.get("freshness") == "Stale":
-                failed[f"{name}/{version['version']}"] = "stale GroupVersion discovery"
+                stale = f"{name}/{version['version']}"
+                failed[stale] = f"stale GroupVersion discovery: {stale}"
                 continue
             for entry in version.get("resources") or ():
                 kind = (entry.get("responseKind") or {}).get("kind", "")

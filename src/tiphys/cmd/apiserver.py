@@ -125,6 +125,8 @@ def options_of(found: Any) -> ServerOptions:
         authorization_modes=tuple(found.authorization_mode),
         requestheader_ca=found.requestheader_client_ca_file,
         requestheader_names=tuple(found.requestheader_allowed_names),
+        proxy_client_certificate=found.proxy_client_cert_file,
+        proxy_client_key=found.proxy_client_key_file,
         service_cidr=found.service_cluster_ip_range,
         node_port_range=found.service_node_port_range,
         priority_and_fairness=found.enable_priority_and_fairness,

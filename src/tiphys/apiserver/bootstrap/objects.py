@@ -22,7 +22,7 @@ PRIORITY_CLASSES: Final = {
 API_SERVICES: Final[dict[tuple[str, str], tuple[int, int]]] = {
     ("", "v1"): (18000, 1),
     ("apps", "v1"): (17800, 15),
-    ("events.k8s.io", "v1"): (17750, 5),
+    ("events.k8s.io", "v1"): (17750, 15),
     ("authentication.k8s.io", "v1"): (17700, 15),
     ("authorization.k8s.io", "v1"): (17600, 15),
     ("autoscaling", "v1"): (17500, 15),
@@ -40,7 +40,7 @@ API_SERVICES: Final[dict[tuple[str, str], tuple[int, int]]] = {
     ("node.k8s.io", "v1"): (16300, 15),
     ("discovery.k8s.io", "v1"): (16200, 15),
     ("flowcontrol.apiserver.k8s.io", "v1"): (16100, 21),
-    ("resource.k8s.io", "v1"): (16000, 15),
+    ("resource.k8s.io", "v1"): (16200, 21),
 }
 
 

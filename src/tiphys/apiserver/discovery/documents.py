@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -20,12 +20,23 @@ from tiphys.apiserver.registry.resources import ResourceMap
 from tiphys.machinery.meta import join_api_version
 
 Object = dict[str, Any]
+REGISTRATION: Final = "apiregistration.k8s.io"
 
 
 def storage_version_hash(group: str, version: str, kind: str) -> str:
     """What tells a client that the storage version of a resource changed."""
     digest = hashlib.sha256(f"{group}/{version}/{kind}".encode()).digest()
     return base64.b64encode(digest[:8]).decode()
+
+
+class Registered(Protocol):
+    """What the aggregator knows: the order of groups, and what other servers serve."""
+
+    def order(self) -> Sequence[tuple[str, Sequence[str]]]:
+        """Groups (the core one is "") with their versions that are registered, by priority."""
+
+    def remote(self, group: str, version: str) -> Object | None:
+        """The aggregated entry of a version another server answers for; None for one of our own."""
 
 
 class Discovery:
@@ -36,8 +47,7 @@ class Discovery:
         self._resources = resources
         self._storage_hash = storage_hash
         self._cached: dict[str, Any] = {}
-        # Groups served by extension servers: (APIGroup, aggregated entry) by name.
-        self.extra: dict[str, tuple[Object, Object]] = {}
+        self.registered: Registered | None = None
         resources.on_change(self.changed)
 
     def changed(self) -> None:
@@ -57,7 +67,25 @@ class Discovery:
         return found
 
     def groups(self) -> list[tuple[str, list[str]]]:
-        """Groups but the core one, with their versions, both in order of preference."""
+        """Groups but the core one, with their versions, both in order of preference.
+
+        First the group that registers the others, then those that are registered, then what is served besides.
+        """
+        known: list[tuple[str, list[str]]] | None = self._cached.get("groups")
+        if known is None:
+            served = self._served_groups()
+            known = [one for one in served if one[0] == REGISTRATION]
+            left = {name: versions for name, versions in served if name != REGISTRATION}
+            for name, versions in self.registered.order() if self.registered is not None else ():
+                if name:
+                    besides = [one for one in left.pop(name, ()) if one not in versions]
+                    known.append((name, [*versions, *besides]))
+            known += left.items()
+            self._cached["groups"] = known
+        return known
+
+    def _served_groups(self) -> list[tuple[str, list[str]]]:
+        """Groups of our own but the core one, as upstream's defaults order them."""
         versions: dict[str, list[str]] = {}
         for group, version in self._by_version():
             versions.setdefault(group, []).append(version)
@@ -70,8 +98,8 @@ class Discovery:
         return ordered
 
     def serves_group(self, group: str) -> bool:
-        """Whether the group has any version."""
-        return group in self.extra or any(name == group for name, _ in self.groups())
+        """Whether this server itself serves any version of the group."""
+        return any(name == group for name, _ in self._by_version())
 
     # --- legacy -----------------------------------------------------------------------------------
     def api_versions(self, server_address: str) -> Object:
@@ -85,7 +113,6 @@ class Discovery:
     def group_list(self) -> Object:
         """/apis."""
         groups = [self._group(name, versions) for name, versions in self.groups()]
-        groups += [extra[0] for extra in self.extra.values()]
         return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
 
     def group(self, name: str) -> Object | None:
@@ -93,8 +120,6 @@ class Discovery:
         for known, versions in self.groups():
             if known == name:
                 return {"kind": "APIGroup", "apiVersion": "v1", **self._group(name, versions)}
-        if name in self.extra:
-            return {"kind": "APIGroup", "apiVersion": "v1", **self.extra[name][0]}
         return None
 
     @staticmethod
@@ -151,16 +176,13 @@ class Discovery:
         if known is None:
             if core:
                 versions = [self._aggregated_version("", "v1")]
-                items: list[Object] = [{"metadata": {}, "versions": versions}]
+                items: list[Object] = [{"metadata": {}, "versions": [one for one in versions if one]}]
             else:
-                items = [
-                    {
-                        "metadata": {"name": name},
-                        "versions": [self._aggregated_version(name, version) for version in versions],
-                    }
-                    for name, versions in self.groups()
-                ]
-                items += [extra[1] for extra in self.extra.values()]
+                items = []
+                for name, listed in self.groups():
+                    entries = [self._aggregated_version(name, version) for version in listed]
+                    if any(entries):  # a group may be registered that nobody serves
+                        items.append({"metadata": {"name": name}, "versions": [one for one in entries if one]})
             document = {
                 "kind": "APIGroupDiscoveryList",
                 "apiVersion": "apidiscovery.k8s.io/v2",
@@ -171,12 +193,15 @@ class Discovery:
             known = self._cached[key] = (data, f'"{hashlib.sha512(data).hexdigest().upper()}"')
         return known
 
-    def _aggregated_version(self, group: str, version: str) -> Object:
-        return {
-            "version": version,
-            "resources": [_aggregated_resource(resource) for resource in self._by_version().get((group, version), ())],
-            "freshness": "Current",
-        }
+    def _aggregated_version(self, group: str, version: str) -> Object | None:
+        remote = self.registered.remote(group, version) if self.registered is not None else None
+        if remote is not None:
+            return remote
+        resources = self._by_version().get((group, version))
+        if resources is None:
+            return None
+        listed = [_aggregated_resource(resource) for resource in resources]
+        return {"version": version, "resources": listed, "freshness": "Current"}
 
 
 def _position(order: Sequence[str], version: str) -> int:

@@ -11,7 +11,6 @@ The server shows kubelets its client certificate, and never passes on the creden
 
 from __future__ import annotations
 
-import os
 import random
 import ssl
 import zlib
@@ -29,7 +28,7 @@ from tiphys.apiserver.endpoints.read_websocket import WebSocketBody, handshake, 
 from tiphys.apiserver.http.egress import Egress
 from tiphys.apiserver.http.links import Links, Rewriter, rewriter
 from tiphys.apiserver.http.response import Answer, RawConnection, Response, Stream, StreamResponse, Upgrade
-from tiphys.apiserver.http.upstream import HOP_BY_HOP, Exchange, Head, Target
+from tiphys.apiserver.http.upstream import HOP_BY_HOP, Exchange, Head, Target, failure
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.strategy import Object
 from tiphys.machinery.errors import (
@@ -363,14 +362,7 @@ class _Tunnel:
 
 def unreachable(target: Target, error: BaseException) -> StatusError:
     """What a client is told when the other side cannot be reached."""
-    where = f"{target.host}:{target.port}"
-    if isinstance(error, TimeoutError):
-        why = f"dial tcp {where}: i/o timeout"
-    elif isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno:
-        why = f"dial tcp {where}: connect: {os.strerror(error.errno).lower()}"
-    else:
-        why = str(error) or type(error).__name__
-    message = f"error trying to reach service: {why}"
+    message = f"error trying to reach service: {failure(target, error)}"
     return StatusError(status_of(503, "ServiceUnavailable", message))
 
 

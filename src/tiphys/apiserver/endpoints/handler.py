@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 
@@ -60,6 +60,16 @@ def no_such_method() -> StatusError:
     return StatusError(status_of(405, "MethodNotAllowed", message) | {"details": {}, "code": 405})
 
 
+class Router(Protocol):
+    """Knows what other servers answer for (see `aggregator/`)."""
+
+    def route(self, path: str) -> Any:
+        """What `serve` needs for a path of another server; None for one of ours."""
+
+    async def serve(self, request: Request, info: RequestInfo, one: Any) -> Answer:
+        """The other server's answer."""
+
+
 class ApiHandler:
     """Answers every request of the server. Called by the HTTP layer."""
 
@@ -78,6 +88,7 @@ class ApiHandler:
         self._metrics = metrics
         self._gate = gate
         self.ready = False
+        self.router: Router | None = None
 
     async def __call__(self, request: Request) -> Answer:
         """Answer one request; never raises StatusError."""
@@ -148,6 +159,9 @@ class ApiHandler:
 
     async def _serve_admitted(self, request: Request, info: RequestInfo) -> Answer:
         self._authorize(request, info)
+        elsewhere = self.router.route(info.path) if self.router is not None else None
+        if self.router is not None and elsewhere is not None:
+            return await self.router.serve(request, info, elsewhere)
         if not info.is_resource:
             return await self._paths.serve(request, info)
         return await self._serve_resource(request, info)

@@ -48,7 +48,7 @@ class OpenApi(Protocol):
     async def v3_index(self, request: Request) -> Response:
         """/openapi/v3."""
 
-    async def v3(self, request: Request, path: str) -> Response | None:
+    async def v3(self, request: Request, path: str) -> Answer | None:
         """/openapi/v3/PATH; None when there is none."""
 
 

@@ -7,8 +7,10 @@ what either side sends reaches the other unchanged, from the status line on.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -72,17 +74,34 @@ class Exchange:
                 opened = asyncio.open_connection(target.host, target.port, ssl=target.tls, server_hostname=name)
             self._reader, self._writer = await opened
 
-    async def send(self, method: str, headers: dict[str, str], body: bytes, *, upgrade: bool) -> None:
-        """Send the request. With `upgrade` its Upgrade and Connection headers are passed on."""
+    @property
+    def target(self) -> Target:
+        """Where it goes."""
+        return self._target
+
+    async def send(
+        self,
+        method: str,
+        headers: dict[str, str],
+        body: bytes,
+        *,
+        upgrade: bool,
+        more: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Send the request: `headers` without what is for this server only, and all of `more`.
+
+        With `upgrade` its Upgrade and Connection headers are passed on.
+        """
         assert self._writer is not None
         target = self._target
-        lines = [f"{method} {target.path} HTTP/1.1", f"Host: {target.host_header or f'{target.host}:{target.port}'}"]
+        lines = [f"{method} {target.path} HTTP/1.1", f"Host: {target.host_header or _authority(target)}"]
         for name, value in headers.items():
             if name in HOP_BY_HOP or name in ("host", "content-length", "authorization", "expect"):
                 continue
             if name.startswith(("impersonate-", "x-remote-")):
                 continue
             lines.append(f"{name}: {value}")
+        lines += [f"{name}: {value}" for name, value in more]
         if upgrade:
             lines.append("Connection: Upgrade")
             lines.append(f"Upgrade: {headers.get('upgrade', '')}")
@@ -194,3 +213,36 @@ class Exchange:
                 await self._writer.wait_closed()
             except (OSError, asyncio.CancelledError):
                 pass
+
+
+def _authority(target: Target) -> str:
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    return f"{host}:{target.port}"
+
+
+# OpenSSL's verification results that mean: signed by nobody we trust.
+_UNKNOWN_AUTHORITY: Final = frozenset({18, 19, 20, 21})
+_NOT_NOW: Final = frozenset({9, 10})
+_WRONG_NAME: Final = frozenset({62, 64})
+
+
+def failure(target: Target, error: BaseException) -> str:
+    """Why a connection failed, in the words clients know from Kubernetes."""
+    where = _authority(target)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code in _UNKNOWN_AUTHORITY:
+            why = "certificate signed by unknown authority"
+        elif error.verify_code in _NOT_NOW:
+            why = "certificate has expired or is not yet valid"
+        elif error.verify_code in _WRONG_NAME:
+            why = f"certificate is not valid for {target.server_name or target.host}"
+        else:
+            why = error.verify_message
+        return f"tls: failed to verify certificate: x509: {why}"
+    if isinstance(error, TimeoutError):
+        return f"dial tcp {where}: i/o timeout"
+    if isinstance(error, socket.gaierror):
+        return f"dial tcp: lookup {target.host}: no such host"
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno:
+        return f"dial tcp {where}: connect: {os.strerror(error.errno).lower()}"
+    return str(error) or type(error).__name__

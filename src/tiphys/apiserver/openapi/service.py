@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,9 +26,10 @@ from tiphys.apiserver.discovery.documents import Discovery
 from tiphys.apiserver.endpoints.compression import accepts_gzip
 from tiphys.apiserver.endpoints.negotiation import unavailable
 from tiphys.apiserver.http.request import Request
-from tiphys.apiserver.http.response import JSON, Response
+from tiphys.apiserver.http.response import JSON, Answer, Response
 from tiphys.apiserver.openapi.definitions import closure, load_definitions, names_by_kind, references
 from tiphys.apiserver.openapi.gnostic import encode_document
+from tiphys.apiserver.openapi.merging import Foreign, ForeignPart, merge
 from tiphys.apiserver.openapi.paths import META, PathBuilder, group_name
 from tiphys.apiserver.openapi.v3 import document_v3
 from tiphys.apiserver.registry.resources import ResourceMap
@@ -67,13 +68,16 @@ class OpenApiService:
         self._directory = directory
         self._documents: dict[str, Document] = {}
         self._building: asyncio.Future[None] | None = None
-        # Documents of extension servers and custom resources, by path behind /openapi/v3/.
-        self.extra: dict[str, Document] = {}
+        self._generation = 0
+        # Documents of extension servers.
+        self.foreign: Foreign | None = None
         # Definitions of custom resources, by name, each with its x-kubernetes-group-version-kind.
         self.custom: Callable[[], dict[str, Object]] = dict
-        resources.on_change(self._changed)
+        resources.on_change(self.changed)
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
+        """Forget the documents: they are made again when asked for."""
+        self._generation += 1
         self._documents = {}
 
     # --- endpoints -----------------------------------------------------------------------------------
@@ -92,17 +96,20 @@ class OpenApiService:
         """/openapi/v3."""
         documents = await self._ready()
         paths = {
-            name.removeprefix("v3/"): document for name, document in documents.items() if name.startswith("v3/")
-        } | self.extra
-        listed = {
-            name: {"serverRelativeURL": f"/openapi/v3/{name}?hash={paths[name].digest}"} for name in sorted(paths)
+            name.removeprefix("v3/"): f"/openapi/{name}?hash={document.digest}"
+            for name, document in documents.items()
+            if name.startswith("v3/")
         }
+        paths |= {part.place: part.url for part in self._foreign_parts() if part.url}
+        listed = {name: {"serverRelativeURL": paths[name]} for name in sorted(paths)}
         return Response(200, orjson.dumps({"paths": listed}), content_type="text/plain; charset=utf-8")
 
-    async def v3(self, request: Request, path: str) -> Response | None:
+    async def v3(self, request: Request, path: str) -> Answer | None:
         """/openapi/v3/PATH; None when there is none."""
+        if any(part.place == path and part.url for part in self._foreign_parts()) and self.foreign is not None:
+            return await self.foreign.document(request, path)
         documents = await self._ready()
-        document = documents.get(f"v3/{path}") or self.extra.get(path)
+        document = documents.get(f"v3/{path}")
         if document is None:
             return None
         digest = request.parameter("hash") if request.raw_query else ""
@@ -123,11 +130,15 @@ class OpenApiService:
     def _built(self, _: asyncio.Future[None]) -> None:
         self._building = None
 
+    def _foreign_parts(self) -> Sequence[ForeignPart]:
+        return self.foreign.parts() if self.foreign is not None else ()
+
     async def _build(self) -> None:
-        served, custom = self._served(), self.custom()
+        generation = self._generation
+        served, custom, foreign = self._served(), self.custom(), self._foreign_parts()
         key = hashlib.sha256(orjson.dumps([VERSION, FORMAT, served, custom])).hexdigest()[:24]
-        documents = await asyncio.to_thread(self._load_or_make, key, served, custom)
-        if served == self._served():
+        documents = await asyncio.to_thread(self._load_or_make, key, served, custom, foreign)
+        if generation == self._generation:
             self._documents = documents
 
     def _served(self) -> list[tuple[str, str, list[str]]]:
@@ -137,9 +148,14 @@ class OpenApiService:
         return [(group, version, sorted(plurals)) for (group, version), plurals in sorted(found.items())]
 
     def _load_or_make(
-        self, key: str, served: list[tuple[str, str, list[str]]], custom: dict[str, Object]
+        self,
+        key: str,
+        served: list[tuple[str, str, list[str]]],
+        custom: dict[str, Object],
+        foreign: Sequence[ForeignPart],
     ) -> dict[str, Document]:
-        keep = self._directory is not None and not custom  # definitions come and go: not worth a file each time
+        # Definitions and other servers come and go: not worth a file each time.
+        keep = self._directory is not None and not custom and not foreign
         path = self._directory / f"openapi-{key}.json.gz" if keep and self._directory is not None else None
         if path is not None and path.exists():
             try:
@@ -147,7 +163,7 @@ class OpenApiService:
                 return {name: Document.of(bytes.fromhex(text)) for name, text in stored.items()}
             except (OSError, ValueError, KeyError, ZlibError):
                 log.warning("the cached OpenAPI documents in %s cannot be read; they are made again", path)
-        made = self._make(served, custom)
+        made = self._make(served, custom, foreign)
         if path is not None:
             self._keep(path, made)
         return {name: Document.of(data) for name, data in made.items()}
@@ -163,7 +179,9 @@ class OpenApiService:
         except OSError as error:
             log.warning("the OpenAPI documents cannot be kept in %s: %s", path.parent, error)
 
-    def _make(self, served: list[tuple[str, str, list[str]]], custom: dict[str, Object]) -> dict[str, bytes]:
+    def _make(
+        self, served: list[tuple[str, str, list[str]]], custom: dict[str, Object], foreign: Sequence[ForeignPart]
+    ) -> dict[str, bytes]:
         definitions = load_definitions()
         definitions.update(custom)
         names = names_by_kind(definitions)
@@ -188,11 +206,16 @@ class OpenApiService:
             item = {f"/{place}/": operation}
             found[f"v3/{place}"] = orjson.dumps(document_v3(item, closure(references(item), definitions), VERSION))
         used = closure(references(everything), definitions)
+        usable = [part for part in foreign if _encodable(part)]
+        merge(everything, used, usable)
+        for part in usable:
+            if not part.url and part.paths:
+                found[f"v3/{part.place}"] = orjson.dumps(document_v3(dict(part.paths), dict(part.definitions), VERSION))
         document = {
             "swagger": "2.0",
             "info": {"title": "Kubernetes", "version": VERSION},
             "paths": dict(sorted(everything.items())),
-            "definitions": {name: _form_v2(one) if name in custom else one for name, one in used.items()},
+            "definitions": {name: _form_v2(one) if name in custom else one for name, one in sorted(used.items())},
         }
         found["v2"] = orjson.dumps(document)
         found["v2.pb"] = encode_document(document)
@@ -202,6 +225,23 @@ class OpenApiService:
 def _form_v2(schema: Object) -> Object:
     """The definition of a custom resource in v2: a whole object of unknown fields is just an object there."""
     return schema if "properties" in schema else {key: schema[key] for key in schema if key != PRESERVE}
+
+
+def _encodable(part: ForeignPart) -> bool:
+    """Whether another server's part can be written in every form; one that is not well-formed is left out."""
+    document = {
+        "swagger": "2.0",
+        "info": {"title": "", "version": ""},
+        "paths": part.paths,
+        "definitions": part.definitions,
+    }
+    try:
+        encode_document(document)
+        document_v3(dict(part.paths), dict(part.definitions), VERSION)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        log.warning("the OpenAPI document of %s is not well-formed and is left out: %r", part.place, error)
+        return False
+    return True
 
 
 def _unpacked(data: bytes) -> bytes:

@@ -44,6 +44,11 @@ def _parameter(parameter: Object) -> Object:
     return {**kept, "schema": {"type": parameter["type"], "uniqueItems": True}}
 
 
+def _media(operation: Object, key: str) -> list[str]:
+    """What an operation takes or gives; other servers' documents may leave it out."""
+    return operation.get(key) or ["application/json"]
+
+
 def _operation(operation: Object) -> Object:
     out: Object = {key: operation[key] for key in ("tags", "description", "operationId") if key in operation}
     parameters = operation.get("parameters") or []
@@ -53,15 +58,15 @@ def _operation(operation: Object) -> Object:
     for one in parameters:
         if one["in"] == "body":
             out["requestBody"] = {
-                "content": {media: {"schema": schema_v3(one["schema"])} for media in operation["consumes"]},
-                "required": one["required"],
+                "content": {media: {"schema": schema_v3(one["schema"])} for media in _media(operation, "consumes")},
+                "required": one.get("required", False),
             }
     responses: Object = {}
     for code, response in operation["responses"].items():
         responses[code] = {"description": response["description"]}
         if "schema" in response:
             schema = schema_v3(response["schema"])
-            responses[code]["content"] = {media: {"schema": schema} for media in operation["produces"]}
+            responses[code]["content"] = {media: {"schema": schema} for media in _media(operation, "produces")}
     out["responses"] = responses
     return out | {key: value for key, value in operation.items() if key.startswith("x-")}
 

@@ -60,9 +60,9 @@ _UPSTREAM_KEYS: Final = {
     GroupResource("", "services"): "services/specs",
     GroupResource("", "endpoints"): "services/endpoints",
     GroupResource("networking.k8s.io", "ingresses"): "ingress",
-    GroupResource(
-        "apiextensions.k8s.io", "customresourcedefinitions"
-    ): "apiextensions.k8s.io/customresourcedefinitions",
+    GroupResource("apiextensions.k8s.io", "customresourcedefinitions"): "apiextensions.k8s.io/"
+    "customresourcedefinitions",
+    GroupResource("apiregistration.k8s.io", "apiservices"): "apiregistration.k8s.io/apiservices",
 }
 # Those with a deletion of their own upstream: preconditions fail in the words of the storage.
 _CHECKED_BY_STORAGE: Final = frozenset(

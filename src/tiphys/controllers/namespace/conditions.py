@@ -32,7 +32,8 @@ def conditions_of(left: Left, failed: Mapping[str, str]) -> dict[str, tuple[str,
     found = {type_: ("False", reason, message) for type_, (reason, message) in _FINE.items()}
     if failed:
         what = ", ".join(f"{name}: {why}" for name, why in sorted(failed.items()))
-        message = f"Discovery failed for some groups, {len(failed)} failing: {what}"
+        why = f"unable to retrieve the complete list of server APIs: {what}"
+        message = f"Discovery failed for some groups, {len(failed)} failing: {why}"
         found[DISCOVERY] = ("True", "DiscoveryFailed", message)
     if left.errors:
         what = ", ".join(sorted(left.errors))

@@ -13,13 +13,14 @@ from aiohttp import web
 from tests.unit.apiserver.admission.parts import Hooks, Objects, OneVersion, parts, run, write
 from tiphys.api.table import resource_by_path
 from tiphys.apiserver.admission.interface import AdmissionChain, Operation
-from tiphys.apiserver.admission.webhooks.caller import Endpoint, HttpsCaller, endpoints_of, url_of
+from tiphys.apiserver.admission.webhooks.caller import HttpsCaller, endpoints_of, url_of
 from tiphys.apiserver.admission.webhooks.interface import CallError
 from tiphys.apiserver.admission.webhooks.matching import rule_matches
 from tiphys.apiserver.admission.webhooks.mutating import MutatingAdmissionWebhook
 from tiphys.apiserver.admission.webhooks.validating import ValidatingAdmissionWebhook
 from tiphys.apiserver.http.egress import Egress
 from tiphys.apiserver.pki import Authority
+from tiphys.apiserver.service_endpoints import Endpoint
 from tiphys.machinery.errors import StatusError
 
 GROUP = "admissionregistration.k8s.io"

@@ -12,7 +12,6 @@ import random
 import socket
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -22,19 +21,10 @@ from tiphys.apiserver.admission.webhooks.interface import CallError
 from tiphys.apiserver.http.egress import Egress
 from tiphys.apiserver.http.upstream import Exchange, Target
 from tiphys.apiserver.registry.strategy import Reader
+from tiphys.apiserver.service_endpoints import Endpoint, ready_endpoints, service_slices
 from tiphys.machinery.meta import ObjectName
 
 MAX_ANSWER: Final = 8 * 1024 * 1024
-SERVICE_LABEL: Final = "kubernetes.io/service-name"
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where a service answers; `node` is the one its pod runs on, "" when it is not said."""
-
-    address: str
-    port: int
-    node: str = ""
 
 
 def endpoints_of(reader: Reader, namespace: str, name: str, port: int) -> list[Endpoint]:
@@ -46,21 +36,7 @@ def endpoints_of(reader: Reader, namespace: str, name: str, port: int) -> list[E
     ports = [one for one in spec.get("ports") or () if one.get("port") == port]
     if not ports:
         raise CallError(f'no service port {port} found for service "{name}"')
-    found = []
-    for part in reader.list("discovery.k8s.io", "endpointslices", namespace):
-        if (part["metadata"].get("labels") or {}).get(SERVICE_LABEL) != name:
-            continue
-        numbers = [
-            one["port"]
-            for one in part.get("ports") or ()
-            if one.get("port") and (one.get("name") or "") == (ports[0].get("name") or "")
-        ]
-        for endpoint in part.get("endpoints") or ():
-            if (endpoint.get("conditions") or {}).get("ready") is False:
-                continue
-            node = endpoint.get("nodeName") or ""
-            addresses = endpoint.get("addresses") or ()
-            found += [Endpoint(address, number, node) for address in addresses for number in numbers]
+    found = ready_endpoints(service_slices(reader, namespace, name), ports[0].get("name") or "")
     if not found:
         raise CallError(f'no endpoints available for service "{name}"')
     return found
