@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from tests.unit.client.fakeapi import status
 from tests.unit.controllers.harness import World, names
 from tiphys.api.core.v1 import ConfigMap
 from tiphys.client import Client, RestConfig, endpoint_of
+from tiphys.client.transport import Response
 from tiphys.controllers.garbagecollector import GarbageCollector
 from tiphys.machinery.meta import ObjectName
 
@@ -100,6 +103,24 @@ async def test_a_circle_of_owners_goes_in_the_foreground() -> None:
         assert len(world.api.list(MAPS)) == 3
         await delete(world, "one", "Foreground")
         await world.settle()
+    assert world.api.list(MAPS) == []
+
+
+async def test_a_kind_that_cannot_be_listed_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    root = world.api.put(MAPS, config_map("root"))
+    world.api.put(MAPS, config_map("kid", root))
+    answer = world.faulty.request
+
+    async def request(method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Response:
+        if target.startswith(SECRETS):
+            return status(500, "", "conversion webhook for example.com/v1, Kind=Secret failed: EOF")
+        return await answer(method, target, headers, body)
+
+    monkeypatch.setattr(world.faulty, "request", request)
+    async with world.running(GarbageCollector):
+        await delete(world, "root")
+        await world.settle(seconds=60)
     assert world.api.list(MAPS) == []
 
 

@@ -22,7 +22,7 @@ from tiphys.api.meta.v1 import OwnerReference
 from tiphys.base.log import get_logger
 from tiphys.base.tasks import Supervised
 from tiphys.client import DONE, WARNING, ApiResource, Client, Controller, PartialObject, Preconditions, Result
-from tiphys.client.waiting import wait_until
+from tiphys.client.waiting import wait_at_most, wait_until
 from tiphys.controllers.common.context import ControllerContext
 from tiphys.controllers.garbagecollector.graph import FOREGROUND, ORPHAN, Graph, GraphNode, Identity
 from tiphys.controllers.garbagecollector.monitors import Monitors
@@ -32,6 +32,8 @@ from tiphys.machinery.meta import ObjectName
 log = get_logger(__name__)
 
 REFRESH_SECONDS: Final = 30.0
+# The first list of every kind is waited for this long.
+SYNC_SECONDS: Final = 30.0
 # New kinds are looked for this soon after a CustomResourceDefinition or APIService changed.
 SETTLE_SECONDS: Final = 1.0
 ABSENT_CACHE: Final = 500
@@ -55,10 +57,14 @@ class GarbageCollector(Controller[str]):
         self._monitors = Monitors(context.client, context.informers, self._seen, self._gone)
 
     async def run(self, workers: int = 0) -> None:
-        """Work until cancelled, after every kind has been listed once: a half graph shows false orphans."""
+        """Work until cancelled, after every kind has been listed once: a half graph makes more questions.
+
+        A kind that cannot be listed (its conversion webhook is away) holds up nobody but its own objects.
+        """
         while not await self._monitors.refresh_quietly():
             await self.clock.sleep(SETTLE_SECONDS)
-        await self._monitors.synced()
+        if not await wait_at_most(self._monitors.synced(), self.clock, SYNC_SECONDS):
+            log.warning("not all kinds could be listed within %d seconds; going on without the rest", SYNC_SECONDS)
         await super().run(workers)
 
     def start(self, tasks: Supervised) -> None:

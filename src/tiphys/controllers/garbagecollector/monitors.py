@@ -56,7 +56,7 @@ class Monitors:
                 await self._informers.forget(self._monitors.pop(resource))
 
     async def synced(self) -> None:
-        """Wait until every kind has been listed; a kind that cannot be is given up on for now."""
+        """Wait until every kind has been listed, or is gone."""
         for resource, informer in list(self._monitors.items()):
             while not informer.has_synced:
                 if resource not in self._monitors:
