@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tiphys.store import EtcdAccess
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
     """Options of one API server. Paths are PEM files; None means the feature is off."""
 
-    # A store URL or state directory (see `tiphys.store.open_store`); "memory" keeps nothing.
+    # A state directory or the URLs of etcd's members (see `tiphys.store.open_store`); "memory" keeps nothing.
     store: str | Path = "memory"
+    etcd: EtcdAccess = field(default_factory=EtcdAccess)
     # Addresses to listen on; port 0 takes any free one, the same for all addresses.
     bind_addresses: tuple[str, ...] = ("127.0.0.1",)
     port: int = 6443

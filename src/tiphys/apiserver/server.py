@@ -125,7 +125,7 @@ class ApiServer:
 
     async def load(self) -> None:
         """Open the store and fill the cache; nothing is served yet, but the registry can be used."""
-        self._store = self._given_store or await open_store(self.options.store)
+        self._store = self._given_store or await open_store(self.options.store, etcd=self.options.etcd)
         self._cache = WatchCache(self._store)
         for resource in served_resources(self.options.runtime_config):
             self._serve(resource)

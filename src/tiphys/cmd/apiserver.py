@@ -23,7 +23,7 @@ from tiphys.base.tasks import Supervised
 from tiphys.cmd.component import add_common_flags, begin_logging, run
 from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.flags import FlagParser, duration, key_values
-from tiphys.store import StoreError
+from tiphys.store import EtcdAccess, StoreError
 
 log = get_logger(__name__)
 
@@ -57,7 +57,7 @@ def parser() -> FlagParser:
     flags.add_argument("--advertise-address", default="", help="address members of the cluster reach the server at")
     help_text = "where nodes on this machine have their network namespaces, with {node} in it: the way to their pods"
     flags.add_argument("--node-network-namespaces", default="", help=help_text)
-    flags.add_argument("--datastore", default="memory", help="sqlite:DIRECTORY or memory")
+    _add_store_flags(flags)
     flags.add_argument("--service-cluster-ip-range", type=_network, default="10.96.0.0/16", help="service addresses")
     flags.add_argument("--service-node-port-range", type=_port_range, default=(30000, 32767), help="node ports")
     for name, help_text in (
@@ -88,11 +88,25 @@ def parser() -> FlagParser:
     _add_flow_control_flags(flags)
     flags.add_argument("--runtime-config", type=key_values, default={}, help="API versions to turn on or off")
     flags.add_argument("--event-ttl", type=duration, default=timedelta(hours=1), help="how long events are kept")
+    return flags
+
+
+def _add_store_flags(flags: FlagParser) -> None:
+    """Where the state is."""
+    where = "sqlite:DIRECTORY, memory, or the URLs of etcd's members, with commas; --etcd-servers says the latter too"
+    flags.add_argument("--datastore", help=where)
+    flags.listing("etcd-servers", [], "URLs of etcd's members: http(s)://HOST:PORT")
+    for name, help_text in (
+        ("etcd-cafile", "authority of the members' certificates"),
+        ("etcd-certfile", "certificate shown to them"),
+        ("etcd-keyfile", "its key"),
+    ):
+        flags.add_argument(f"--{name}", type=Path, help=help_text)
+    flags.add_argument("--etcd-prefix", default="/registry", help="what every key in etcd begins with")
     compaction = timedelta(minutes=5)
     flags.add_argument(
         "--etcd-compaction-interval", type=duration, default=compaction, help="how long revisions are kept"
     )
-    return flags
 
 
 def _add_flow_control_flags(flags: FlagParser) -> None:
@@ -106,7 +120,13 @@ def _add_flow_control_flags(flags: FlagParser) -> None:
 def options_of(found: Any) -> ServerOptions:
     """The flags as the server's options."""
     return ServerOptions(
-        store=found.datastore,
+        store=found.datastore or ",".join(found.etcd_servers) or "memory",
+        etcd=EtcdAccess(
+            ca=found.etcd_cafile,
+            certificate=found.etcd_certfile,
+            key=found.etcd_keyfile,
+            prefix=found.etcd_prefix,
+        ),
         bind_addresses=tuple(found.bind_address),
         port=found.secure_port,
         advertise_address=found.advertise_address,

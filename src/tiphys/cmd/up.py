@@ -29,6 +29,7 @@ AWAITED: Final = {
     "control-plane-only": ("apiserver", "controller-manager", "scheduler"),
     "cluster": ("setup", "dns"),
 }
+LOCAL_ETCD: Final = "http://127.0.0.1:2379"
 LABELS: Final = {
     "apiserver": "API server",
     "controller-manager": "controller manager",
@@ -47,7 +48,15 @@ def parser() -> FlagParser:
     flags.add_argument("--state-dir", type=Path, help="where the cluster's state is kept")
     flags.add_argument("--kubeconfig", type=Path, help="kubeconfig to write (~/.kube/tiphys.yaml)")
     flags.add_argument("--api-port", type=int, help="port of the API server on 127.0.0.1 (6443)")
-    flags.add_argument("--datastore", help="sqlite, etcd or the URLs of an etcd cluster")
+    flags.add_argument("--datastore", help="sqlite, etcd (at http://127.0.0.1:2379) or the URLs of etcd's members")
+    for name, help_text in (
+        ("cafile", "authority of etcd's certificates"),
+        ("certfile", "ours"),
+        ("keyfile", "its key"),
+    ):
+        flags.add_argument(f"--etcd-{name}", type=Path, help=help_text)
+    flags.add_argument("--etcd-prefix", help="what every key in etcd begins with (/registry)")
+    flags.add_argument("--encryption-provider-config", type=Path, help="how objects are encrypted in the store")
     flags.add_argument("--network", choices=NETWORKS, help="how pods reach each other across nodes (vxlan)")
     flags.add_argument("--proxy-mode", choices=PROXY_MODES, help="how services are made (nftables)")
     flags.add_argument("--container-runtime-endpoint", help="use this CRI runtime instead of our own")
@@ -119,12 +128,16 @@ def _spec(options: Any, layout: Layout) -> ClusterSpec:
     """The spec of a cluster there was before, else a new one; raises CommandError where flags contradict it."""
     mode = "api-only" if options.api_only else "control-plane-only" if options.control_plane_only else "cluster"
     given = {
-        "datastore": options.datastore,
+        "datastore": LOCAL_ETCD if options.datastore == "etcd" else options.datastore,
+        "etcd_prefix": options.etcd_prefix,
         "network": options.network,
         "proxy_mode": options.proxy_mode,
         "container_runtime_endpoint": options.container_runtime_endpoint,
         "kubeconfig": str(options.kubeconfig.absolute()) if options.kubeconfig else None,
     }
+    for name in ("etcd_cafile", "etcd_certfile", "etcd_keyfile", "encryption_provider_config"):
+        path = getattr(options, name)
+        given[name] = str(path.absolute()) if path else None
     if options.node_monitor_grace_period is not None:
         given["node_monitor_grace_period"] = options.node_monitor_grace_period.total_seconds()
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

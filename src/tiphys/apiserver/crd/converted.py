@@ -14,7 +14,7 @@ from tiphys.apiserver.crd.mirror import Mirror
 from tiphys.apiserver.crd.store import CustomStore
 from tiphys.apiserver.crd.strategy import CustomStrategy
 from tiphys.apiserver.crd.translator import Translator
-from tiphys.apiserver.registry.store import MAX_OBJECT_BYTES, committed
+from tiphys.apiserver.registry.stored import MAX_OBJECT_BYTES, committed
 from tiphys.apiserver.registry.strategy import Object
 from tiphys.apiserver.registry.templates import Known
 from tiphys.apiserver.watchcache import Entry, WatchCache, encode_stored

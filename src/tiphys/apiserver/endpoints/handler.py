@@ -45,6 +45,7 @@ from tiphys.machinery.errors import (
     status_of,
     unauthorized,
 )
+from tiphys.store import StoreError
 
 NOT_FOUND: Final = "the server could not find the requested resource"
 
@@ -109,6 +110,9 @@ class ApiHandler:
             answer = status_response(error)
         except TooMany as error:
             answer, request.place = error.response, None
+        except StoreError as error:
+            # Not a fault of this server: the state cannot be had now. In etcd's words, as upstream passes them on.
+            answer = status_response(StatusError(status_of(500, "", f"etcdserver: {error}")))
         except (RecursionError, orjson.JSONEncodeError) as error:
             # orjson writes 254 levels, and reads more; it has no error of its own for that.
             if not isinstance(error, RecursionError) and "Recursion" not in str(error):
@@ -133,6 +137,22 @@ class ApiHandler:
         answer.headers = headers
 
     async def _serve(self, request: Request, info: RequestInfo) -> Answer:
+        """Answer a request; a refusal that another server's write may have overtaken is judged again.
+
+        Where servers share a store, each sees the others' writes a moment late: a namespace, a role or a version
+        may be there that this one has not seen yet.
+        """
+        cache = self._services.cache
+        try:
+            return await self._judge(request, info)
+        except StatusError as error:
+            if not cache.shared or error.code not in MAYBE_STALE or error.reason == "AlreadyExists":
+                raise
+        await cache.wait_fresh()
+        request.warnings.clear()
+        return await self._judge(request, info)
+
+    async def _judge(self, request: Request, info: RequestInfo) -> Answer:
         user = await self._authenticator.authenticate(request)
         if user is None:
             raise unauthorized()
@@ -202,6 +222,7 @@ class ApiHandler:
             request.warnings.append(deprecation)
         api = ApiRequest(self._services, request, info)
         if info.subresource:
+            await self._services.cache.wait_fresh()
             return await serve_subresource(api, served)
         named = len(info.parts) > 1
         if info.verb not in served.resource.verbs or (info.verb in (NAMED if not named else UNNAMED)):
@@ -217,6 +238,8 @@ UNNAMED: Final = frozenset({"create", "list", "deletecollection"})
 DEPRECATED: Final = {
     ("", "v1", "endpoints"): "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
 }
+# Refusals that depend on objects.
+MAYBE_STALE: Final = frozenset({401, 403, 404, 409, 422})
 COMPRESS_FROM: Final = 128 * 1024
 
 

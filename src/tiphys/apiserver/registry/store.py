@@ -12,22 +12,21 @@ the store's await returns, so nothing is read back.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Final, Protocol
+from datetime import timedelta
+from typing import Final, Protocol
 
 import orjson
 
-from tiphys.apiserver.housekeeping import SharedLeases
 from tiphys.apiserver.registry.finalizers import finalizers_for_deletion
 from tiphys.apiserver.registry.names import generate_name, new_uid
 from tiphys.apiserver.registry.options import DeleteOptions, Preconditions
-from tiphys.apiserver.registry.strategy import Finish, Object, RequestContext, Strategy
-from tiphys.apiserver.registry.templates import Known, Templates
+from tiphys.apiserver.registry.stored import StoredObjects, same_object
+from tiphys.apiserver.registry.strategy import Finish, Object, RequestContext
+from tiphys.apiserver.registry.templates import Known
 from tiphys.apiserver.registry.validation.meta import validate_object_meta, validate_object_meta_update
-from tiphys.apiserver.watchcache import Entry, Kind, WatchCache, encode_stored
+from tiphys.apiserver.watchcache import Entry
 from tiphys.machinery import field
 from tiphys.machinery.errors import (
     StatusError,
@@ -38,21 +37,17 @@ from tiphys.machinery.errors import (
     invalid,
     modified,
     not_found,
-    request_entity_too_large,
     status_of,
     timeout,
 )
 from tiphys.machinery.field import FieldError, Path
-from tiphys.machinery.meta import GroupKind, GroupResource, join_api_version
-from tiphys.machinery.normalize import normalize
-from tiphys.machinery.schema import TypeSchema
+from tiphys.machinery.meta import GroupKind, GroupResource
 from tiphys.machinery.time import format_time, parse_rfc3339
 from tiphys.store import CompareFailed, KeyExists, LeaseNotFound, NoSpaceError
 
 NAME_ATTEMPTS: Final = 8
 UPDATE_ATTEMPTS: Final = 100
 METADATA: Final = Path("metadata")
-MAX_OBJECT_BYTES: Final = 1536 * 1024  # what etcd takes in one request; larger objects are refused by every store alike
 
 # Where upstream stores what is named otherwise: only error messages show it.
 _UPSTREAM_KEYS: Final = {
@@ -104,102 +99,8 @@ class Written:
         return self.marked
 
 
-class ResourceStore:
-    """All objects of one resource, in its storage version."""
-
-    def __init__(
-        self,
-        strategy: Strategy,
-        kind: Kind,
-        cache: WatchCache,
-        now: Callable[[], datetime],
-        schema: TypeSchema | None = None,
-        leases: SharedLeases | None = None,
-    ) -> None:
-        """`strategy.resource` and `schema` are of the storage version; `now` is the clock.
-
-        With `leases`, objects expire: each write puts its object under the current lease.
-        """
-        resource = strategy.resource
-        self.strategy = strategy
-        self.kind = kind
-        self.resource = resource
-        self.schema = schema
-        self.group_resource = GroupResource(resource.group, resource.plural)
-        self.group_kind = GroupKind(resource.group, resource.kind)
-        self.api_version = join_api_version(resource.group, resource.version)
-        self.prefix = b'{"kind":"%b","apiVersion":"%b",' % (resource.kind.encode(), self.api_version.encode())
-        self._cache = cache
-        self._store = cache.store
-        self._now = now
-        self._leases = leases
-        self._templates = Templates()
-
-    def named_as(self, group_resource: GroupResource, strategy: Strategy) -> ResourceStore:
-        """The same store under another group's name: errors name the resource as the client does (events).
-
-        `strategy` has the rules of that group; it sees objects in the storage version.
-        """
-        other = copy.copy(self)
-        other.group_resource = group_resource
-        other.strategy = strategy
-        return other
-
-    # --- reading ----------------------------------------------------------------------------------
-    def get(self, namespace: str, name: str) -> Entry:
-        """The current version. StatusError (404) when there is none."""
-        entry = self.kind.cache.get(namespace, name)
-        if entry is None:
-            raise not_found(self.group_resource, name)
-        return entry
-
-    async def find(self, namespace: str, name: str) -> Entry | None:
-        """As `get`, for stores whose objects have to be fetched from somewhere first; None when there is none."""
-        return self.kind.cache.get(namespace, name)
-
-    async def current(self, namespace: str, name: str) -> Entry:
-        """As `find`. StatusError (404) when there is none."""
-        entry = await self.find(namespace, name)
-        if entry is None:
-            raise not_found(self.group_resource, name)
-        return entry
-
-    async def fresh(self) -> None:
-        """Return when `kind` shows everything the cache of the server has. StatusError when it cannot."""
-
-    @property
-    def revision(self) -> int:
-        """The revision of the store whose state `kind` shows."""
-        return self._cache.revision
-
-    async def shown(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """Entries straight from the store, as they look here."""
-        return entries
-
-    async def stored(self, obj: Object) -> Object:
-        """An object of this store, complete and valid, as it is to be kept."""
-        return obj
-
-    def decode(self, entry: Entry) -> Object:
-        """A fresh copy of the object, with kind and apiVersion, free to be changed."""
-        return self.parse(entry.tail)
-
-    def parse(self, tail: bytes) -> Object:
-        """As `decode`, from the tail of an entry."""
-        obj: Object = orjson.loads(self.prefix + tail)
-        return obj
-
-    def in_version(self, obj: Object, api_version: str) -> tuple[Object, TypeSchema] | None:
-        """A copy of an object of this store in another version, with its schema; None where that is not served.
-
-        For resources that have a store for each version; versions of others are converted by `registry.conversion`.
-        """
-        return None
-
-    def store_key(self, namespace: str, name: str) -> str:
-        """Where the object lives in the store."""
-        own = f"{namespace}/{name}" if self.resource.namespaced else name
-        return self.kind.cache.prefix + own
+class ResourceStore(StoredObjects):
+    """All objects of one resource, in its storage version: how they are written."""
 
     def _lease_lost(self, error: LeaseNotFound) -> StatusError:
         assert self._leases is not None
@@ -407,6 +308,7 @@ class ResourceStore:
         if self._gone_after(new):
             return await self._remove_instead(ctx, entry, new, old)
         if same_object(new, old):
+            await self._confirm(ctx, entry)
             return Written(entry)
         finish = await strategy.begin_update(ctx, new, old) if subresource in ("", "scale") else None
         return await self._replace(ctx, entry, new, old, finish)
@@ -476,6 +378,15 @@ class ResourceStore:
             if finish is not None:
                 finish(committed)
 
+    async def _confirm(self, ctx: RequestContext, entry: Entry) -> None:
+        """Make sure that `entry` is current, where an answer is given without a write. Raises CompareFailed."""
+        if not self._cache.shared:
+            return
+        await self._cache.wait_fresh()
+        current = await self.find(ctx.namespace, ctx.name)
+        if current is None or current.revision != entry.revision:
+            raise CompareFailed(self.store_key(ctx.namespace, ctx.name), entry.revision, None)
+
     async def _remove_instead(self, ctx: RequestContext, entry: Entry, new: Object, old: Object) -> Written:
         """The update was the last step of a deletion."""
         last = self._unsaved(ctx.namespace, ctx.name, new, entry.revision)
@@ -504,15 +415,19 @@ class ResourceStore:
             try:
                 return await self._delete(ctx, entry, obj, options)
             except CompareFailed as error:
-                if error.current is None:
+                if error.current is not None:
+                    await self._cache.wait_revision(error.current.mod_revision, 5.0)
+                elif self._cache.shared:
+                    await self._cache.wait_fresh()
+                else:
                     raise not_found(self.group_resource, ctx.name) from None
-                await self._cache.wait_revision(error.current.mod_revision, 5.0)
         raise timeout("there was too much contention on the object; try again", 1)
 
     async def _delete(self, ctx: RequestContext, entry: Entry, obj: Object, options: DeleteOptions) -> Written:
         metadata = obj["metadata"]
         graceful, pending = self._begin_graceful(ctx, obj, options)
         if pending:
+            await self._confirm(ctx, entry)
             return Written(entry)
         wanted = finalizers_for_deletion(options, metadata.get("finalizers") or (), self.strategy.garbage_collection)
         if wanted is not None:
@@ -575,92 +490,10 @@ class ResourceStore:
     async def _mark(self, ctx: RequestContext, entry: Entry, obj: Object) -> Entry:
         old = self.decode(entry)
         if obj == old:
+            await self._confirm(ctx, entry)
             return entry
         return (await self._replace(ctx, entry, obj, old, None)).entry
-
-    # --- bytes ------------------------------------------------------------------------------------
-    def _encode(
-        self,
-        key: str,
-        obj: Object,
-        like: Object | None = None,
-        template: tuple[Known, bytes] | None = None,
-    ) -> bytes:
-        """The bytes to store; `like` is the version before, in normal form, if there was one."""
-        if template is not None and self.schema is not None:
-            value = self._bytes_with(obj, self.schema, *template)
-        elif like is None or self.schema is None or self.schema.custom:
-            value = self._bytes_of(obj)
-        else:
-            value = encode_stored(normalize(obj, self.schema, like, checked=True), self.resource.kind, self.api_version)
-        if len(value) > MAX_OBJECT_BYTES:
-            raise request_entity_too_large(f"limit is {MAX_OBJECT_BYTES}")
-        labels = obj["metadata"].get("labels") or {}
-        self._cache.describe(key, value, labels, self.strategy.selectable_fields(obj))
-        return value
-
-    def _bytes_with(self, obj: Object, schema: TypeSchema, known: Known, name: bytes) -> bytes:
-        """As `_bytes_of`, the part of the template as it was encoded before."""
-        part = self.strategy.template_part
-        ready = known.bytes_with(name)
-        if ready is None:
-            normal = normalize(obj, schema)
-            known.keep(orjson.dumps(normal[part]), name)
-            return encode_stored(normal, self.resource.kind, self.api_version)
-        normal = normalize({key: value for key, value in obj.items() if key != part}, schema)
-        normal[part] = orjson.Fragment(ready)
-        wire = {key: normal[key] for key in schema.fields if key in normal}
-        return encode_stored(wire, self.resource.kind, self.api_version)
-
-    async def _saved(self, namespace: str, name: str, revision: int) -> Entry:
-        """The version just committed."""
-        return committed(self.kind, namespace, name, revision)
-
-    def _unsaved(self, namespace: str, name: str, obj: Object, revision: int = 0) -> Entry:
-        """What an answer of a dry run carries: the object, with the version it had before (0: none)."""
-        own = f"{namespace}/{name}" if self.resource.namespaced else name
-        return Entry(own, namespace, name, self._bytes_of(obj), revision, 0)
-
-    def _bytes_of(self, obj: Object) -> bytes:
-        """What the store would hold: the normal form again, as strategies and plug-ins may have added to it."""
-        if self.schema is not None:
-            obj = normalize(obj, self.schema)
-        return encode_stored(obj, self.resource.kind, self.api_version)
-
-
-def committed(kind: Kind, namespace: str, name: str, revision: int) -> Entry:
-    """The version written at `revision`: from the cache, unless somebody has changed it again already."""
-    entry = kind.cache.get(namespace, name)
-    if entry is not None and entry.revision == revision:
-        return entry
-    for event in reversed(kind.cache.history):
-        if event.revision == revision and event.entry is not None:
-            return event.entry
-    raise timeout("the write was committed, but has not reached this server's cache yet", 1)
 
 
 def _no_space(error: NoSpaceError) -> StatusError:
     return StatusError(status_of(500, "", f"etcdserver: {error}"))
-
-
-def same_object(new: Object, old: Object) -> bool:
-    """Whether an update changes nothing. Times of managedFields do not count, and then stay as they were."""
-    if new.keys() - _NEVER_COMPARED != old.keys() - _NEVER_COMPARED:
-        return False
-    for key, value in new.items():
-        if key not in _NEVER_COMPARED and key != "metadata" and value != old[key]:
-            return False
-    return _comparable(new["metadata"]) == _comparable(old["metadata"])
-
-
-_NEVER_COMPARED: Final = frozenset({"kind", "apiVersion"})
-
-
-def _comparable(metadata: Object) -> dict[str, Any]:
-    plain = {key: value for key, value in metadata.items() if key != "resourceVersion"}
-    managed: Sequence[dict[str, Any]] = plain.get("managedFields") or ()
-    if managed:
-        plain["managedFields"] = [{key: value for key, value in one.items() if key != "time"} for one in managed]
-    else:
-        plain.pop("managedFields", None)
-    return plain

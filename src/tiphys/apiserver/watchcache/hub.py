@@ -2,13 +2,14 @@
 
 Start-up reads the whole store in one range and subscribes in the same turn of the loop, so that nothing falls between.
 After that every commit updates the cache before the writer's await returns: a read through the cache is as fresh as one
-from the store. With a remote store `wait_fresh` asks it for its revision and waits for the cache to reach it.
+from the store. With a store that other servers share, `wait_fresh` asks it for its revision, which it tells once the
+cache has reached it. When changes were missed, everything is read again and watches end: their clients list again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from sys import intern
 from typing import Final
@@ -18,11 +19,13 @@ from tiphys.apiserver.watchcache.event import CacheEvent
 from tiphys.apiserver.watchcache.kind import KindCache, SelectableFields
 from tiphys.apiserver.watchcache.watchers import WatcherSet
 from tiphys.base.log import get_logger
-from tiphys.store.interface import Event, EventType, Store, prefix_end
+from tiphys.store.errors import StoreError, StoreTimeoutError
+from tiphys.store.interface import Event, EventType, KeyValue, RangeResult, Store, prefix_end
 
 log = get_logger(__name__)
 
 ROOT: Final = "/registry/"
+RELOAD_PAUSE: Final = 1.0  # seconds between two attempts to read everything again
 
 
 class Kind:
@@ -48,11 +51,10 @@ class Kind:
 class WatchCache:
     """Every object of every registered kind. Register kinds, `start`, use; `stop` ends all watches."""
 
-    def __init__(self, store: Store, *, remote: bool = False) -> None:
-        """`remote`: other servers write to the store too, so a consistent read has to ask it for its revision."""
+    def __init__(self, store: Store) -> None:
         self.store = store
         self.revision = 0
-        self._remote = remote
+        self._reloading: asyncio.Task[None] | None = None
         self._kinds: dict[str, Kind] = {}  # by "group/plural/", the part of the key behind ROOT
         self._orphans: dict[str, dict[str, tuple[bytes, int, int]]] = {}  # objects of kinds not registered (yet)
         self._unsubscribe: Callable[[], None] | None = None
@@ -68,7 +70,7 @@ class WatchCache:
         unsubscribe = self.store.subscribe(early.extend)
         loaded = await self.store.range(ROOT, prefix_end(ROOT))
         unsubscribe()
-        self._unsubscribe = self.store.subscribe(self._on_events)
+        self._unsubscribe = self.store.subscribe(self._on_events, self._on_missed)
         self.revision = loaded.revision
         for kind in self._kinds.values():
             kind.cache.oldest_revision = kind.cache.last_change = loaded.revision
@@ -81,6 +83,8 @@ class WatchCache:
         if self._unsubscribe is not None:
             self._unsubscribe()
             self._unsubscribe = None
+        if self._reloading is not None:
+            self._reloading.cancel()
         for kind in self._kinds.values():
             kind.watchers.end_all()
 
@@ -109,10 +113,15 @@ class WatchCache:
         return self._kinds.get(f"{group or 'core'}/{plural}/")
 
     # --- freshness --------------------------------------------------------------------------------
+    @property
+    def shared(self) -> bool:
+        """Whether other servers write too, so that the cache may be behind for a moment."""
+        return self.store.shared
+
     async def wait_fresh(self) -> None:
-        """Return once the cache has everything that was committed before the call."""
-        if self._remote:
-            await self.wait_revision(await self.store.current_revision(), 3.0)
+        """Return once the cache has everything that was committed before the call. Raises StoreTimeoutError."""
+        if self.store.shared and not await self.wait_revision(await self.store.current_revision(), 3.0):
+            raise StoreTimeoutError("the watch cache is being read again")
 
     async def wait_revision(self, revision: int, timeout: float) -> bool:
         """Wait until the cache has reached `revision`; False after `timeout` seconds without."""
@@ -136,6 +145,55 @@ class WatchCache:
         self._described.pop(key, None)
 
     # --- following the store ----------------------------------------------------------------------
+    def _on_missed(self, revision: int) -> None:
+        if self._reloading is not None:
+            self._reloading.cancel()
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        early: list[Event] = []
+        self._unsubscribe = self.store.subscribe(early.extend, self._on_missed)
+        self._reloading = asyncio.create_task(self._reload(early), name="watch-cache-reload")
+
+    async def _reload(self, early: list[Event]) -> None:
+        """Read everything again; `early` collects what happens meanwhile."""
+        while True:
+            try:
+                loaded = await self.store.range(ROOT, prefix_end(ROOT))
+                break
+            except StoreError as error:
+                log.warning("the state cannot be read again yet: %s", error)
+                await asyncio.sleep(RELOAD_PAUSE)
+        assert self._unsubscribe is not None
+        self._unsubscribe()
+        self._unsubscribe = self.store.subscribe(self._on_events, self._on_missed)
+        self._on_events(list(self._difference(loaded)))
+        for kind in self._kinds.values():
+            kind.cache.forget_history(loaded.revision)
+            kind.watchers.end_all()
+        self._orphans = {}
+        for item in loaded.items:
+            part, own = self._split(item.key)
+            if part not in self._kinds:
+                self._orphans.setdefault(part, {})[own] = (item.value, item.mod_revision, item.create_revision)
+        self._on_events([event for event in early if event.kv.mod_revision > loaded.revision])
+        self._advance(loaded.revision)
+        self._reloading = None
+
+    def _difference(self, loaded: RangeResult) -> Iterator[Event]:
+        """What turns the cached objects into the loaded ones: changes by revision, then deletions."""
+        there = {item.key for item in loaded.items}
+        for item in sorted(loaded.items, key=lambda item: item.mod_revision):
+            part, own = self._split(item.key)
+            kind = self._kinds.get(part)
+            known = kind.cache.entries.get(own) if kind is not None else None
+            if kind is not None and (known is None or known.revision != item.mod_revision):
+                yield Event(EventType.PUT, item, None)
+        for kind in self._kinds.values():
+            for own in list(kind.cache.entries):
+                key = kind.cache.prefix + own
+                if key not in there:
+                    yield Event(EventType.DELETE, KeyValue(key, b"", 0, loaded.revision, 0), None)
+
     def _split(self, key: str) -> tuple[str, str]:
         """ "/registry/core/pods/default/a" → ("core/pods/", "default/a")."""
         parts = key[len(ROOT) :].split("/", 2)
@@ -185,11 +243,15 @@ class WatchCache:
             if change is not None:
                 kind.publish(change)
         if events:
-            self.revision = max(self.revision, events[-1].kv.mod_revision)
-            while self._waiters and self._waiters[0][0] <= self.revision:
-                waiter = heappop(self._waiters)[2]
-                if not waiter.done():
-                    waiter.set_result(None)
+            self._advance(events[-1].kv.mod_revision)
+
+    def _advance(self, revision: int) -> None:
+        """Everything up to `revision` is in the cache."""
+        self.revision = max(self.revision, revision)
+        while self._waiters and self._waiters[0][0] <= self.revision:
+            waiter = heappop(self._waiters)[2]
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _keep_orphan(self, part: str, own: str, event: Event) -> None:
         if event.type is EventType.DELETE:

@@ -141,6 +141,12 @@ class KindCache:
         del self.keys[bisect_left(self.keys, key)]
         return self._remember(CacheEvent(revision, None, previous))
 
+    def forget_history(self, revision: int) -> None:
+        """What led to `revision` is not known in full: nobody may go on from before it."""
+        self.history.clear()
+        self._history_bytes = 0
+        self.oldest_revision = revision
+
     def _remember(self, event: CacheEvent) -> CacheEvent:
         self.last_change = event.revision
         self.history.append(event)

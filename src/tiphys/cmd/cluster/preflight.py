@@ -127,8 +127,8 @@ def _listener(port: int) -> str:
 
 def check_limits(spec: ClusterSpec) -> None:
     """What this version cannot do yet is said, not ignored."""
-    if spec.datastore != "sqlite":
-        raise CommandError(f'the datastore "{spec.datastore}" is not supported by this version; use sqlite')
+    if spec.datastore != "sqlite" and not spec.datastore.startswith(("http://", "https://")):
+        raise CommandError(f'the datastore "{spec.datastore}" is not known; use sqlite, etcd or URLs of etcd members')
     if spec.network == "bgp":
         raise CommandError("the network back end bgp is not supported by this version; use vxlan or host-gw")
     if spec.proxy_mode not in ("nftables", "iptables"):

@@ -39,7 +39,12 @@ class ClusterSpec:
     pod_cidr: str = "10.244.0.0/16"
     service_cidr: str = "10.96.0.0/16"
     cluster_domain: str = "cluster.local"
-    datastore: str = "sqlite"
+    datastore: str = "sqlite"  # or the URLs of etcd's members
+    etcd_cafile: str = ""
+    etcd_certfile: str = ""
+    etcd_keyfile: str = ""
+    etcd_prefix: str = "/registry"
+    encryption_provider_config: str = ""
     network: str = "vxlan"
     proxy_mode: str = "nftables"
     container_runtime_endpoint: str = ""  # "" is our own runtime
