@@ -33,6 +33,7 @@ COMPONENTS: Final = {
     "runtime": ("runtime", "the container runtime: a CRI v1 server"),
     "network": ("network", "routes between the nodes' pods"),
     "dns": ("dns", "the cluster's name server"),
+    "simulate": ("simulate", "nodes and pods that live in the API alone"),
 }
 
 

@@ -14,6 +14,7 @@ import yaml
 from tiphys.apiserver.pki import PkiError, write_private
 from tiphys.cmd.cluster import daemon, hostnet, identities, place, preflight
 from tiphys.cmd.cluster import spec as specs
+from tiphys.cmd.cluster.components import SIMULATOR
 from tiphys.cmd.cluster.control import ControlClient
 from tiphys.cmd.cluster.layout import Layout
 from tiphys.cmd.cluster.progress import Progress
@@ -21,6 +22,7 @@ from tiphys.cmd.cluster.spec import MAX_NODES, NAME, NETWORKS, PROXY_MODES, Clus
 from tiphys.cmd.down import stop_cluster
 from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.flags import FlagParser, duration
+from tiphys.simulation.nodes import MAX_NODES as MAX_SIMULATED_NODES
 
 READY_WITHIN: Final = 180.0  # seconds without any progress before `up` gives up waiting
 # The cluster is ready when these are: jobs when they are done.
@@ -34,6 +36,7 @@ LABELS: Final = {
     "apiserver": "API server",
     "controller-manager": "controller manager",
     "scheduler": "scheduler",
+    SIMULATOR: "simulated nodes",
 }
 
 
@@ -42,6 +45,9 @@ def parser() -> FlagParser:
     flags = FlagParser("up", "Start a cluster on this machine; running it again is harmless.")
     flags.add_argument("--name", default="tiphys", help="name of the cluster")
     flags.add_argument("--nodes", type=int, help="number of nodes (2)")
+    flags.add_argument(
+        "--simulated-nodes", type=int, help="further nodes that live in the API alone, up to 16384 (none)"
+    )
     only = flags.add_mutually_exclusive_group()
     only.add_argument("--control-plane-only", action="store_true", help="no nodes; needs no root")
     only.add_argument("--api-only", action="store_true", help="the API server and its store alone; needs no root")
@@ -85,7 +91,8 @@ def main(arguments: Sequence[str]) -> int:
         preflight.check_programs()
     preflight.check_directory(layout.state)
     words = {"cluster": f"{len(spec.nodes)} nodes", "control-plane-only": "no nodes", "api-only": "API server only"}
-    progress.line(f'Cluster "{spec.name}", {words[spec.mode]}')
+    simulated = f", {spec.simulated_nodes} simulated nodes" if spec.simulated_nodes else ""
+    progress.line(f'Cluster "{spec.name}", {words[spec.mode]}{simulated}')
     spec = _prepare(spec, layout, progress)
     if options.foreground:
         progress.line("  running in the foreground; interrupt to stop it")
@@ -127,7 +134,7 @@ def _with_config(flags: FlagParser, arguments: Sequence[str]) -> Any:
 def _spec(options: Any, layout: Layout) -> ClusterSpec:
     """The spec of a cluster there was before, else a new one; raises CommandError where flags contradict it."""
     mode = "api-only" if options.api_only else "control-plane-only" if options.control_plane_only else "cluster"
-    given = {
+    given: dict[str, Any] = {
         "datastore": LOCAL_ETCD if options.datastore == "etcd" else options.datastore,
         "etcd_prefix": options.etcd_prefix,
         "network": options.network,
@@ -138,6 +145,12 @@ def _spec(options: Any, layout: Layout) -> ClusterSpec:
     for name in ("etcd_cafile", "etcd_certfile", "etcd_keyfile", "encryption_provider_config"):
         path = getattr(options, name)
         given[name] = str(path.absolute()) if path else None
+    if options.simulated_nodes is not None:
+        if not 0 <= options.simulated_nodes <= MAX_SIMULATED_NODES:
+            raise UsageError(f"--simulated-nodes must be between 0 and {MAX_SIMULATED_NODES}")
+        if options.api_only and options.simulated_nodes:
+            raise UsageError("--simulated-nodes needs controllers; use --control-plane-only instead of --api-only")
+        given["simulated_nodes"] = options.simulated_nodes
     if options.node_monitor_grace_period is not None:
         given["node_monitor_grace_period"] = options.node_monitor_grace_period.total_seconds()
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -217,7 +230,7 @@ def _start_daemon(spec: ClusterSpec, layout: Layout) -> None:
 
 def _follow(control: ControlClient, spec: ClusterSpec, layout: Layout, progress: Progress) -> None:
     """Show what becomes ready until the cluster is; raises CommandError when something does not come up."""
-    waiting_for = set(AWAITED[spec.mode])
+    waiting_for = {*AWAITED[spec.mode], *((SIMULATOR,) if spec.simulated_nodes else ())}
     failures: dict[str, int] = {}
     progress.doing("starting the API server")
     try:

@@ -13,6 +13,7 @@ from tiphys.cmd.cluster.spec import ClusterSpec, NodeSpec
 
 KUBELET_PORT: Final = 10250
 IMAGES_JOB: Final = "images"
+SIMULATOR: Final = "simulator"
 # On every node `up` makes: the cluster as it is called on this machine.
 NODE_LABEL: Final = "tiphys.dev/cluster"
 
@@ -249,6 +250,20 @@ def dns_job(spec: ClusterSpec, layout: Layout) -> Component:
     )
 
 
+def simulator(spec: ClusterSpec, layout: Layout) -> Component:
+    """The simulated nodes. Where there are real ones too, only pods that ask for it come to the simulated."""
+    return Component(
+        name=SIMULATOR,
+        command="simulate",
+        after=("apiserver",),
+        arguments=process_flags(
+            kubeconfig=layout.kubeconfig("simulator"),
+            nodes=spec.simulated_nodes,
+            tainted="true" if spec.nodes else "false",
+        ),
+    )
+
+
 def all_components(spec: ClusterSpec, layout: Layout) -> list[Component]:
     """Every process of the cluster, in the order they are started."""
     found = control_plane(spec, layout)
@@ -257,4 +272,6 @@ def all_components(spec: ClusterSpec, layout: Layout) -> list[Component]:
         for node in spec.nodes:
             found += node_components(spec, layout, node)
         found += [setup_job(spec, layout), dns_job(spec, layout)]
+    if spec.simulated_nodes:
+        found.append(simulator(spec, layout))
     return found

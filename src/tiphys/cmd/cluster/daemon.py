@@ -40,7 +40,8 @@ class ClusterDaemon:
     def __init__(self, spec: ClusterSpec, layout: Layout) -> None:
         self.spec = spec
         self.layout = layout
-        self.supervisor = Supervisor(layout, all_components(spec, layout), PRELOAD[spec.mode])
+        modules = PRELOAD[spec.mode] + (("tiphys.cmd.simulate",) if spec.simulated_nodes else ())
+        self.supervisor = Supervisor(layout, all_components(spec, layout), modules)
         self.control = ControlServer(self)
 
     def serve(self, *, preload: bool = True) -> None:

@@ -49,6 +49,7 @@ class ClusterSpec:
     proxy_mode: str = "nftables"
     container_runtime_endpoint: str = ""  # "" is our own runtime
     kubeconfig: str = ""
+    simulated_nodes: int = 0
     node_monitor_grace_period: float = 40.0  # seconds
     config: dict[str, Any] = field(default_factory=dict)
 

@@ -1,0 +1,252 @@
+"""Simulated nodes: made in the number asked for, alive by their leases, Ready unless they are lost.
+
+https://kubernetes.io/docs/concepts/architecture/nodes/#node-heartbeats
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar, Final
+
+from tiphys.api.coordination.v1 import Lease, LeaseSpec
+from tiphys.api.core.v1 import (
+    Node,
+    NodeAddress,
+    NodeCondition,
+    NodeSpec,
+    NodeStatus,
+    NodeSystemInfo,
+    Taint,
+)
+from tiphys.api.meta.v1 import ObjectMeta, OwnerReference
+from tiphys.base.clock import Clock
+from tiphys.base.log import get_logger
+from tiphys.base.tasks import Supervised
+from tiphys.client import DONE, ApiConnectionError, Client, Controller, Informers, PatchType, Result, enqueue
+from tiphys.machinery.errors import AlreadyExistsError, NotFoundError, StatusError
+from tiphys.machinery.meta import ObjectName
+from tiphys.machinery.time import format_micro_time, format_time
+from tiphys.simulation import annotations as names
+
+log = get_logger(__name__)
+
+NAME: Final = "simulated-{:05d}"
+ORDINAL: Final = "simulation.tiphys.dev/ordinal"  # label of the nodes made here
+MAX_NODES: Final = 16384  # ranges of /24 in 100.64.0.0/10
+LEASES: Final = "kube-node-lease"
+LEASE_SECONDS: Final = 40
+RENEW_EVERY: Final = 10.0  # seconds, as kubelets do
+# With very many nodes heartbeats would be most of what the API server does; this is still well within the lease.
+RENEW_MANY_EVERY: Final = 25.0
+MANY: Final = 500
+WRITES_AT_ONCE: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeTemplate:
+    """What the nodes made here are like. `tainted`: only pods that tolerate it come to them."""
+
+    cpu: str = "32"
+    memory: str = "256Gi"
+    pods: int = 110
+    zones: int = 1
+    tainted: bool = False
+    version: str = "v1.36.2"
+
+
+def is_simulated(node: Node) -> bool:
+    """Whether a simulation stands behind this node."""
+    return node.metadata.labels.get(names.SIMULATED) == "true"
+
+
+def is_lost(node: Node) -> bool:
+    """Whether its user took the machine away."""
+    return node.metadata.annotations.get(names.LOST) == "true"
+
+
+def make_node(ordinal: int, template: NodeTemplate, now: datetime) -> Node:
+    """The Node object of the `ordinal`th node, counted from 1."""
+    name = NAME.format(ordinal)
+    high, low = divmod(ordinal - 1, 256)
+    labels = {
+        "kubernetes.io/hostname": name,
+        "kubernetes.io/os": "linux",
+        "kubernetes.io/arch": "amd64",
+        "topology.kubernetes.io/zone": f"zone-{(ordinal - 1) % template.zones + 1}",
+        names.SIMULATED: "true",
+        ORDINAL: str(ordinal),
+    }
+    taints = (Taint(key=names.SIMULATED, value="true", effect="NoSchedule"),) if template.tainted else ()
+    resources: Mapping[str, str] = {
+        "cpu": template.cpu,
+        "memory": template.memory,
+        "ephemeral-storage": "1Ti",
+        "pods": str(template.pods),
+    }
+    cidr = f"100.{64 + high}.{low}.0/24"
+    addresses = (
+        NodeAddress(type="InternalIP", address=f"198.{18 + high // 256}.{high % 256}.{low}"),
+        NodeAddress(type="Hostname", address=name),
+    )
+    return Node(
+        metadata=ObjectMeta(name=name, labels=labels),
+        spec=NodeSpec(pod_cidr=cidr, pod_cidrs=(cidr,), taints=taints),
+        status=NodeStatus(
+            capacity=resources,
+            allocatable=resources,
+            phase="Running",
+            addresses=addresses,
+            conditions=ready_conditions(now),
+            node_info=NodeSystemInfo(
+                kubelet_version=template.version,
+                operating_system="linux",
+                architecture="amd64",
+                os_image="simulated",
+                kernel_version="simulated",
+                container_runtime_version="simulated://1",
+            ),
+        ),
+    )
+
+
+def ready_conditions(now: datetime) -> tuple[NodeCondition, ...]:
+    """A healthy node's conditions."""
+    good = (
+        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+    )
+    return tuple(
+        NodeCondition(
+            type=kind,
+            status=status,
+            reason=reason,
+            message=message,
+            last_heartbeat_time=now,
+            last_transition_time=now,
+        )
+        for kind, status, reason, message in good
+    )
+
+
+class NodeSimulator(Controller[ObjectName]):
+    """Every simulated node's status and heartbeat."""
+
+    name: ClassVar[str] = "simulated-nodes"  # type: ignore[misc]  # constant here, a plain attribute in the base
+    workers: ClassVar[int] = 16  # type: ignore[misc]
+
+    def __init__(self, client: Client, informers: Informers, clock: Clock) -> None:
+        self._client = client
+        self._nodes = informers.of(Node)
+        super().__init__(clock, (self._nodes,))
+        self._free = asyncio.Semaphore(WRITES_AT_ONCE)
+        enqueue(self.queue, self._nodes)
+
+    def start(self, tasks: Supervised) -> None:
+        """As Controller."""
+        tasks.spawn(self._beat, name="simulated heartbeats", restart=True)
+
+    async def sync(self, key: ObjectName) -> Result:
+        """As Controller: a node that is not lost is Ready, also when it comes back."""
+        node = self._nodes.lister.get(key)
+        if node is None or not is_simulated(node) or is_lost(node):
+            return DONE
+        known = {each.type: each.status for each in node.status.conditions}
+        conditions = ready_conditions(self.clock.now())
+        if any(known.get(each.type) != each.status for each in conditions):
+            await self._renew(node)
+            body = {"status": {"conditions": [_json(each) for each in conditions]}}
+            if not node.status.allocatable and node.status.capacity:
+                body["status"]["allocatable"] = dict(node.status.capacity)  # type: ignore[assignment]
+            await self._client.patch(Node, key, body, patch_type=PatchType.STRATEGIC, subresource="status")
+        return DONE
+
+    async def make(self, count: int, template: NodeTemplate) -> None:
+        """Bring the nodes made here to this number. Raises StatusError."""
+        await self._nodes.synced()
+        there = {
+            int(node.metadata.labels[ORDINAL]): node.metadata.name
+            for node in self._nodes.lister.list()
+            if node.metadata.labels.get(ORDINAL, "").isdigit()
+        }
+        missing = [number for number in range(1, count + 1) if number not in there]
+        surplus = [name for number, name in there.items() if number > count]
+        async with asyncio.TaskGroup() as group:
+            for number in missing:
+                await self._free.acquire()
+                group.create_task(self._create(make_node(number, template, self.clock.now())))
+            for name in surplus:
+                await self._free.acquire()
+                group.create_task(self._delete(name))
+
+    async def _create(self, node: Node) -> None:
+        try:
+            made = await self._client.create(node)
+            await self._renew(made)
+        except AlreadyExistsError:
+            log.warning("there is a node %s already, and it is not simulated", node.metadata.name)
+        finally:
+            self._free.release()
+
+    async def _delete(self, name: str) -> None:
+        try:
+            await self._client.delete(Node, ObjectName("", name))
+        except NotFoundError:
+            pass
+        finally:
+            self._free.release()
+
+    # --- heartbeats -------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        """Renew every lease once a period, spread over all of it."""
+        while True:
+            nodes = [node for node in self._nodes.lister.list() if is_simulated(node) and not is_lost(node)]
+            period = RENEW_EVERY if len(nodes) <= MANY else RENEW_MANY_EVERY
+            began = self.clock.monotonic()
+            async with asyncio.TaskGroup() as group:
+                for number, node in enumerate(nodes):
+                    behind = began + period * number / len(nodes) - self.clock.monotonic()
+                    if behind > 0.05:  # a few at a time
+                        await self.clock.sleep(behind)
+                    await self._free.acquire()
+                    group.create_task(self._beat_once(node))
+            await self.clock.sleep(max(began + period - self.clock.monotonic(), 0.1))
+
+    async def _beat_once(self, node: Node) -> None:
+        try:
+            await self._renew(node)
+        except (StatusError, ApiConnectionError) as error:
+            log.debug("heartbeat of %s: %s", node.metadata.name, error)  # the next one comes soon
+        finally:
+            self._free.release()
+
+    async def _renew(self, node: Node) -> None:
+        name = ObjectName(LEASES, node.metadata.name)
+        now = self.clock.now()
+        try:
+            await self._client.patch(Lease, name, {"spec": {"renewTime": format_micro_time(now)}})
+        except NotFoundError:
+            owner = OwnerReference(api_version="v1", kind="Node", name=name.name, uid=node.metadata.uid)
+            spec = LeaseSpec(holder_identity=name.name, lease_duration_seconds=LEASE_SECONDS, renew_time=now)
+            meta = ObjectMeta(name=name.name, namespace=LEASES, owner_references=(owner,))
+            try:
+                await self._client.create(Lease(metadata=meta, spec=spec))
+            except AlreadyExistsError:
+                pass
+
+
+def _json(condition: NodeCondition) -> dict[str, Any]:
+    now = format_time(condition.last_heartbeat_time) if condition.last_heartbeat_time else None
+    return {
+        "type": condition.type,
+        "status": condition.status,
+        "reason": condition.reason,
+        "message": condition.message,
+        "lastHeartbeatTime": now,
+        "lastTransitionTime": now,
+    }
