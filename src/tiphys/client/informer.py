@@ -13,6 +13,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 from tiphys.base.clock import Clock, SystemClock
 from tiphys.base.log import get_logger
 from tiphys.base.tasks import Supervised
@@ -123,6 +125,7 @@ class SharedInformer(Generic[T]):
         if old is not None and old.metadata.uid != obj.metadata.uid:
             self._remove(key, None)
             old = None
+        _trim(obj)
         self._indexer.put(key, obj)
         if old is not None:
             self._updated(old, obj)
@@ -150,6 +153,15 @@ class SharedInformer(Generic[T]):
         except Exception:
             # One handler's bug must not hide the change from the others.
             log.exception("handler of %s failed", self.name)
+
+
+def _trim(obj: Object) -> None:
+    """Drop the managed fields, in place: two thirds of a pod's memory, and nobody reads them from a cache.
+
+    The object was decoded for this cache and nobody else has it yet. An update without them keeps those there are.
+    """
+    if getattr(obj.metadata, "managed_fields", None):
+        msgspec.structs.force_setattr(obj.metadata, "managed_fields", ())
 
 
 def _newer(cached: Object, event: Object) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Final
@@ -186,7 +187,7 @@ class NodeSimulator(Controller[ObjectName]):
     async def _create(self, node: Node) -> None:
         try:
             made = await self._client.create(node)
-            await self._renew(made)
+            await self._create_lease(made)
         except AlreadyExistsError:
             log.warning("there is a node %s already, and it is not simulated", node.metadata.name)
         finally:
@@ -231,13 +232,16 @@ class NodeSimulator(Controller[ObjectName]):
         try:
             await self._client.patch(Lease, name, {"spec": {"renewTime": format_micro_time(now)}})
         except NotFoundError:
-            owner = OwnerReference(api_version="v1", kind="Node", name=name.name, uid=node.metadata.uid)
-            spec = LeaseSpec(holder_identity=name.name, lease_duration_seconds=LEASE_SECONDS, renew_time=now)
-            meta = ObjectMeta(name=name.name, namespace=LEASES, owner_references=(owner,))
-            try:
-                await self._client.create(Lease(metadata=meta, spec=spec))
-            except AlreadyExistsError:
-                pass
+            await self._create_lease(node)
+
+    async def _create_lease(self, node: Node) -> None:
+        name = node.metadata.name
+        owner = OwnerReference(api_version="v1", kind="Node", name=name, uid=node.metadata.uid)
+        spec = LeaseSpec(holder_identity=name, lease_duration_seconds=LEASE_SECONDS, renew_time=self.clock.now())
+        with suppress(AlreadyExistsError):  # of a node of this name that went away
+            await self._client.create(
+                Lease(metadata=ObjectMeta(name=name, namespace=LEASES, owner_references=(owner,)), spec=spec)
+            )
 
 
 def _json(condition: NodeCondition) -> dict[str, Any]:

@@ -104,3 +104,22 @@ async def test_leader_election_hands_over() -> None:
             tasks.spawn(lambda: second.run(work), name="two")
             await leading.wait()
             assert second.is_leader
+
+
+async def test_a_cache_has_no_managed_fields_and_updates_from_it_lose_none() -> None:
+    async with api_server() as config, Client(config) as client, Supervised() as tasks:
+        await client.create(Namespace(metadata=ObjectMeta(name="default")))
+        made = await client.create(config_map(), field_manager="maker")
+        assert made.metadata.managed_fields
+        informers = Informers(client)
+        informer = informers.of(ConfigMap, namespace="default")
+        tasks.spawn(informers.run, name="informers")
+        await informer.synced()
+        cached = informer.lister.get(KEY)
+        assert cached is not None and not cached.metadata.managed_fields
+        await client.update(replace(cached, data={**cached.data, "more": "1"}), field_manager="changer")
+        managers = (await client.get(ConfigMap, KEY)).metadata.managed_fields
+        assert {each.manager: list(each.fields_v1["f:data"]) for each in managers} == {
+            "maker": [".", "f:k"],
+            "changer": ["f:more"],
+        }
