@@ -24,7 +24,7 @@ from tiphys.kubelet.server.logformat import LogLine, parse_line
 from tiphys.kubelet.server.logs import LogOptions, tail_offset
 from tiphys.kubelet.sources.static import ManifestError, read_manifest
 
-ROOM = {"cpu": "1", "memory": "1Gi", "pods": "2"}
+ROOM = {"cpu": "1", "memory": "1Gi", "pods": "2", "example.com/device": "2"}
 
 
 def asking(**requests: str) -> dict[str, Any]:
@@ -51,8 +51,20 @@ def asking(**requests: str) -> dict[str, Any]:
             None,
         ),
         (make_pod(asking(cpu="2"), priority=2_000_000_000), [], None, None),
+        (make_pod(asking(**{"example.com/dongle": "3"})), [], None, None),
+        (make_pod(asking(**{"example.com/device": "3"})), [], "OutOfexample.com/device", None),
     ],
-    ids=["fits", "no cpu", "no memory", "too many", "wrong node", "port taken", "critical"],
+    ids=[
+        "fits",
+        "no cpu",
+        "no memory",
+        "too many",
+        "wrong node",
+        "port taken",
+        "critical",
+        "not counted here",
+        "counted here",
+    ],
 )
 def test_admission(pod: Any, active: list[Any], reason: str | None, message: str | None) -> None:
     verdict = admit(pod, active, ROOM, {"kubernetes.io/os": "linux"}, "node-1")

@@ -69,7 +69,7 @@ def _resources(pod: Pod, active: Sequence[Pod], allocatable: Mapping[str, str]) 
         for name, amount in pod_amounts(other, "requests").items():
             used[name] = used.get(name, _ZERO) + amount
     for name, amount in requested.items():
-        if amount == _ZERO:
+        if amount == _ZERO or (name not in allocatable and _is_extended(name)):
             continue
         capacity = Quantity.parse(allocatable.get(name, "0"))
         taken = used.get(name, _ZERO)
@@ -78,6 +78,16 @@ def _resources(pod: Pod, active: Sequence[Pod], allocatable: Mapping[str, str]) 
                 return _lacking(name, amount.milli_value(), taken.milli_value(), capacity.milli_value())
             return _lacking(name, amount.value(), taken.value(), capacity.value())
     return None
+
+
+def _is_extended(name: str) -> bool:
+    """Whether a resource is not Kubernetes' own.
+
+    What this node does not count itself was put into its status by somebody, or belongs to the whole
+    cluster: the scheduler counts it, and the node has nothing to say.
+    https://kubernetes.io/docs/tasks/administer-cluster/extended-resource-node/
+    """
+    return "/" in name and "kubernetes.io/" not in name
 
 
 def _lacking(name: str, requested: int, used: int, capacity: int) -> Verdict:
