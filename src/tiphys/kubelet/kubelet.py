@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from tiphys.api.core.v1 import ConfigMap, Node, Pod, Secret, Service
 from tiphys.api.cri import api_pb2 as cri
+from tiphys.api.storage.v1 import CSIDriver
 from tiphys.base.clock import Clock, SystemClock
 from tiphys.base.log import get_logger
 from tiphys.base.tasks import Supervised
@@ -32,6 +33,7 @@ from tiphys.kubelet.config import KubeletConfiguration, KubeletFlags
 from tiphys.kubelet.containers.dns import Resolver, parse_resolv_conf
 from tiphys.kubelet.containers.images import ImageManager
 from tiphys.kubelet.cri.client import CRIClient, CRIError
+from tiphys.kubelet.csi.service import CSI
 from tiphys.kubelet.eviction.manager import EvictionManager
 from tiphys.kubelet.gc.images import ImageCollector
 from tiphys.kubelet.gc.logs import LogRotation
@@ -130,6 +132,8 @@ class Kubelet:
             self.flags,
             partial(self._status_facts, machine, node, runtime, events, eviction),
         )
+        self._csi.bind(lambda: registration.node, registration.report_soon)
+        await self._csi.mounter.recover()
         static = self._static_pods(manager)
         mirrors = MirrorPods(
             self.client,
@@ -172,6 +176,7 @@ class Kubelet:
         start(registration.run, "node status")
         start(partial(self._hand_on_pod_cidr, runtime, registration), "pod CIDR")
         start(lease.run, "node lease")
+        start(self._csi.run, "CSI drivers")
         await informers.of(Service).synced()
         pods.add_handler(manager.api_added, manager.api_updated, manager.api_removed)
         eviction.on_change = registration.report_soon
@@ -226,7 +231,9 @@ class Kubelet:
         self._late = late = _Late()
         objects = ObjectCache(self.client, informers, self.clock, late.objects_changed)
         tokens = TokenManager(self.client, self.clock, self._jitter)
-        sources = (LocalSource(paths),)
+        driver_objects = informers.of(CSIDriver)
+        self._csi = CSI(self.client, self.clock, driver_objects, tokens, paths, self.flags.node_name)
+        sources = (LocalSource(paths), self._csi.persistent)
         return PodServices(
             config=self.config,
             flags=self.flags,
@@ -270,6 +277,7 @@ class Kubelet:
             EmptyDirPlugin(),
             DownwardAPIPlugin(),
             HostPathPlugin(),
+            self._csi.inline,
             ClaimPlugin(self.client, recorder, self.flags.node_name, sources),
         ]
 
@@ -295,6 +303,7 @@ class Kubelet:
     def _node_seen(self, node: Node, manager: PodManager, registration: NodeRegistration) -> None:
         before = registration.node.spec if registration.node is not None else None
         registration.observe(node)
+        self._csi.attachments.node_seen()
         manager.node_labels = node.metadata.labels
         if node.spec.pod_cidrs and (before is None or before.pod_cidrs != node.spec.pod_cidrs or not self._cidr_known):
             self._cidr_known = True
@@ -340,6 +349,7 @@ class Kubelet:
             runtime=self._runtime_version,
             runtime_status=status,
             images=images,
+            volumes_in_use=self._csi.attachments.in_use(),
             health=Health(
                 problems=tuple(problems),
                 memory_pressure=eviction.memory_pressure,

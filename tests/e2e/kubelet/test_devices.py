@@ -8,14 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
+from tests.e2e.kubelet.claims import bound, using
 from tests.e2e.kubelet.node import TestNode
 from tests.e2e.kubelet.test_pod import busybox
-from tiphys.api.core.v1 import PersistentVolume, PersistentVolumeClaim
 from tiphys.kubelet.mounts import mount_points
-from tiphys.machinery.meta import ObjectName
 
 pytestmark = pytest.mark.root
 
@@ -31,28 +29,9 @@ def device(node: TestNode) -> Iterator[Path]:
     subprocess.run(["losetup", "-d", path], check=True)
 
 
-async def bound(node: TestNode, name: str, **spec: Any) -> None:
-    """A claim and a volume that are bound to each other, as the binder leaves them."""
-    size, modes = {"storage": "16Mi"}, ["ReadWriteOnce"]
-    mode = spec.get("volumeMode", "Filesystem")
-    claimed = {"volumeName": name, "accessModes": modes, "resources": {"requests": size}, "storageClassName": ""}
-    document = {"metadata": {"name": name, "namespace": "default"}, "spec": {**claimed, "volumeMode": mode}}
-    claim = await node.client.create(msgspec.convert(document, PersistentVolumeClaim))
-    reference = {"kind": "PersistentVolumeClaim", "namespace": "default", "name": name, "uid": claim.metadata.uid}
-    given = {"capacity": size, "accessModes": modes, "claimRef": reference, "persistentVolumeReclaimPolicy": "Retain"}
-    volume = {"metadata": {"name": name}, "spec": {**given, **spec}}
-    await node.client.create(msgspec.convert(volume, PersistentVolume))
-    status = {"status": {"phase": "Bound", "capacity": size, "accessModes": modes}}
-    await node.client.patch(PersistentVolumeClaim, ObjectName("default", name), status, subresource="status")
-
-
 def local(node: TestNode, path: Path) -> dict[str, Any]:
     term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node.name]}]}
     return {"local": {"path": str(path)}, "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}}}
-
-
-def using(claim: str) -> list[dict[str, Any]]:
-    return [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]
 
 
 async def test_a_device_is_given_to_the_container_as_it_is(node: TestNode, device: Path) -> None:

@@ -58,6 +58,7 @@ class StatusFacts:
     runtime: cri.VersionResponse
     runtime_status: cri.StatusResponse | None = None
     images: Sequence[cri.Image] = field(default=())
+    volumes_in_use: tuple[str, ...] = ()
     health: Health = Health()
 
 
@@ -123,6 +124,7 @@ def node_status(facts: StatusFacts, old: NodeStatus, now: datetime) -> NodeStatu
             swap=NodeSwapStatus(capacity=machine.swap) if machine.swap else None,
         ),
         images=_images(facts.images),
+        volumes_in_use=facts.volumes_in_use,
         runtime_handlers=_handlers(facts.runtime_status),
         features=NodeFeatures(supplemental_groups_policy=facts.runtime_status.features.supplemental_groups_policy)
         if facts.runtime_status is not None and facts.runtime_status.HasField("features")
@@ -136,6 +138,7 @@ def status_patch(new: NodeStatus) -> dict[str, Any]:
     document["addresses"] = [*document.get("addresses", []), {"$patch": "replace"}]
     # Go writes these even when they are empty.
     document["nodeInfo"]["kubeProxyVersion"] = ""
+    document.setdefault("volumesInUse", None)  # none any more: what was there has to go
     return {"status": document}
 
 
@@ -149,7 +152,7 @@ def _timeless(status: NodeStatus) -> NodeStatus:
     conditions = sorted(
         (replace(c, last_heartbeat_time=None) for c in status.conditions if c.type in ours), key=lambda c: c.type
     )
-    return replace(status, conditions=tuple(conditions), volumes_in_use=(), volumes_attached=())
+    return replace(status, conditions=tuple(conditions), volumes_attached=())
 
 
 def _conditions(health: Health, old: Sequence[NodeCondition], now: datetime) -> tuple[NodeCondition, ...]:
