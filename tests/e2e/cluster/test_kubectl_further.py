@@ -145,6 +145,16 @@ def test_services_and_pods_answer_through_the_server(newest: In) -> None:
             assert answer.read() == b"a page\n"
 
 
+def test_pods_on_the_nodes_network_have_the_nodes_name(user: In) -> None:
+    ready(user, SLEEPER.replace("spec:", "spec:\n  hostNetwork: true\n  hostname: mine", 1), "sleeper")
+    node = user.kubectl("get", "pod", "sleeper", "-o", "jsonpath={.spec.nodeName}")
+    assert user.kubectl("exec", "sleeper", "--", "hostname").strip() == node
+    assert user.kubectl("exec", "sleeper", "--", "cat", "/etc/hostname").strip() == node
+    logs = user.kubectl("get", "--raw", f"/api/v1/nodes/{node}/proxy/logs/")
+    assert f'<a href="/api/v1/nodes/{node}/proxy' not in logs  # relative links lead there anyway
+    assert '<a href="pods/">pods/</a>' in logs
+
+
 def test_every_kind_has_a_table(newest: In) -> None:
     names = newest.kubectl("api-resources", "--verbs=list", "-o", "name").split()
     assert len(names) >= 60
