@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Final
 
 from tiphys.api.core.v1 import ConfigMap
@@ -11,10 +12,11 @@ from tiphys.base.tasks import Supervised
 from tiphys.client import Client, Informers
 from tiphys.cmd.component import add_common_flags, begin_logging, connect, run
 from tiphys.cmd.errors import CommandError, UsageError
-from tiphys.cmd.flags import FlagParser
+from tiphys.cmd.flags import FlagParser, duration
 from tiphys.machinery.errors import ForbiddenError, NotFoundError
 from tiphys.machinery.meta import ObjectName
 from tiphys.proxy.config import ConfigError, ProxyConfig, check_mode, overlay, read_document
+from tiphys.proxy.conntrack_settings import ConntrackSettings
 from tiphys.proxy.proxier import Proxy
 
 CONFIG_MAP: Final = ObjectName("kube-system", "kube-proxy")
@@ -32,6 +34,13 @@ def main(arguments: Sequence[str]) -> int:
     flags.listing("nodeport-addresses", [], "node addresses that answer on node ports; none: the primary ones")
     flags.add_argument("--healthz-bind-address", default="0.0.0.0:10256", help="health server")
     flags.add_argument("--metrics-bind-address", default="127.0.0.1:10249", help="metrics server")
+    established, close_wait = timedelta(hours=24), timedelta(hours=1)
+    flags.add_argument(
+        "--conntrack-tcp-timeout-established", type=duration, default=established, help="life of silent connections"
+    )
+    flags.add_argument(
+        "--conntrack-tcp-timeout-close-wait", type=duration, default=close_wait, help="life of half-closed ones"
+    )
     options = flags.parse(arguments)
     begin_logging(options.verbosity)
     try:
@@ -44,6 +53,10 @@ def main(arguments: Sequence[str]) -> int:
         node_port_addresses=tuple(options.nodeport_addresses),
         healthz_bind_address=options.healthz_bind_address,
         metrics_bind_address=options.metrics_bind_address,
+        conntrack=ConntrackSettings(
+            tcp_established=options.conntrack_tcp_timeout_established.total_seconds(),
+            tcp_close_wait=options.conntrack_tcp_timeout_close_wait.total_seconds(),
+        ),
     )
 
     async def work() -> None:

@@ -6,13 +6,14 @@ https://kubernetes.io/docs/reference/config-api/kube-proxy-config.v1alpha1/
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final
 
 import yaml
 
 from tiphys.machinery.time import parse_duration
+from tiphys.proxy.conntrack_settings import ConntrackSettings
 
 NFTABLES: Final = "nftables"
 IPTABLES: Final = "iptables"
@@ -35,6 +36,7 @@ class ProxyConfig:
     sync_period: float = 30.0  # nftables.syncPeriod: how often others' changes are looked for
     healthz_bind_address: str = "0.0.0.0:10256"
     metrics_bind_address: str = "127.0.0.1:10249"
+    conntrack: ConntrackSettings = field(default_factory=ConntrackSettings)
 
 
 def check_mode(mode: str) -> str:
@@ -68,9 +70,7 @@ def overlay(mode: str, config: ProxyConfig, document: Mapping[str, Any]) -> tupl
     What it leaves out or empty stays. Raises ConfigError naming the field that cannot be used.
     """
     mode = check_mode(_text(document, "mode") or mode)
-    own = document.get(mode) or {}
-    if not isinstance(own, dict):
-        raise ConfigError(f"KubeProxyConfiguration: {mode}: not an object")
+    own = _object(document, mode)
     changes: dict[str, Any] = {
         "cluster_cidr": _text(document, "clusterCIDR"),
         "node_port_addresses": tuple(document.get("nodePortAddresses") or ()),
@@ -79,8 +79,28 @@ def overlay(mode: str, config: ProxyConfig, document: Mapping[str, Any]) -> tupl
         "masquerade_all": bool(own.get("masqueradeAll")),
         "min_sync_period": _seconds(own, "minSyncPeriod"),
         "sync_period": _seconds(own, "syncPeriod"),
+        "conntrack": _conntrack(config.conntrack, _object(document, "conntrack")),
     }
     return mode, replace(config, **{name: value for name, value in changes.items() if value})
+
+
+def _conntrack(settings: ConntrackSettings, document: Mapping[str, Any]) -> ConntrackSettings:
+    """Unlike elsewhere, a zero here is a word: leave the kernel's value."""
+    names = {
+        "tcpEstablishedTimeout": "tcp_established",
+        "tcpCloseWaitTimeout": "tcp_close_wait",
+        "udpTimeout": "udp",
+        "udpStreamTimeout": "udp_stream",
+    }
+    given = {ours: _seconds(document, name) for name, ours in names.items() if document.get(name) is not None}
+    return replace(settings, tcp_be_liberal=bool(document.get("tcpBeLiberal", settings.tcp_be_liberal)), **given)
+
+
+def _object(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = document.get(name) or {}
+    if not isinstance(found, dict):
+        raise ConfigError(f"KubeProxyConfiguration: {name}: not an object")
+    return found
 
 
 def _text(values: Mapping[str, Any], name: str) -> str:

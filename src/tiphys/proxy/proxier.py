@@ -31,7 +31,7 @@ from tiphys.base.tasks import Supervised
 from tiphys.client import Client, Informers
 from tiphys.machinery.meta import ObjectName
 from tiphys.machinery.time import format_time
-from tiphys.proxy import conntrack, healthcheck
+from tiphys.proxy import conntrack, conntrack_settings, healthcheck
 from tiphys.proxy.config import IPTABLES, NFTABLES, ProxyConfig, check_mode
 from tiphys.proxy.iptables.applier import IptablesApplier
 from tiphys.proxy.iptables.chains import Site
@@ -151,6 +151,7 @@ class Proxy:
         self._services.add_handler(tracker.put_service, lambda _, new: tracker.put_service(new), tracker.drop_service)
         self._slices.add_handler(tracker.put_slice, tracker.update_slice, tracker.drop_slice)
         self._nodes.add_handler(self._see_node, lambda _, new: self._see_node(new), None)
+        await asyncio.to_thread(conntrack_settings.write, self._config.conntrack)
         for informer in (self._services, self._slices, self._nodes):
             await informer.synced()
         cidrs = [cidr for cidr in self._config.cluster_cidr.split(",") if cidr]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tiphys.proxy.config import ConfigError, ProxyConfig, check_mode, overlay, read_document
+from tiphys.proxy.conntrack_settings import ConntrackSettings, write
 
 HEAD = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
 FLAGS = ProxyConfig(cluster_cidr="10.244.0.0/16", masquerade_all=False)
@@ -27,6 +30,28 @@ def test_what_it_says_goes_first() -> None:
     assert (config.cluster_cidr, config.node_port_addresses) == ("10.0.0.0/8", ("192.168.0.0/16",))
     assert (config.masquerade_all, config.sync_period, config.min_sync_period) == (True, 60.0, 1.0)
     assert config.healthz_bind_address == FLAGS.healthz_bind_address
+
+
+def test_conntrack_settings_may_be_zero() -> None:
+    text = (
+        HEAD + "conntrack: {tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 30m, udpTimeout: 10s, tcpBeLiberal: true}\n"
+    )
+    _, config = overlay("nftables", FLAGS, read_document(text))
+    assert config.conntrack.sysctls() == {
+        "nf_conntrack_tcp_timeout_close_wait": 1800,
+        "nf_conntrack_tcp_be_liberal": 1,
+        "nf_conntrack_udp_timeout": 10,
+    }
+    assert FLAGS.conntrack.sysctls() == {
+        "nf_conntrack_tcp_timeout_established": 86400,
+        "nf_conntrack_tcp_timeout_close_wait": 3600,
+    }
+
+
+def test_conntrack_settings_are_written_where_the_kernel_takes_them(tmp_path: Path) -> None:
+    (tmp_path / "nf_conntrack_tcp_timeout_close_wait").write_text("60\n")
+    write(ConntrackSettings(), tmp_path)  # the other sysctl is not there: reported, and no failure
+    assert (tmp_path / "nf_conntrack_tcp_timeout_close_wait").read_text() == "3600"
 
 
 @pytest.mark.parametrize(
