@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple, NewType
 
 UID = NewType("UID", str)
@@ -102,3 +103,12 @@ def split_api_version(api_version: str) -> tuple[str, str]:
 def join_api_version(group: str, version: str) -> str:
     """The apiVersion of a group and version."""
     return f"{group}/{version}" if group else version
+
+
+def version_priority(version: str) -> tuple[int, int, int, str]:
+    """Sort key of versions, best first: v2, v1, v2beta1, v1beta2, v1alpha1, then anything else by name."""
+    found = re.fullmatch(r"v(\d+)(?:(alpha|beta)(\d+))?", version)
+    if not found:
+        return (3, 0, 0, version)
+    stage = {None: 0, "beta": 1, "alpha": 2}[found[2]]
+    return (stage, -int(found[1]), -int(found[3] or 0), version)

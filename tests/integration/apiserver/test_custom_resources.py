@@ -6,6 +6,7 @@ Policies too: they are CEL in the cluster.
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -274,3 +275,26 @@ async def test_policies_see_what_a_connection_is_asked_for_with(api: Api) -> Non
     assert (api.status, refused["message"].rpartition(": ")[2]) == (422, "no logs")
     await api.get("/api/v1/nodes/n/proxy/stats")
     assert api.status == 404  # there is no such node
+
+
+async def test_versions_on_their_way_out_say_so(api: Api) -> None:
+    definition = copy.deepcopy(DEFINITION)
+    _, old = definition["spec"]["versions"]
+    older = {**old, "name": "v1alpha1", "deprecated": True, "deprecationWarning": "not any more"}
+    old["deprecated"] = True
+    definition["spec"]["versions"].append(older)
+    await api.post(CRDS, definition)
+    assert api.status == 201
+    for version, wanted in (
+        ("v1", []),
+        ("v1beta1", ['299 - "example.com/v1beta1 Boat is deprecated; use example.com/v1 Boat"']),
+        ("v1alpha1", ['299 - "not any more"']),
+    ):
+        await until(api, BOATS.replace("v1", version), 200)
+        assert api.headers.getall("Warning", []) == wanted
+    document = await api.get("/openapi/v3/apis/example.com/v1")
+    schema = document["components"]["schemas"]["com.example.v1.Boat"]
+    assert schema["x-kubernetes-selectable-fields"] == [{"fieldPath": "spec.length"}]
+    older["deprecationWarning"] = "a\nb"
+    refused = await api.merge(f"{CRDS}/boats.example.com", {"spec": {"versions": definition["spec"]["versions"]}})
+    assert "non-printable character found at index 1" in refused["message"]

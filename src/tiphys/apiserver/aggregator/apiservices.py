@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tiphys.apiserver.discovery.documents import version_priority
+from tiphys.machinery.meta import version_priority
 
 GROUP: Final = "apiregistration.k8s.io"
 PLURAL: Final = "apiservices"

@@ -19,7 +19,7 @@ from tiphys.apiserver.bootstrap.changes import Changes
 from tiphys.apiserver.bootstrap.writer import SERVER, Writer
 from tiphys.apiserver.crd.conversion import Caller, ConversionWebhook
 from tiphys.apiserver.crd.converted import ConvertedStore
-from tiphys.apiserver.crd.definition import resource_of, storage_version
+from tiphys.apiserver.crd.definition import deprecation, resource_of, storage_version
 from tiphys.apiserver.crd.mirror import Mirror
 from tiphys.apiserver.crd.openapi import definitions_of
 from tiphys.apiserver.crd.rules import RuleError
@@ -130,7 +130,7 @@ class CustomResources:
         for one in [resource for _, resources in self._served.values() for resource in resources]:
             served = self._resources.find(one.group, one.version, one.plural)
             if served is not None and isinstance(served.strategy, CustomStrategy):
-                found.update(definitions_of(one, served.strategy.schema.raw))
+                found.update(definitions_of(one, served.strategy.schema.raw, served.strategy.declared_fields))
         return found
 
     # --- serving ----------------------------------------------------------------------------------
@@ -187,6 +187,7 @@ class CustomResources:
                 mirror = self._mirror(kind, strategy, translator)
                 store = ConvertedStore(strategy, mirror, self._cache, self._clock.now, shape, stored, translator)
             one = ServedResource(resource, store, shape)
+            one.warning = deprecation(spec, version)
             one.plain_form = CustomForm(one, spec["names"].get("listKind") or f"{resource.kind}List")
             served.append(one)
             stores[resource.api_version] = store

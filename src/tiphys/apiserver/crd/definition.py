@@ -16,6 +16,7 @@ from tiphys.apiserver.crd.structural import structural
 from tiphys.apiserver.crd.validation import schema_errors
 from tiphys.machinery import field
 from tiphys.machinery.field import FieldError, Path
+from tiphys.machinery.meta import version_priority
 
 Json = Mapping[str, Any]
 
@@ -55,6 +56,23 @@ def storage_version(spec: Json) -> Json:
     """The version objects are stored in."""
     found: Json = next(version for version in spec["versions"] if version.get("storage"))
     return found
+
+
+def deprecation(spec: Json, version: Json) -> str:
+    """What users of a version are told: its own words, or which version to use instead. "" for one not deprecated."""
+    if not version.get("deprecated"):
+        return ""
+    if version.get("deprecationWarning"):
+        return str(version["deprecationWarning"])
+    group, kind = spec["group"], spec["names"]["kind"]
+    own = version_priority(version["name"])
+    better = [
+        one["name"]
+        for one in spec["versions"]
+        if one.get("served") and not one.get("deprecated") and version_priority(one["name"]) < own
+    ]
+    text = f"{group}/{version['name']} {kind} is deprecated"
+    return f"{text}; use {group}/{min(better, key=version_priority)} {kind}" if better else text
 
 
 # --- what may be wrong ----------------------------------------------------------------------------
@@ -117,7 +135,7 @@ def _column_errors(column: Json, path: Path) -> list[FieldError]:
         errors.append(field.invalid(path.child("type"), kind, f"must be one of {','.join(COLUMN_TYPES)}"))
     if form and form not in COLUMN_FORMATS:
         errors.append(field.invalid(path.child("format"), form, f"must be one of {','.join(COLUMN_FORMATS)}"))
-    where, text = path.child("jsonPath"), column.get("jsonPath") or ""
+    where, text = path.child("JSONPath"), column.get("jsonPath") or ""
     if not text:
         errors.append(field.required(where))
     else:

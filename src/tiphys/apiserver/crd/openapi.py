@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tiphys.api.table import Resource
@@ -33,8 +33,8 @@ def definition_name(resource: Resource) -> str:
     return f"{'.'.join(reversed(resource.group.split('.')))}.{resource.version}.{resource.kind}"
 
 
-def definitions_of(resource: Resource, raw: Mapping[str, Any]) -> dict[str, Object]:
-    """The definitions of a kind and of its list, in the form of v2."""
+def definitions_of(resource: Resource, raw: Mapping[str, Any], selectable: Sequence[str] = ()) -> dict[str, Object]:
+    """The definitions of a kind and of its list, in the form of v2. `selectable`: paths field selectors may name."""
     name = definition_name(resource)
     gvk = {"group": resource.group, "version": resource.version, "kind": resource.kind}
     schema = plain(raw)
@@ -47,6 +47,8 @@ def definitions_of(resource: Resource, raw: Mapping[str, Any]) -> dict[str, Obje
             "x-kubernetes-group-version-kind": [gvk],
             "x-kubernetes-preserve-unknown-fields": True,
         }
+    if selectable:
+        kind["x-kubernetes-selectable-fields"] = [{"fieldPath": path.lstrip(".")} for path in selectable]
     listed: Object = {
         "description": f"{resource.kind}List is a list of {resource.kind}",
         "type": "object",

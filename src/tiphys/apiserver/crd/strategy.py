@@ -48,8 +48,9 @@ class CustomStrategy(Strategy):
         given = version.get("additionalPrinterColumns")
         self._columns: Sequence[Mapping[str, Any]] = given or (AGE,)
         self.columns = (NAME_COLUMN, *(_column(one, own=bool(given)) for one in self._columns))
+        self.declared_fields = [one["jsonPath"] for one in version.get("selectableFields") or ()]
         # Paths of fields a selector may name; those of all versions, as the cache keeps one set of values an object.
-        self.selectable = [one["jsonPath"] for one in version.get("selectableFields") or ()]
+        self.selectable = list(self.declared_fields)
         self.scale: Mapping[str, Any] | None = (version.get("subresources") or {}).get("scale")
 
     # --- shape ------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import orjson
 
 from tiphys.api.table import GROUPS, Resource, Subresource
 from tiphys.apiserver.registry.resources import ResourceMap
-from tiphys.machinery.meta import join_api_version
+from tiphys.machinery.meta import join_api_version, version_priority
 
 Object = dict[str, Any]
 REGISTRATION: Final = "apiregistration.k8s.io"
@@ -206,17 +206,6 @@ class Discovery:
 
 def _position(order: Sequence[str], version: str) -> int:
     return order.index(version) if version in order else len(order)
-
-
-def version_priority(version: str) -> tuple[int, int, int, str]:
-    """Sort key of versions, best first: v2, v1, v2beta1, v1beta2, v1alpha1, then anything else by name."""
-    import re
-
-    found = re.fullmatch(r"v(\d+)(?:(alpha|beta)(\d+))?", version)
-    if not found:
-        return (3, 0, 0, version)
-    stage = {None: 0, "beta": 1, "alpha": 2}[found[2]]
-    return (stage, -int(found[1]), -int(found[3] or 0), version)
 
 
 _BUILT_IN: Final = frozenset(group.name for group in GROUPS)

@@ -220,6 +220,8 @@ class ApiHandler:
         deprecation = DEPRECATED.get((info.api_group, info.api_version, info.resource))
         if deprecation is not None:
             request.warnings.append(deprecation)
+        if served.warning:
+            request.warnings.append(served.warning)
         api = ApiRequest(self._services, request, info)
         if info.subresource:
             await self._services.cache.wait_fresh()

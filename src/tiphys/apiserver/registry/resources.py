@@ -46,6 +46,8 @@ class ServedResource:
     store: ResourceStore
     schema: TypeSchema | None
     conversion: Conversion | None = None
+    # What everybody who uses this version is told; "" nothing.
+    warning: str = ""
     # Kept by the endpoints: the form of nearly every answer (`endpoints.forms.PlainForm`).
     plain_form: Any = None
 

@@ -31,6 +31,7 @@ APPROVAL_DETAIL: Final = (
 PRESERVE_DETAIL: Final = (
     "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead"
 )
+MAX_WARNING: Final = 256
 PROTECTED_SUFFIXES: Final = (".k8s.io", ".kubernetes.io")
 
 
@@ -164,6 +165,7 @@ def _version_errors(spec: Json) -> list[FieldError]:
                 field.invalid(where, [one.get("name") for one in versions], "must contain unique version names")
             )
         names.add(name)
+        errors += _deprecation_errors(version, at.child("deprecationWarning"))
         if (version.get("schema") or {}).get("openAPIV3Schema") is None:
             errors.append(field.required(at.child("schema", "openAPIV3Schema"), "schemas are required"))
     errors += declared_errors(versions, SPEC)
@@ -171,6 +173,24 @@ def _version_errors(spec: Json) -> list[FieldError]:
         detail = "must have exactly one version marked as storage version"
         errors.append(field.invalid(where, [dict(one) for one in versions], detail))
     return errors
+
+
+def _deprecation_errors(version: Json, path: Path) -> list[FieldError]:
+    text = version.get("deprecationWarning")
+    if text is None:
+        return []
+    if not version.get("deprecated"):
+        return [field.invalid(path, text, "can only be set for deprecated versions")]
+    if not text:
+        return [field.invalid(path, text, "must not be an empty string")]
+    if len(text.encode()) > MAX_WARNING:
+        return [field.invalid(path, text, f"must be <= {MAX_WARNING} characters long")]
+    hidden = next((index for index, char in enumerate(text) if not char.isprintable()), None)
+    if hidden is None:
+        return []
+    at = len(text[:hidden].encode())
+    detail = f"must only contain printable UTF-8 characters; non-printable character found at index {at}"
+    return [field.invalid(path, text, detail)]
 
 
 def _names_errors(names: Json, path: Path) -> list[FieldError]:
