@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from tiphys.scheduler.extender import ExtenderConfig, load_extender
+
 DEFAULT_SCHEDULER_NAME: Final = "default-scheduler"
 
 
@@ -34,6 +36,7 @@ class SchedulerConfig:
     pod_initial_backoff_seconds: float = 1.0
     pod_max_backoff_seconds: float = 10.0
     parallelism: int = 64
+    extenders: tuple[ExtenderConfig, ...] = ()
 
 
 def load(document: Mapping[str, Any]) -> SchedulerConfig:
@@ -53,7 +56,15 @@ def load(document: Mapping[str, Any]) -> SchedulerConfig:
         pod_initial_backoff_seconds=document.get("podInitialBackoffSeconds", defaults.pod_initial_backoff_seconds),
         pod_max_backoff_seconds=document.get("podMaxBackoffSeconds", defaults.pod_max_backoff_seconds),
         parallelism=document.get("parallelism", defaults.parallelism),
+        extenders=_extenders(document.get("extenders") or ()),
     )
+
+
+def _extenders(documents: Sequence[Mapping[str, Any]]) -> tuple[ExtenderConfig, ...]:
+    extenders = tuple(load_extender(document) for document in documents)
+    if sum(bool(each.bind_verb) for each in extenders) > 1:
+        raise ValueError("extenders: only one extender can implement bind")
+    return extenders
 
 
 def _profile(document: Mapping[str, Any]) -> Profile:

@@ -1,6 +1,7 @@
 """How one pod is scheduled, top-down.
 
-schedule_one:   pop -> scheduling cycle (decide; no awaiting, so that pods see each other's decisions)
+schedule_one:   pop -> scheduling cycle (decide; no awaiting, so that pods see each other's decisions;
+                         |               where HTTP extenders concern themselves with the pod they are asked before)
                          | a node                                | none
                          v                                       v
                       assume it there                        make room, if possible (preemption)
@@ -29,6 +30,7 @@ from tiphys.client import NORMAL, WARNING, ApiConnectionError, Lister
 from tiphys.machinery.errors import NotFoundError, StatusError
 from tiphys.scheduler import metrics
 from tiphys.scheduler.cache import Cache
+from tiphys.scheduler.extender import ExtenderError, Extenders, Opinion
 from tiphys.scheduler.framework.diagnosis import Unschedulable
 from tiphys.scheduler.framework.interface import CycleState, PostFilterResult, Refusal
 from tiphys.scheduler.framework.runner import Framework, best_row
@@ -73,7 +75,9 @@ class PodScheduler:
         clock: Clock,
         random: Random,
         parallelism: int,
+        extenders: Extenders | None = None,
     ) -> None:
+        self._extenders = extenders or Extenders()
         self._queue = queue
         self._cache = cache
         self._nominated = nominated
@@ -86,24 +90,50 @@ class PodScheduler:
         self._random = random
         self._binding_slots = asyncio.Semaphore(parallelism)
 
-    def schedule_one(self) -> bool:
-        """Decide the next pod; False when none waits."""
+    def schedule_one(self) -> bool | Coroutine[Any, Any, None]:
+        """Decide the next pod; False when none waits. A coroutine to await before the next if extenders decide."""
         queued = self._queue.pop()
         if queued is None:
             return False
-        pod, framework = queued.info, queued.framework
-        if self._is_settled(pod):
-            self._queue.done(pod.uid)
+        if self._is_settled(queued.info):
+            self._queue.done(queued.info.uid)
             return True
-        state = CycleState()
+        if self._extenders.concern(queued.info):
+            return self._ask_and_decide(queued)
+        self._decide(queued, None, self._clock.monotonic())
+        return True
+
+    async def _ask_and_decide(self, queued: QueuedPod) -> None:
+        """Ask the extenders about the nodes the pod fits on; then decide with their opinion on what is there now."""
+        pod, nodes = queued.info, self._cache.nodes
         started = self._clock.monotonic()
+        opinion = Opinion(set())  # fits it nowhere now, then also on no node that comes meanwhile: none was asked about
         try:
-            outcome = self.scheduling_cycle(framework, state, pod)
+            feasible = queued.framework.find_feasible(CycleState(), pod, nodes)
+            if not isinstance(feasible, Unschedulable):
+                names = [nodes.name_of(int(row)) for row in np.flatnonzero(feasible)]
+                opinion = await self._extenders.opinion(pod, nodes, names)
+        except Exception as error:  # an extender's failure, or a plugin's bug, costs one attempt of one pod
+            if not isinstance(error, ExtenderError):
+                log.exception("scheduling %s failed", pod.key)
+            self._failed(queued, f"running the scheduling cycle: {error}")
+            metrics.attempt(queued.framework.scheduler_name, "error", self._clock.monotonic() - started)
+            return
+        if self._still_waiting(queued) is not None and not self._is_settled(queued.info):
+            self._decide(queued, opinion, started)
+        else:
+            self._queue.done(pod.uid)
+
+    def _decide(self, queued: QueuedPod, opinion: Opinion | None, started: float) -> None:
+        """One scheduling cycle and what follows from it."""
+        pod, framework, state = queued.info, queued.framework, CycleState()
+        try:
+            outcome = self.scheduling_cycle(framework, state, pod, opinion)
         except Exception as error:  # a plugin's bug costs one attempt of one pod
             log.exception("scheduling %s failed", pod.key)
             self._failed(queued, f"running the scheduling cycle: {error}")
             metrics.attempt(framework.scheduler_name, "error", self._clock.monotonic() - started)
-            return True
+            return
         if isinstance(outcome, str):
             decision = Decision(queued, outcome, state)
             self._spawn(lambda: self.binding_cycle(decision), f"bind {pod.key}")
@@ -112,11 +142,12 @@ class PodScheduler:
             self._unschedulable(queued, outcome, self._make_room(framework, state, pod, outcome))
             result = "unschedulable"
         metrics.attempt(framework.scheduler_name, result, self._clock.monotonic() - started)
-        return True
 
     # The scheduling cycle
 
-    def scheduling_cycle(self, framework: Framework, state: CycleState, pod: PodInfo) -> str | Unschedulable:
+    def scheduling_cycle(
+        self, framework: Framework, state: CycleState, pod: PodInfo, opinion: Opinion | None = None
+    ) -> str | Unschedulable:
         """Find the best node and assume the pod there; the node's name, or why there is none."""
         nodes = self._cache.nodes
         if not len(nodes):
@@ -124,9 +155,14 @@ class PodScheduler:
         feasible = framework.find_feasible(state, pod, nodes)
         if not isinstance(feasible, Unschedulable) and self._nominated:
             feasible = self._leave_room_for_nominated(framework, pod, feasible)
+        if not isinstance(feasible, Unschedulable) and opinion is not None:
+            feasible = opinion.narrow(nodes, feasible)
+            if isinstance(feasible, Unschedulable):
+                # What an extender waits for nobody here knows: any event may be it.
+                feasible.plugins = {plugin.name for plugin in framework.plugins}
         if isinstance(feasible, Unschedulable):
             return feasible
-        row = self._choose(framework, state, pod, feasible)
+        row = self._choose(framework, state, pod, feasible, opinion)
         node = nodes.name_of(row)
         self._cache.assume(pod, node)
         refusal = framework.reserve(state, pod, node)
@@ -142,13 +178,17 @@ class PodScheduler:
         self._cache.forget(pod)
         return Unschedulable(len(nodes), refusal=refusal, plugins={refusal.plugin}, rows=nodes.alive.copy())
 
-    def _choose(self, framework: Framework, state: CycleState, pod: PodInfo, feasible: Mask) -> int:
+    def _choose(
+        self, framework: Framework, state: CycleState, pod: PodInfo, feasible: Mask, opinion: Opinion | None
+    ) -> int:
         """The row for the pod: the one it was promised, if that is still possible, or the best."""
         nodes = self._cache.nodes
         promised = nodes.row_of.get(self._nominated.node_of(pod.uid) or "")
         if promised is not None and feasible[promised]:
             return promised
         scores = framework.score(state, pod, nodes, feasible) if np.count_nonzero(feasible) > 1 else None
+        if opinion is not None:
+            scores = opinion.add_to(nodes, scores)
         return best_row(scores, feasible, self._random)
 
     def _leave_room_for_nominated(self, framework: Framework, pod: PodInfo, feasible: Mask) -> Mask | Unschedulable:
@@ -197,7 +237,7 @@ class PodScheduler:
             if refusal is None:
                 async with self._binding_slots:
                     refusal = await framework.pre_bind(state, pod, node)
-                    if refusal is None:
+                    if refusal is None and not await self._extenders.bind(pod, node):
                         await framework.bind(state, pod, node)
         except NotFoundError:
             self._take_back(decision)

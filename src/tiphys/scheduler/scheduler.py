@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from random import Random
 from typing import Any, Final
 
@@ -14,8 +15,9 @@ from tiphys.base.tasks import Supervised
 from tiphys.client import Client, EventRecorder, Informers
 from tiphys.scheduler import metrics
 from tiphys.scheduler.cache import Cache
-from tiphys.scheduler.config import SchedulerConfig
+from tiphys.scheduler.config import Profile, SchedulerConfig
 from tiphys.scheduler.eventhandlers import EventHandlers, NamespaceLister
+from tiphys.scheduler.extender import Extenders
 from tiphys.scheduler.framework.runner import Framework
 from tiphys.scheduler.handle import Handle
 from tiphys.scheduler.nodetable import NodeTable
@@ -62,7 +64,9 @@ class Scheduler:
         namespaces = NamespaceLister(informers.of(Namespace).lister)
         ownership = Ownership(informers)
         self.frameworks: dict[str, Framework] = {}
+        self._extenders = Extenders(config.extenders)
         for profile in config.profiles:
+            profile = _leaving_out(profile, self._extenders.ignored_resources)
             recorder = EventRecorder(client, self._clock, profile.scheduler_name)
             self._recorders[profile.scheduler_name] = recorder
             handle = Handle(
@@ -91,6 +95,7 @@ class Scheduler:
             clock=self._clock,
             random=random,
             parallelism=config.parallelism,
+            extenders=self._extenders,
         )
 
     async def run(self) -> None:
@@ -108,14 +113,18 @@ class Scheduler:
                 await asyncio.get_running_loop().create_future()
             finally:
                 self._tasks = None
+                await self._extenders.close()
 
     async def _schedule(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await self.queue.wait()
             end = loop.time() + TURN_SECONDS
-            while self._pods.schedule_one() and loop.time() < end:
-                pass
+            while decided := self._pods.schedule_one():
+                if decided is not True:
+                    await decided
+                if loop.time() >= end:
+                    break
             await asyncio.sleep(0)
 
     async def _report(self) -> None:
@@ -134,3 +143,12 @@ class Scheduler:
 
         if self._tasks is not None:
             self._tasks.spawn(guarded, name=name)
+
+
+def _leaving_out(profile: Profile, resources: frozenset[str]) -> Profile:
+    """The profile with resources that extenders count left out of NodeResourcesFit."""
+    if not resources:
+        return profile
+    fit = dict(profile.args.get("NodeResourcesFit", {}))
+    fit["ignoredResources"] = sorted({*(fit.get("ignoredResources") or ()), *resources})
+    return replace(profile, args={**profile.args, "NodeResourcesFit": fit})

@@ -78,3 +78,24 @@ def test_a_profile_without_a_binder_is_refused() -> None:
     handle = cast("Any", PartialHandle(FixedNamespaces()))
     with pytest.raises(ValueError, match="no bind plugin"):
         Framework("x", make_plugins(Profile(disabled=frozenset({"DefaultBinder"})), handle, lambda _: None))
+
+
+@pytest.mark.parametrize(
+    ("extender", "words"),
+    [
+        ({}, "urlPrefix: Required value"),
+        ({"urlPrefix": "http://e", "filterverb": "f"}, 'unknown field "filterverb"'),
+        ({"urlPrefix": "http://e", "prioritizeVerb": "p"}, "weight must be positive"),
+        ({"urlPrefix": "http://e", "preemptVerb": "p"}, "preemptVerb is not supported"),
+        ({"urlPrefix": "http://e", "httpTimeout": "soon"}, "soon"),
+    ],
+)
+def test_extenders_that_cannot_be_used_are_told(extender: dict[str, object], words: str) -> None:
+    head = {"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration"}
+    with pytest.raises(ValueError, match=words):
+        load({**head, "extenders": [extender]})
+    good = {"urlPrefix": "http://e/", "filterVerb": "f", "httpTimeout": "300ms"}
+    (found,) = load({**head, "extenders": [good]}).extenders
+    assert (found.url_prefix, found.timeout) == ("http://e", 0.3)
+    with pytest.raises(ValueError, match="only one extender can implement bind"):
+        load({**head, "extenders": [{"urlPrefix": "http://e", "bindVerb": "b"}] * 2})
