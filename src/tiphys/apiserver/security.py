@@ -61,7 +61,7 @@ KEY_SET_FORM: Final = "application/jwk-set+json"
 DISCOVERY: Final = "/.well-known/openid-configuration"
 
 
-def secured_server(options: ServerOptions, *, store: Store | None = None, clock: Clock | None = None) -> ApiServer:
+def secured_server(options: ServerOptions, *, store: Store | None = None, clock: Clock | None = None) -> SecuredServer:
     """An API server with everything its options ask for. Raises ValueError for options that cannot be."""
     check_flow_control(options)
     moment = clock or SystemClock()

@@ -119,11 +119,21 @@ class MetricsClient:
 
 
 def _why(error: StatusError | ApiConnectionError, path: str) -> str:
-    """The error in words; an API that is not served at all has none of its own, as nobody answers for it."""
-    if isinstance(error, NotFoundError) and not error.status.get("details"):
-        group = path.split("/")[2] if path.startswith("/apis/") else "custom.metrics.k8s.io"
-        return f"the server could not find the requested resource (get {path.rsplit('/', 1)[1]}.{group})"
-    return error.message if isinstance(error, StatusError) else str(error)
+    """The error in words; where no server of the API answers there are none but the generic ones."""
+    if not isinstance(error, StatusError):
+        return str(error)
+    words = _UNSERVED.get(error.code)
+    if words is None or error.status.get("details"):
+        return error.message
+    group = path.split("/")[2] if path.startswith("/apis/") else "custom.metrics.k8s.io"
+    return f"{words} (get {path.rsplit('/', 1)[1]}.{group})"
+
+
+# What clients say of answers that are no Status: nobody is registered, or who is does not answer.
+_UNSERVED: Final = {
+    404: "the server could not find the requested resource",
+    503: "the server is currently unable to handle the request",
+}
 
 
 def _usage(item: Mapping[str, Any], resource: str, container: str) -> int | None:
