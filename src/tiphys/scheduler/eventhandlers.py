@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from tiphys.api.core.v1 import Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod
-from tiphys.api.storage.v1 import StorageClass
+from tiphys.api.storage.v1 import CSINode, StorageClass
 from tiphys.client import Informers, Lister, SharedInformer
 from tiphys.machinery.meta import ObjectName
 from tiphys.machinery.selectors import LabelSelector
@@ -48,6 +48,7 @@ class EventHandlers:
         self._follow(informers.of(PersistentVolumeClaim), Event.CLAIM)
         self._follow(informers.of(PersistentVolume), Event.VOLUME)
         self._follow(informers.of(StorageClass), Event.STORAGE_CLASS)
+        self._follow(informers.of(CSINode), Event.CSI_NODE)
         self.namespaces.add_handler(self._namespace_changed, self.namespace_updated, self._namespace_changed)
 
     def _follow(self, informer: SharedInformer[Any], event: Event) -> None:

@@ -18,7 +18,7 @@ from tests.unit.scheduler.builders import (
     make_pod,
 )
 from tiphys.api.core.v1 import PersistentVolume, PersistentVolumeClaim
-from tiphys.api.storage.v1 import StorageClass
+from tiphys.api.storage.v1 import CSINode, StorageClass
 from tiphys.scheduler.podinfo import PodInfo
 
 
@@ -162,3 +162,43 @@ def test_read_write_once_pod() -> None:
         "0/3 nodes are available: 3 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod "
         "access mode."
     )
+
+
+def csi(name: str, handle: str = "", driver: str = "example.com/csi") -> PersistentVolume:
+    return volume(name, phase="Bound", csi={"driver": driver, "volumeHandle": handle or name})
+
+
+def csi_node(name: str, limit: int | None, driver: str = "example.com/csi") -> CSINode:
+    allocatable = None if limit is None else {"count": limit}
+    drivers = [{"name": driver, "nodeID": name, "allocatable": allocatable}]
+    return msgspec.convert({"metadata": {"name": name}, "spec": {"drivers": drivers}}, CSINode)
+
+
+@pytest.mark.parametrize(
+    ("limits", "wants", "expected"),
+    [
+        ({"a": 1, "b": 2}, ("x",), {"b", "c"}),  # one volume is on "a" and "b" already; "c" says nothing
+        ({"a": 1, "b": 2}, ("x", "y"), {"c"}),
+        ({"a": 1, "b": 2, "c": 1}, ("x", "y"), "0/3 nodes are available: 3 node(s) exceed max volume count."),
+        ({"a": 1}, ("there",), {"a", "b", "c"}),  # the volume that is there counts once
+        ({"a": 1}, ("twin",), {"a", "b", "c"}),  # another claim's name for the same volume
+        ({"a": 1}, ("local",), {"a", "b", "c"}),  # no driver attaches it
+        ({"a": 1, "b": 1}, ("new",), {"c"}),  # to be provisioned: will count
+        ({"a": None}, ("x", "y"), {"a", "b", "c"}),
+        ({"a": 0, "b": 0, "c": 0}, ("other",), {"a", "b", "c"}),  # another driver's
+    ],
+)
+def test_a_driver_attaches_only_so_many_volumes(
+    limits: Mapping[str, int | None], wants: tuple[str, ...], expected: set[str] | str
+) -> None:
+    claims = [claim(name, name) for name in ("x", "y", "there", "local", "other")]
+    claims += [claim("twin", "twin"), claim("new", storage_class="dynamic")]
+    volumes = [csi("x"), csi("y"), csi("there"), csi("twin", "there"), volume("local", phase="Bound")]
+    volumes.append(csi("other", driver="other.example.com"))
+    informers = make_informers()
+    informers.of(PersistentVolumeClaim).replace(claims, "1")
+    informers.of(PersistentVolume).replace(volumes, "1")
+    informers.of(StorageClass).replace(CLASSES, "1")
+    informers.of(CSINode).replace([csi_node(name, limit) for name, limit in limits.items()], "1")
+    cache = make_cache(*NODES, placed={node: [with_claims("there")] for node in ("a", "b")})
+    assert feasible_nodes(make_framework(informers=informers), cache, with_claims(*wants)) == expected

@@ -13,6 +13,7 @@ import msgspec
 from tiphys.api.core.v1 import NodeAffinity as NodeAffinityRules
 from tiphys.api.core.v1 import PersistentVolume, PersistentVolumeClaim
 from tiphys.api.policy.v1 import PodDisruptionBudget
+from tiphys.api.storage.v1 import CSINode, StorageClass
 from tiphys.client import Lister
 from tiphys.scheduler.config import Profile
 from tiphys.scheduler.framework.interface import Plugin
@@ -33,6 +34,7 @@ from tiphys.scheduler.plugins.node_resources_fit import (
     strategy,
 )
 from tiphys.scheduler.plugins.node_unschedulable import NodeUnschedulable
+from tiphys.scheduler.plugins.node_volume_limits import NodeVolumeLimits
 from tiphys.scheduler.plugins.pod_topology_spread import SYSTEM_DEFAULTS, DefaultSelector, PodTopologySpread
 from tiphys.scheduler.plugins.priority_sort import PrioritySort
 from tiphys.scheduler.plugins.scheduling_gates import SchedulingGates
@@ -116,6 +118,13 @@ def _volume_binding(making: Making) -> Plugin:
     return VolumeBinding(making.handle, float(making.args.get("bindTimeoutSeconds", BIND_TIMEOUT)))
 
 
+def _volume_limits(making: Making) -> Plugin:
+    informers = making.handle.informers
+    return NodeVolumeLimits(
+        _claims(making), _volumes(making), informers.of(StorageClass).lister, informers.of(CSINode).lister
+    )
+
+
 DEFAULT_PLUGINS: Final[dict[str, Entry]] = {
     "SchedulingGates": Entry(0, lambda _: SchedulingGates()),
     "PrioritySort": Entry(0, lambda _: PrioritySort()),
@@ -126,6 +135,7 @@ DEFAULT_PLUGINS: Final[dict[str, Entry]] = {
     "NodePorts": Entry(0, lambda _: NodePorts()),
     "NodeResourcesFit": Entry(1, _fit),
     "VolumeRestrictions": Entry(0, lambda making: VolumeRestrictions(_claims(making))),
+    "NodeVolumeLimits": Entry(0, _volume_limits),
     "VolumeBinding": Entry(0, _volume_binding),
     "VolumeZone": Entry(0, lambda making: VolumeZone(_claims(making), _volumes(making))),
     "PodTopologySpread": Entry(2, _spread),
