@@ -1,14 +1,19 @@
 """Whether a container that has ended runs again.
 
 https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#restart-policy, with the
-container's own policy and rules (KEP-5307) over the pod's.
+container's own policy and rules (KEP-5307) over the pod's. A rule may start the whole pod anew (KEP-5532).
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 from tiphys.api.core.v1 import Container, Pod
-from tiphys.kubelet.cri.state import RuntimeContainer, State
+from tiphys.kubelet.cri.state import RuntimeContainer, RuntimePod, State
 from tiphys.kubelet.pod import AnyContainer, container_restart_policy
+
+RESTART: Final = "Restart"
+RESTART_ALL: Final = "RestartAllContainers"
 
 
 def should_run(pod: Pod, container: AnyContainer, runtime: RuntimeContainer | None) -> bool:
@@ -25,7 +30,7 @@ def should_run(pod: Pod, container: AnyContainer, runtime: RuntimeContainer | No
 
 def restarts_after_exit(pod: Pod, container: AnyContainer, exit_code: int) -> bool:
     """Whether the policy in force starts a container again that ended with `exit_code`."""
-    if isinstance(container, Container) and _rule_restarts(container, exit_code):
+    if isinstance(container, Container) and _action(container, exit_code) in (RESTART, RESTART_ALL):
         return True
     match container_restart_policy(pod, container):
         case "Never":
@@ -36,11 +41,23 @@ def restarts_after_exit(pod: Pod, container: AnyContainer, exit_code: int) -> bo
             return True
 
 
-def _rule_restarts(container: Container, exit_code: int) -> bool:
+def restart_trigger(pod: Pod, runtime: RuntimePod) -> RuntimeContainer | None:
+    """The container whose end starts all of the pod's containers anew, if there is one."""
+    for container in (*pod.spec.init_containers, *pod.spec.containers):
+        if not container.restart_policy_rules:
+            continue
+        state = runtime.container(container.name)
+        if state is not None and state.exited and _action(container, state.exit_code) == RESTART_ALL:
+            return state
+    return None
+
+
+def _action(container: Container, exit_code: int) -> str:
+    """What the first rule asks for that knows this exit code; "" without one."""
     for rule in container.restart_policy_rules:
-        if rule.action != "Restart" or rule.exit_codes is None:
+        if rule.exit_codes is None:
             continue
         listed = exit_code in rule.exit_codes.values
         if listed == (rule.exit_codes.operator == "In"):
-            return True
-    return False
+            return rule.action
+    return ""

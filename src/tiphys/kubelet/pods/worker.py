@@ -29,10 +29,11 @@ from tiphys.kubelet.containers.errors import CRASH_LOOP_BACK_OFF, IMAGE_TROUBLE,
 from tiphys.kubelet.containers.starter import Place, start_container
 from tiphys.kubelet.containers.termination import termination_message
 from tiphys.kubelet.cri.client import CRIError
-from tiphys.kubelet.cri.state import RuntimePod
+from tiphys.kubelet.cri.state import RuntimeContainer, RuntimePod
 from tiphys.kubelet.pod import (
     AnyContainer,
     container_hash,
+    container_named,
     describe,
     grace_period,
     is_static,
@@ -42,6 +43,8 @@ from tiphys.kubelet.pod import (
 from tiphys.kubelet.pods.actions import PodActions, compute_pod_actions
 from tiphys.kubelet.pods.cleanup import collect_dead, remove_traces
 from tiphys.kubelet.pods.kill import kill_for_action, kill_pod
+from tiphys.kubelet.pods.restart import restart_trigger
+from tiphys.kubelet.pods.restart_all import is_restarting, restart_all, restarted
 from tiphys.kubelet.pods.sandbox import SandboxError, make_sandbox, sandbox_config_of
 from tiphys.kubelet.pods.services import PodServices
 from tiphys.kubelet.resize.pod_resize import PodResize
@@ -100,6 +103,7 @@ class PodWorker:
         self._sandbox_config: cri.PodSandboxConfig | None = None
         self._retry = FIRST_RETRY
         self._delete_sent = False
+        self._restarting = is_restarting(pod)  # all containers are on the way to a new start
         if pod.metadata.deletion_timestamp is not None:
             self._begin_stop()
 
@@ -204,6 +208,8 @@ class PodWorker:
     async def _sync(self) -> float | None:
         self.pod = self.resize.consider()
         pod = self.s.status.with_status(self.pod)
+        trigger = restart_trigger(pod, self.runtime)
+        self._restarting = trigger is not None or (self._restarting and not restarted(pod, self.runtime))
         self.s.objects.register(self.pod)
         overdue = self._overdue(pod)
         if overdue is not None and overdue <= 0:
@@ -213,7 +219,8 @@ class PodWorker:
         if self._finished(pod):
             self._begin_stop()
             return 0.0
-        acted = await self._act(self.s.status.with_status(self.pod))
+        pod = self.s.status.with_status(self.pod)
+        acted = await (self._act(pod) if trigger is None else self._restart_all(pod, trigger))
         if acted:
             self._dirty = True
             return 0.0
@@ -223,6 +230,14 @@ class PodWorker:
         waits += [self._volumes_due - self.s.clock.monotonic()] if self._volumes_due is not None else []
         waits.append(self.s.config.sync_frequency.total_seconds())
         return max(0.0, min(waits))
+
+    async def _restart_all(self, pod: Pod, trigger: RuntimeContainer) -> bool:
+        """A step of the restart that the end of `trigger` asks for, unless its time has not come."""
+        container = container_named(pod, trigger.name)
+        if not self.runtime.running and container is not None and self._held(pod, container):
+            return False
+        await restart_all(self.s, pod, self.runtime, trigger)
+        return True
 
     async def _act(self, pod: Pod) -> bool:
         """One round of actions; True when anything was done, so that the state must be read again."""
@@ -418,6 +433,7 @@ class PodWorker:
                 ready=lambda container: self.s.probes.ready(pod, container),
                 started=lambda container: self.s.probes.started(pod, container),
                 resources=self.resize.in_force,
+                restarting=self._restarting,
             )
             verdict = self._verdict if stopped or self._verdict is None else None
             status = make_pod_status(
@@ -431,6 +447,7 @@ class PodWorker:
                     stopped=stopped,
                     resources=self.resize.pod_in_force,
                     resize=self.resize.conditions(),
+                    restarting=self._restarting,
                 ),
             )
         self.s.status.set(self.uid, self.s.api_pod(self.pod), status)

@@ -24,10 +24,11 @@ DISRUPTION_TARGET: Final = "DisruptionTarget"
 
 RESIZE_PENDING: Final = "PodResizePending"
 RESIZE_IN_PROGRESS: Final = "PodResizeInProgress"
+ALL_RESTARTING: Final = "AllContainersRestarting"
 
 OWNED: Final = frozenset({READY_TO_START, INITIALIZED, CONTAINERS_READY, READY})
 # Only there while they are true.
-PASSING: Final = frozenset({RESIZE_PENDING, RESIZE_IN_PROGRESS})
+PASSING: Final = frozenset({RESIZE_PENDING, RESIZE_IN_PROGRESS, ALL_RESTARTING})
 
 
 def pod_conditions(
@@ -47,6 +48,11 @@ def pod_conditions(
         containers_ready,
         _condition(pod, SCHEDULED, True),
     )
+
+
+def restarting_condition(pod: Pod) -> PodCondition:
+    """All containers are on the way to a new start."""
+    return _condition(pod, ALL_RESTARTING, True)
 
 
 def with_transitions(

@@ -49,6 +49,7 @@ class ContainerFacts:
     waiting: Mapping[str, Waiting] = field(default_factory=dict)  # by container name
     ready: Callable[[RuntimeContainer], bool] = field(default=lambda container: True)
     started: Callable[[RuntimeContainer], bool] = field(default=lambda container: True)
+    restarting: bool = False  # those without a run are to have another, whatever the last one was
     # What a container's newest run has, by name; None for what the spec says.
     resources: Callable[[str], ResourceRequirements | None] = field(default=lambda name: None)
 
@@ -85,7 +86,7 @@ def _status(
 ) -> ContainerStatus:
     current = runtime.container(container.name)
     if current is None:
-        status = _without_runtime(container, default_reason, old)
+        status = _without_runtime(container, default_reason, old, restarting=facts.restarting)
     else:
         status = _with_runtime(container, current, runtime.previous(container.name), facts, default_reason)
         if status.last_state == ContainerState() and old is not None and old.restart_count == status.restart_count:
@@ -105,7 +106,9 @@ def _status(
     return replace(status, resources=running or container.resources, volume_mounts=_mounts(container))
 
 
-def _without_runtime(container: AnyContainer, default_reason: str, old: ContainerStatus | None) -> ContainerStatus:
+def _without_runtime(
+    container: AnyContainer, default_reason: str, old: ContainerStatus | None, *, restarting: bool
+) -> ContainerStatus:
     status = ContainerStatus(
         name=container.name,
         image=container.image,
@@ -116,6 +119,8 @@ def _without_runtime(container: AnyContainer, default_reason: str, old: Containe
     if old is None:
         return status
     status = replace(status, restart_count=old.restart_count, last_state=old.last_state or ContainerState())
+    if old.state is not None and old.state.terminated is not None and restarting:
+        return replace(status, restart_count=old.restart_count + 1, last_state=old.state)
     if old.state is not None and old.state.terminated is not None:
         # It ended and was cleaned away: the API's memory is all there is.
         return replace(old, started=False)

@@ -11,7 +11,7 @@ from tiphys.api.core.v1 import HostIP, Pod, PodCondition, PodIP, PodStatus, Reso
 from tiphys.kubelet.cri.state import RuntimePod
 from tiphys.kubelet.pod import is_terminal
 from tiphys.kubelet.qos import qos_class
-from tiphys.kubelet.status.conditions import pod_conditions, with_transitions
+from tiphys.kubelet.status.conditions import pod_conditions, restarting_condition, with_transitions
 from tiphys.kubelet.status.containers import (
     ContainerFacts,
     ephemeral_statuses,
@@ -44,6 +44,7 @@ class StatusInputs:
     stopped: bool = False  # the pod was stopped for good and nothing of it runs
     resources: ResourceRequirements | None = None  # the pod's own, as they are in force
     resize: tuple[PodCondition, ...] = ()  # conditions of a resize that is not over
+    restarting: bool = False  # all containers are on the way to a new start
 
 
 def make_pod_status(pod: Pod, runtime: RuntimePod, inputs: StatusInputs) -> PodStatus:
@@ -59,6 +60,7 @@ def make_pod_status(pod: Pod, runtime: RuntimePod, inputs: StatusInputs) -> PodS
         fresh = (*fresh, inputs.verdict.condition)
     if phase not in ("Succeeded", "Failed"):
         fresh = (*fresh, *inputs.resize)
+        fresh = (*fresh, restarting_condition(pod)) if inputs.restarting else fresh
     own = pod.spec.resources
     pod_ips = _pod_ips(pod, runtime, inputs.host_ips)
     return PodStatus(
@@ -101,7 +103,8 @@ def _phase(pod: Pod, computed: str, inputs: StatusInputs) -> str:
         return pod.status.phase  # a finished pod stays finished
     if inputs.verdict is not None:
         return "Failed"
-    if computed in ("Succeeded", "Failed") and not inputs.stopped and pod.metadata.deletion_timestamp is not None:
+    deleting = pod.metadata.deletion_timestamp is not None
+    if computed in ("Succeeded", "Failed") and not inputs.stopped and (deleting or inputs.restarting):
         # Controllers may replace a terminal pod: not before its processes have really gone.
         return pod.status.phase or "Pending"
     return computed

@@ -161,9 +161,16 @@ def validate_pod_status_update(new: Object, old: Object) -> list[FieldError]:
     return errors
 
 
+def _restart_rules(spec: Json) -> list[Json]:
+    owners = [one for kind in ("containers", "initContainers") for one in spec.get(kind) or ()]
+    return [rule for one in owners for rule in one.get("restartPolicyRules") or ()]
+
+
 def _restarted_errors(new: Object, old: Object, spec: Json) -> list[FieldError]:
     """A container that ended and is not to be restarted does not run again."""
     errors: list[FieldError] = []
+    if any(rule.get("action") == "RestartAllContainers" for rule in _restart_rules(spec)):
+        return errors  # the end of any of its containers may be the beginning of all
     sidecars = {one.get("name") for one in spec.get("initContainers") or () if one.get("restartPolicy") == "Always"}
     ruled = {
         one.get("name")
