@@ -127,6 +127,7 @@ def _add(total: dict[str, Quantity], part: Mapping[str, str]) -> dict[str, Quant
 def _bounds(
     kind: str, limit: Object, requests: Mapping[str, str], limits: Mapping[str, str], *, claim: bool = False
 ) -> list[str]:
+    """One problem at most for each bound of a resource."""
     problems: list[str] = []
     for name, text in sorted((limit.get("min") or {}).items()):
         bound, request, own = Quantity.parse(text), requests.get(name), limits.get(name)
@@ -134,7 +135,7 @@ def _bounds(
             problems.append(f"minimum {name} usage per {kind} is {text}.  No request is specified")
         elif Quantity.parse(request) < bound:
             problems.append(f"minimum {name} usage per {kind} is {text}, but request is {request}")
-        if own is not None and Quantity.parse(own) < bound:
+        elif own is not None and Quantity.parse(own) < bound:
             problems.append(f"minimum {name} usage per {kind} is {text}, but limit is {own}")
     for name, text in sorted((limit.get("max") or {}).items()):
         bound = Quantity.parse(text)
@@ -144,7 +145,7 @@ def _bounds(
             problems.append(f"maximum {name} usage per {kind} is {text}.  No {word} is specified")
         elif Quantity.parse(own) > bound:
             problems.append(f"maximum {name} usage per {kind} is {text}, but {word} is {own}")
-        if not claim and request is not None and Quantity.parse(request) > bound:
+        elif not claim and request is not None and Quantity.parse(request) > bound:
             problems.append(f"maximum {name} usage per {kind} is {text}, but request is {request}")
     for name, text in sorted((limit.get("maxLimitRequestRatio") or {}).items()):
         problems += _ratio(kind, name, text, requests.get(name), limits.get(name))

@@ -125,6 +125,14 @@ async def test_defaults_of_a_limit_range(objects: Objects) -> None:
             {"requests": {"cpu": "500m"}, "limits": {"cpu": "1"}},
             "minimum cpu usage per Container is 1, but request is 500m",
         ),
+        (
+            {"min": {"cpu": "1"}, "max": {"memory": "1Mi"}},
+            {"requests": {"cpu": "1m", "memory": "2Mi"}, "limits": {"cpu": "1m", "memory": "2Mi"}},
+            (
+                "[minimum cpu usage per Container is 1, but request is 1m, "
+                "maximum memory usage per Container is 1Mi, but limit is 2Mi]"
+            ),
+        ),
         ({"min": {"cpu": "1"}}, {}, "minimum cpu usage per Container is 1.  No request is specified"),
         (
             {"maxLimitRequestRatio": {"cpu": "2"}},

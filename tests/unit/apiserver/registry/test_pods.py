@@ -10,7 +10,7 @@ import pytest
 
 from tiphys.apiserver.registry.core.pod_qos import qos_class
 from tiphys.apiserver.registry.core.pod_table import pod_row
-from tiphys.apiserver.registry.core.pod_update import validate_pod_update, validate_resize
+from tiphys.apiserver.registry.core.pod_update import validate_pod_status_update, validate_pod_update, validate_resize
 from tiphys.apiserver.registry.defaults.image import pull_policy_for
 from tiphys.apiserver.registry.defaults.pod import default_pod
 from tiphys.apiserver.registry.validation.pod import validate_pod_spec
@@ -28,6 +28,12 @@ def pod(**spec: Any) -> dict[str, Any]:
 
 def errors(**spec: Any) -> list[str]:
     return [str(error) for error in validate_pod_spec(pod(**spec)["spec"], Path("spec"))]
+
+
+def file_variable(volume: str, path: str) -> dict[str, Any]:
+    """A container with a variable from a file."""
+    source = {"volumeName": volume, "path": path, "key": "k"}
+    return {"name": "c", "image": "i", "env": [{"name": "A", "valueFrom": {"fileKeyRef": source}}]}
 
 
 @pytest.mark.parametrize(
@@ -52,6 +58,22 @@ def test_defaults_of_a_minimal_pod() -> None:
     assert spec["enableServiceLinks"] is True
     assert spec["containers"][0]["terminationMessagePath"] == "/dev/termination-log"
     assert errors() == []
+
+
+def test_a_sidecar_may_have_restart_rules() -> None:
+    rule = {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [88]}}
+    sidecar = {"name": "s", "image": "i", "restartPolicy": "Always", "restartPolicyRules": [rule]}
+    assert errors(initContainers=[sidecar]) == []
+
+
+@pytest.mark.parametrize(("action", "refused"), [("Restart", True), ("RestartAllContainers", False)])
+def test_whether_another_containers_end_may_be_taken_back(action: str, refused: bool) -> None:
+    rule = {"action": action, "exitCodes": {"operator": "In", "values": [88]}}
+    source = {"name": "s", "image": "i", "restartPolicy": "Never", "restartPolicyRules": [rule]}
+    old, new = (pod(restartPolicy="Never", containers=[{"name": "c", "image": "i"}, source]) for _ in range(2))
+    old["status"] = {"containerStatuses": [{"name": "c", "state": {"terminated": {"exitCode": 137}}}]}
+    new["status"] = {"containerStatuses": [{"name": "c", "state": {"running": {}}}]}
+    assert bool(validate_pod_status_update(new, old)) is refused
 
 
 def test_limits_become_requests() -> None:
@@ -99,6 +121,28 @@ def test_host_network_fills_host_ports() -> None:
             (
                 'spec.containers[0].env[0].valueFrom: Invalid value: "": must specify one of: '
                 "`fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"
+            ),
+        ),
+        (
+            {"containers": [file_variable("e", "../a")], "volumes": [{"name": "e", "emptyDir": {}}]},
+            "spec.containers[0].env[0].valueFrom.fileKeyRef.path: Invalid value: \"../a\": must not contain '..'",
+        ),
+        (
+            {"containers": [file_variable("cfg", "a")], "volumes": [{"name": "cfg", "configMap": {"name": "x"}}]},
+            (
+                'spec.containers[0].env[0].valueFrom.fileKeyRef.volumeName: Invalid value: "cfg": '
+                "referenced volume must be of type emptyDir"
+            ),
+        ),
+        (
+            {"containers": [file_variable("no", "a")]},
+            'spec.containers[0].env[0].valueFrom.fileKeyRef.volumeName: Not found: "no"',
+        ),
+        (
+            {"containers": [{"name": "c", "image": "i", "restartPolicyRules": [{"action": "x"}]}]},
+            (
+                "spec.containers[0].restartPolicy: Required value: "
+                "must specify restartPolicy when restart rules are used"
             ),
         ),
         (

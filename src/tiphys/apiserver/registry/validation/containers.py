@@ -61,7 +61,7 @@ def validate_containers(containers: Sequence[Json], scope: PodScope, path: Path)
         if name in names:
             errors.append(field.duplicate(where.child("name"), name))
         names.add(name)
-        errors += _restart_errors(container, where, init=False)
+        errors += _restart_errors(container, where)
         errors += validate_lifecycle(container.get("lifecycle"), scope.grace_seconds, where.child("lifecycle"))
         errors += validate_probes(container, scope.grace_seconds, where)
     return errors + _host_port_conflicts(containers, path)
@@ -81,7 +81,7 @@ def validate_init_containers(
             errors.append(field.duplicate(where.child("name"), name))
         elif name:
             names.add(name)
-        errors += _restart_errors(container, where, init=True)
+        errors += _restart_errors(container, where)
         errors += _host_port_conflicts([container], path)
         if container.get("restartPolicy") == "Always":
             errors += validate_lifecycle(container.get("lifecycle"), scope.grace_seconds, where.child("lifecycle"))
@@ -195,19 +195,16 @@ def _host_port_conflicts(containers: Sequence[Json], path: Path) -> list[FieldEr
     return errors
 
 
-def _restart_errors(container: Json, path: Path, *, init: bool) -> list[FieldError]:
+def _restart_errors(container: Json, path: Path) -> list[FieldError]:
     """Restart policy and rules of a single container."""
     policy, rules = container.get("restartPolicy"), container.get("restartPolicyRules") or ()
     errors: list[FieldError] = []
     if policy is None:
         if rules:
             detail = "must specify restartPolicy when restart rules are used"
-            errors.append(field.required(path.child("restartPolicy"), detail))
+            return [field.required(path.child("restartPolicy"), detail)]
     elif policy not in RESTART_POLICIES:
         errors.append(field.not_supported(path.child("restartPolicy"), policy, list(RESTART_POLICIES)))
-    if init and policy == "Always" and rules:
-        detail = "must not be set when restartPolicy is Always"
-        errors.append(field.forbidden(path.child("restartPolicyRules"), detail))
     for index, rule in enumerate(rules):
         errors += _restart_rule_errors(rule, path.child("restartPolicyRules").index(index))
     return errors

@@ -127,9 +127,34 @@ def _key_reference_errors(source: Json, path: Path) -> list[FieldError]:
 
 def _file_key_errors(source: Json, path: Path) -> list[FieldError]:
     errors: list[FieldError] = []
-    errors.extend(
-        field.required(path.child(name), "") for name in ("volumeName", "path", "key") if not source.get(name)
-    )
+    for name, rule in (("key", formats.env_var_name), ("volumeName", formats.dns1123_label), ("path", _inside)):
+        value = source.get(name) or ""
+        if not value:
+            errors.append(field.required(path.child(name), ""))
+        else:
+            errors += [field.invalid(path.child(name), value, message) for message in rule(value)]
+    return errors
+
+
+def _inside(path: str) -> list[str]:
+    """What is wrong with a path in a volume that must not lead out of it."""
+    return ["must not contain '..'"] if ".." in path.split("/") else []
+
+
+def validate_file_volumes(containers: Sequence[Json], volumes: Mapping[str, Json], path: Path) -> list[FieldError]:
+    """Errors of the volumes that variables are read from: emptyDirs of the pod (KEP-3721)."""
+    errors: list[FieldError] = []
+    for index, container in enumerate(containers):
+        for number, variable in enumerate(container.get("env") or ()):
+            source = (variable.get("valueFrom") or {}).get("fileKeyRef")
+            if source is None:
+                continue
+            name = source.get("volumeName") or ""
+            where = path.index(index).child("env").index(number).child("valueFrom", "fileKeyRef", "volumeName")
+            if name not in volumes:
+                errors.append(field.not_found(where, name))
+            elif volumes[name].get("emptyDir") is None:
+                errors.append(field.invalid(where, name, "referenced volume must be of type emptyDir"))
     return errors
 
 

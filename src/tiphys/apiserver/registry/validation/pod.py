@@ -15,6 +15,7 @@ from tiphys.apiserver.registry.validation.containers import (
     validate_ephemeral_containers,
     validate_init_containers,
 )
+from tiphys.apiserver.registry.validation.env import validate_file_volumes
 from tiphys.apiserver.registry.validation.internal import internal_form
 from tiphys.apiserver.registry.validation.meta import validate_annotations, validate_labels
 from tiphys.apiserver.registry.validation.pod_resources import validate_overhead, validate_pod_resources
@@ -107,6 +108,8 @@ def validate_pod_spec(spec: Json, path: Path) -> list[FieldError]:
     errors += validate_ephemeral_containers(
         spec.get("ephemeralContainers") or (), spec, scope, path.child("ephemeralContainers")
     )
+    for kind in ("initContainers", "containers", "ephemeralContainers"):
+        errors += validate_file_volumes(spec.get(kind) or (), volumes, path.child(kind))
     errors += validate_pod_resources(spec, scope.claim_names, path)
     errors += _host_network_errors(spec, path)
     errors += _one_of(spec, "restartPolicy", RESTART_POLICIES, path)
