@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tiphys.apiserver.audit.options import AuditOptions
 from tiphys.store import EtcdAccess
 
 
@@ -53,6 +54,7 @@ class ServerOptions:
     disable_admission: tuple[str, ...] = ()
     # Where OpenAPI documents are kept between starts; None: in memory only.
     cache_directory: Path | None = None
+    audit: AuditOptions = field(default_factory=AuditOptions)
     # Flow control. Without fairness the limits are per kind of request; 0 is no limit then.
     priority_and_fairness: bool = True
     max_requests_in_flight: int = 400

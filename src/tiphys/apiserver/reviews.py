@@ -21,7 +21,7 @@ from tiphys.apiserver.authn.chain import TokenChain
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authn.service_account import BoundObject, TokenIssuer
 from tiphys.apiserver.authn.tokens import InvalidToken
-from tiphys.apiserver.authz.interface import Attributes, Authorizer, Verdict
+from tiphys.apiserver.authz.interface import Attributes, Authorizer, Verdict, settled
 from tiphys.apiserver.authz.rbac import RBACAuthorizer
 from tiphys.apiserver.authz.rules import PolicyRule
 from tiphys.apiserver.endpoints.body import BodyDecoder, check_write_options, media_type_of
@@ -116,7 +116,7 @@ class Reviews:
 
     async def _subject_access_review(self, api: ApiRequest, resource: Resource) -> Response:
         review = _decode(api, resource.gvk)
-        return self._decide(api, resource, review, _subject(review.get("spec") or {}))
+        return await self._decide(api, resource, review, _subject(review.get("spec") or {}))
 
     async def _local_subject_access_review(self, api: ApiRequest, resource: Resource) -> Response:
         review = _decode(api, resource.gvk)
@@ -126,18 +126,18 @@ class Reviews:
             path = Path("spec").child("resourceAttributes").child("namespace")
             error = field.invalid(path, namespace, "must match metadata.namespace")
             raise invalid(resource.group_kind, "", [error])
-        return self._decide(api, resource, review, _subject(spec))
+        return await self._decide(api, resource, review, _subject(spec))
 
     async def _self_subject_access_review(self, api: ApiRequest, resource: Resource) -> Response:
         review = _decode(api, resource.gvk)
-        return self._decide(api, resource, review, api.request.user)
+        return await self._decide(api, resource, review, api.request.user)
 
-    def _decide(self, api: ApiRequest, resource: Resource, review: Object, user: UserInfo) -> Response:
+    async def _decide(self, api: ApiRequest, resource: Resource, review: Object, user: UserInfo) -> Response:
         spec = review.get("spec") or {}
         errors = _access_errors(spec, asks_for_subject=resource.plural in _FOR_OTHERS)
         if errors:
             raise invalid(resource.group_kind, "", errors)
-        decision = self._authorizer.authorize(attributes_of(spec, user))
+        decision = await settled(lambda: self._authorizer.authorize(attributes_of(spec, user)))
         status: Object = {"allowed": decision.allowed}
         if decision.verdict is Verdict.DENY:
             status["denied"] = True

@@ -14,6 +14,7 @@ from tiphys.apiserver.admission.webhooks.caller import HttpsCaller
 from tiphys.apiserver.admission.webhooks.versions import ServedVersions
 from tiphys.apiserver.aggregator.aggregator import Aggregator
 from tiphys.apiserver.aggregator.transport import ProxyCertificate, Transport
+from tiphys.apiserver.audit.auditor import auditor
 from tiphys.apiserver.authn.chain import AuthenticatorChain, TokenChain
 from tiphys.apiserver.authn.service_account import (
     PublicKey,
@@ -99,6 +100,7 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
     admission = admission_chain(parts, options.enable_admission, options.disable_admission)
     security = Security(authenticator=authenticator, authorizer=authorizer, admission=admission)
     server = SecuredServer(options, security, store=store, clock=moment, resources=resources, webhooks=webhooks)
+    server.auditor = auditor(options.audit, moment)
     rules = rbac if "RBAC" in options.authorization_modes else None
     server.extra_resources.update(Reviews(chain, authorizer, rules, issuer, audiences).handlers())
     if issuer is not None:

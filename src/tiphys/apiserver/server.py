@@ -18,6 +18,7 @@ from tiphys.api.schemas import has_schema, schema_of
 from tiphys.api.table import ALL_RESOURCES, Resource
 from tiphys.apiserver.admission.interface import AdmissionChain
 from tiphys.apiserver.aggregator.aggregator import Aggregator
+from tiphys.apiserver.audit.auditor import Auditor
 from tiphys.apiserver.authn.interface import Authenticator
 from tiphys.apiserver.authz.interface import Authorizer
 from tiphys.apiserver.discovery.documents import Discovery, storage_version_hash
@@ -99,6 +100,8 @@ class ApiServer:
         self._compaction: asyncio.Task[None] | None = None
         # Decides when a request is served; without one each is at once.
         self.gate: Gate | None = None
+        # Records requests; without one none is.
+        self.auditor: Auditor | None = None
 
     @property
     def cache(self) -> WatchCache:
@@ -169,7 +172,9 @@ class ApiServer:
         openapi.custom = self.custom_definitions
         health = Health(etcd=self._check_store, started=lambda: self.started, stopping=self._stopping)
         paths = PathHandlers(discovery, health, openapi, self._server_address, self.extra_paths)
-        self._handler = ApiHandler(services, self.security.authenticator, paths, RequestMetrics(), self.gate)
+        self._handler = ApiHandler(
+            services, self.security.authenticator, paths, RequestMetrics(), self.gate, self.auditor
+        )
         if self.aggregator is not None:
             self._handler.router = discovery.registered = openapi.foreign = self.aggregator
             self.aggregator.discovery_changed = discovery.changed
@@ -179,6 +184,8 @@ class ApiServer:
         if options.tls_certificate is not None and options.tls_key is not None:
             client_ca = str(options.client_ca) if options.client_ca else None
             tls = tls_context(str(options.tls_certificate), str(options.tls_key), client_ca)
+        if self.auditor is not None:
+            self.auditor.start()
         if not self._sockets:
             self.bind()
         while self._sockets:
@@ -201,6 +208,9 @@ class ApiServer:
         if self._http is not None:
             await self._http.stop()
             self._http = None
+        if self.auditor is not None:
+            await self.auditor.stop()
+            self.auditor = None
         while self._sockets:
             self._sockets.pop().close()
         if self._store is not None and self._given_store is None:

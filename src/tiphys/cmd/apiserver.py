@@ -20,6 +20,7 @@ from tiphys.apiserver.server import ApiServer
 from tiphys.base.log import get_logger
 from tiphys.base.notify import notify_ready
 from tiphys.base.tasks import Supervised
+from tiphys.cmd.audit_flags import add_audit_flags, audit_options
 from tiphys.cmd.component import add_common_flags, begin_logging, run
 from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.flags import FlagParser, duration, key_values
@@ -86,6 +87,7 @@ def parser() -> FlagParser:
     flags.listing("enable-admission-plugins", [], "admission plug-ins besides the default ones")
     flags.listing("disable-admission-plugins", [], "admission plug-ins to leave out")
     _add_flow_control_flags(flags)
+    add_audit_flags(flags)
     flags.add_argument("--runtime-config", type=key_values, default={}, help="API versions to turn on or off")
     flags.add_argument("--event-ttl", type=duration, default=timedelta(hours=1), help="how long events are kept")
     return flags
@@ -149,6 +151,7 @@ def options_of(found: Any) -> ServerOptions:
         proxy_client_key=found.proxy_client_key_file,
         service_cidr=found.service_cluster_ip_range,
         node_port_range=found.service_node_port_range,
+        audit=audit_options(found),
         priority_and_fairness=found.enable_priority_and_fairness,
         max_requests_in_flight=found.max_requests_inflight,
         max_mutating_requests_in_flight=found.max_mutating_requests_inflight,
@@ -165,8 +168,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command until it is ended."""
     found = parser().parse(arguments)
     begin_logging(found.verbosity)
-    options = options_of(found)
     try:
+        options = options_of(found)
         server = secured_server(options)
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error

@@ -16,7 +16,8 @@ from tiphys.apiserver.bootstrap.reconcile import ClusterFacts, reconcile
 from tiphys.apiserver.bootstrap.writer import Writer
 from tiphys.apiserver.options import ServerOptions
 from tiphys.apiserver.pki import Authority
-from tiphys.apiserver.security import SecuredServer, secured_server
+from tiphys.apiserver.security import secured_server
+from tiphys.apiserver.server import ApiServer
 
 
 class Cluster:
@@ -24,7 +25,7 @@ class Cluster:
 
     api: Api  # root, of system:masters
 
-    def __init__(self, url: str, authority: Authority, directory: Path, server: SecuredServer) -> None:
+    def __init__(self, url: str, authority: Authority, directory: Path, server: ApiServer) -> None:
         self.url = url
         self.authority = authority
         self.directory = directory
@@ -63,7 +64,7 @@ class Cluster:
 
 @asynccontextmanager
 async def secured_cluster(
-    tmp_path: Path, prepare: Callable[[SecuredServer], None] | None = None, **options: Any
+    tmp_path: Path, prepare: Callable[[ApiServer], None] | None = None, **options: Any
 ) -> AsyncIterator[Cluster]:
     """The cluster; `prepare` is given the server before it starts, `options` go to ServerOptions."""
     authority = Authority.create("ca")

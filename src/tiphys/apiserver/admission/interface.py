@@ -7,12 +7,13 @@ See https://kubernetes.io/docs/reference/access-authn-authz/admission-controller
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
 from tiphys.apiserver.authn.interface import UserInfo
+from tiphys.apiserver.authz.interface import Undecided
 from tiphys.machinery.meta import GroupVersionKind, GroupVersionResource
 
 
@@ -96,11 +97,11 @@ class AdmissionChain:
         if attributes.operation is Operation.DELETE:
             await self._admit(attributes)
         for plugin in self._plugins_for(attributes):
-            await plugin.validate(attributes)
+            await _settled(plugin.validate, attributes)
 
     async def _admit(self, attributes: AdmissionAttributes) -> None:
         for plugin in self._plugins_for(attributes):
-            await plugin.admit(attributes)
+            await _settled(plugin.admit, attributes)
 
     def _plugins_for(self, attributes: AdmissionAttributes) -> tuple[Plugin, ...]:
         resource = attributes.resource
@@ -109,3 +110,12 @@ class AdmissionChain:
         if found is None:
             found = self._handling[key] = tuple(plugin for plugin in self._plugins if plugin.handles(attributes))
         return found
+
+
+async def _settled(judge: Callable[[AdmissionAttributes], Awaitable[None]], attributes: AdmissionAttributes) -> None:
+    """Run half a plug-in, again after whoever it needs to know something from has been asked."""
+    while True:
+        try:
+            return await judge(attributes)
+        except Undecided as open_question:
+            await open_question.ask()

@@ -5,11 +5,14 @@ See https://kubernetes.io/docs/reference/access-authn-authz/authorization/.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from tiphys.apiserver.authn.interface import UserInfo
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,4 +58,21 @@ class Authorizer(Protocol):
     """Judges requests. Must not block: it is asked for every request, from memory."""
 
     def authorize(self, attributes: Attributes) -> Decision:
-        """Return the verdict; never raises for a well-formed request."""
+        """Return the verdict. Raises Undecided when somebody outside has to be asked first, else nothing."""
+
+
+class Undecided(Exception):
+    """The judgement depends on an answer from outside: `ask` for it, then authorize again."""
+
+    def __init__(self, ask: Callable[[], Awaitable[None]]) -> None:
+        super().__init__("an authorizer outside has not been asked yet")
+        self.ask = ask
+
+
+async def settled(judge: Callable[[], T]) -> T:
+    """What `judge`, which asks an authorizer, returns, after whoever has to be asked was."""
+    while True:
+        try:
+            return judge()
+        except Undecided as open_question:
+            await open_question.ask()

@@ -122,6 +122,7 @@ class RequestAdmission:
             name = new.get("metadata", {}).get("name", "")
         if not name and old is not None:
             name = old["metadata"].get("name", "")
+        audit = self._api.request.audit
         return AdmissionAttributes(
             operation=self._operation,
             kind=self._kind,
@@ -135,6 +136,7 @@ class RequestAdmission:
             dry_run=self._api.dry_run,
             options=self._options,
             warnings=self._api.warnings,
+            annotations={} if audit is None else audit.annotations,
         )
 
     async def mutate(self, new: Object | None, old: Object | None) -> None:

@@ -1,7 +1,8 @@
 """The handler chain: every request on its way in.
 
-    audit id ─ request info ─ authentication ─ impersonation ─ flow control ─ authorization ─┬─ resource: verb table
-                                                                                             └─ path: discovery, …
+    audit id ─ request info ─ authentication ─ audit ─ impersonation ─ flow control ─ authorization
+        └─ resource: verb table below
+        └─ path: discovery, health, metrics …
 
 Everything that goes wrong is a StatusError and is answered as a Status. The table `_VERBS` lists what can be done to a
 stored resource; subresources are in `subresources.py`, resources that are not stored in `virtual.py`.
@@ -15,9 +16,12 @@ from typing import Any, Final, Protocol
 
 import orjson
 
+from tiphys.apiserver.audit.auditor import Auditor
+from tiphys.apiserver.audit.record import DECISION, REASON
+from tiphys.apiserver.audit.stages import end_record, panicked, received, refuse_record
 from tiphys.apiserver.authn.impersonation import impersonate
 from tiphys.apiserver.authn.interface import Authenticator
-from tiphys.apiserver.authz.interface import Attributes
+from tiphys.apiserver.authz.interface import Attributes, Undecided, settled
 from tiphys.apiserver.authz.wording import forbidden_error
 from tiphys.apiserver.endpoints.compression import compressed
 from tiphys.apiserver.endpoints.context import ApiRequest, Services
@@ -81,13 +85,15 @@ class ApiHandler:
         paths: PathHandlers,
         metrics: RequestMetrics,
         gate: Gate | None = None,
+        auditor: Auditor | None = None,
     ) -> None:
-        """`gate`: None serves every request at once."""
+        """`gate`: None serves every request at once; `auditor`: None records nothing."""
         self._services = services
         self._authenticator = authenticator
         self._paths = paths
         self._metrics = metrics
         self._gate = gate
+        self._auditor = auditor
         self.ready = False
         self.router: Router | None = None
 
@@ -97,14 +103,7 @@ class ApiHandler:
         request.audit_id = request.headers.get("audit-id") or new_uid()
         info: RequestInfo | None = None
         try:
-            try:
-                path = request.path
-                if not path.startswith("/"):
-                    raise bad_request("malformed HTTP request: the target is no path")
-                query: Mapping[str, list[str]] = request.query if request.raw_query else {}
-            except (UnicodeDecodeError, ValueError):
-                raise bad_request("the request path or query is not valid UTF-8") from None
-            info = parse_request_info(request.method, path, query)
+            info = _info_of(request)
             answer = await self._serve(request, info)
         except StatusError as error:
             answer = status_response(error)
@@ -118,9 +117,15 @@ class ApiHandler:
             if not isinstance(error, RecursionError) and "Recursion" not in str(error):
                 raise
             answer = status_response(bad_request("the document is nested too deeply"))
+        except Exception as error:
+            if request.audit is not None and self._auditor is not None:
+                await panicked(self._auditor, request.audit, error, self._services.now())
+            raise
         self._finish(request, answer)
         if info is not None:
             self._metrics.observe(info, answer, time.perf_counter() - started)
+        if request.audit is not None and self._auditor is not None:
+            await end_record(self._auditor, request.audit, answer, self._services.now)
         if isinstance(answer, Response) and answer.length > COMPRESS_FROM:
             return await compressed(request, answer)
         return answer
@@ -153,11 +158,24 @@ class ApiHandler:
         return await self._judge(request, info)
 
     async def _judge(self, request: Request, info: RequestInfo) -> Answer:
-        user = await self._authenticator.authenticate(request)
-        if user is None:
-            raise unauthorized()
+        auditor = self._auditor
+        try:
+            user = await self._authenticator.authenticate(request)
+            if user is None:
+                raise unauthorized()
+        except StatusError as error:
+            if auditor is not None:
+                await refuse_record(auditor, request, info, status_response(error), self._services.now())
+            raise
+        if auditor is not None and request.audit is None:
+            request.audit = auditor.begin(request, info, user)
+            if request.audit is not None:
+                await received(auditor)
         if "impersonate-user" in request.headers or "impersonate-group" in request.headers:
-            user = impersonate(user, request.headers, self._services.authorizer)
+            asking = user
+            user = await settled(lambda: impersonate(asking, request.headers, self._services.authorizer))
+            if request.audit is not None:
+                request.audit.impersonated = user
         request.user = user
         if self._gate is None:
             return await self._serve_admitted(request, info)
@@ -167,6 +185,9 @@ class ApiHandler:
         place = request.place
         if place is None:
             return await self._serve_admitted(request, info)
+        return await self._serve_placed(request, info, place)
+
+    async def _serve_placed(self, request: Request, info: RequestInfo, place: Place) -> Answer:
         kept = False
         try:
             answer = await self._serve_admitted(request, info)
@@ -178,32 +199,24 @@ class ApiHandler:
                 place.leave()
 
     async def _serve_admitted(self, request: Request, info: RequestInfo) -> Answer:
-        self._authorize(request, info)
+        attributes = _attributes(request, info)
+        try:
+            decision = self._services.authorizer.authorize(attributes)
+        except Undecided:
+            decision = await settled(lambda: self._services.authorizer.authorize(attributes))
+        audit = request.audit
+        if audit is not None:
+            audit.authorized = decision.allowed
+            audit.annotations[DECISION] = "allow" if decision.allowed else "forbid"
+            audit.annotations[REASON] = decision.reason
+        if not decision.allowed:
+            raise forbidden_error(attributes, decision.reason)
         elsewhere = self.router.route(info.path) if self.router is not None else None
         if self.router is not None and elsewhere is not None:
             return await self.router.serve(request, info, elsewhere)
         if not info.is_resource:
             return await self._paths.serve(request, info)
         return await self._serve_resource(request, info)
-
-    def _authorize(self, request: Request, info: RequestInfo) -> None:
-        attributes = Attributes(
-            user=request.user,
-            verb=info.verb,
-            resource_request=info.is_resource,
-            path=info.path,
-            api_group=info.api_group,
-            api_version=info.api_version,
-            namespace=info.namespace,
-            resource=info.resource,
-            subresource=info.subresource,
-            name=info.name,
-            field_selector=request.parameter("fieldSelector") if request.raw_query else "",
-            label_selector=request.parameter("labelSelector") if request.raw_query else "",
-        )
-        decision = self._services.authorizer.authorize(attributes)
-        if not decision.allowed:
-            raise forbidden_error(attributes, decision.reason)
 
     async def _serve_resource(self, request: Request, info: RequestInfo) -> Answer:
         if not self.ready and info.verb != "get":
@@ -220,6 +233,8 @@ class ApiHandler:
         deprecation = DEPRECATED.get((info.api_group, info.api_version, info.resource))
         if deprecation is not None:
             request.warnings.append(deprecation)
+            if request.audit is not None:
+                request.audit.annotations["k8s.io/deprecated"] = "true"
         if served.warning:
             request.warnings.append(served.warning)
         api = ApiRequest(self._services, request, info)
@@ -299,6 +314,35 @@ _VERBS: Final[Mapping[str, Callable[[ApiRequest, ServedResource], Awaitable[Any]
     "delete": delete_object,
     "deletecollection": delete_collection,
 }
+
+
+def _info_of(request: Request) -> RequestInfo:
+    """What the request asks for. StatusError (400) when that cannot be read."""
+    try:
+        path = request.path
+        if not path.startswith("/"):
+            raise bad_request("malformed HTTP request: the target is no path")
+        query: Mapping[str, list[str]] = request.query if request.raw_query else {}
+    except (UnicodeDecodeError, ValueError):
+        raise bad_request("the request path or query is not valid UTF-8") from None
+    return parse_request_info(request.method, path, query)
+
+
+def _attributes(request: Request, info: RequestInfo) -> Attributes:
+    return Attributes(
+        user=request.user,
+        verb=info.verb,
+        resource_request=info.is_resource,
+        path=info.path,
+        api_group=info.api_group,
+        api_version=info.api_version,
+        namespace=info.namespace,
+        resource=info.resource,
+        subresource=info.subresource,
+        name=info.name,
+        field_selector=request.parameter("fieldSelector") if request.raw_query else "",
+        label_selector=request.parameter("labelSelector") if request.raw_query else "",
+    )
 
 
 def _leaving(run: Callable[[Stream], Awaitable[None]], place: Place) -> Callable[[Stream], Awaitable[None]]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import parse_qsl, unquote
 
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.machinery.errors import bad_request
+
+if TYPE_CHECKING:
+    from tiphys.apiserver.audit.record import Record
 
 ANONYMOUS_USER: Final = UserInfo("system:anonymous", groups=("system:unauthenticated",))
 
@@ -28,6 +31,7 @@ class Request:
 
     __slots__ = (
         "_query",
+        "audit",
         "audit_id",
         "body",
         "headers",
@@ -67,6 +71,8 @@ class Request:
         self.keep_alive = True
         self.user = ANONYMOUS_USER
         self.audit_id = ""
+        # What audit records of it; None when it records nothing.
+        self.audit: Record | None = None
         # Where flow control has put it; None while it has not, or when it needs no place.
         self.place: Place | None = None
         self.warnings: list[str] = []

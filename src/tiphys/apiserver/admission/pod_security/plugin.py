@@ -67,6 +67,7 @@ class PodSecurity(AdmissionPlugin):
         pod, old = attributes.object or {}, attributes.old_object
         policy = self._policy(attributes.namespace)
         if policy.ignores_everything:
+            attributes.annotations[PREFIX + "enforce-policy"] = str(policy.enforce)
             return
         if attributes.operation is Operation.UPDATE and old is not None and not is_significant(pod, old):
             return

@@ -1,0 +1,1 @@
+"""Audit: a record of who did what, and what came of it."""
