@@ -32,7 +32,7 @@ from tiphys.scheduler import metrics
 from tiphys.scheduler.cache import Cache
 from tiphys.scheduler.extender import ExtenderError, Extenders, Opinion
 from tiphys.scheduler.framework.diagnosis import Unschedulable
-from tiphys.scheduler.framework.interface import CycleState, PostFilterResult, Refusal
+from tiphys.scheduler.framework.interface import CycleState, PostFilterResult, Reason, Refusal
 from tiphys.scheduler.framework.runner import Framework, best_row
 from tiphys.scheduler.handle import Events
 from tiphys.scheduler.nodetable import Mask
@@ -195,7 +195,7 @@ class PodScheduler:
         """Where important pods wait for victims to go, the pod must also fit beside them."""
         nodes = self._cache.nodes
         left = feasible.copy()
-        refused = Unschedulable(len(nodes), rows=nodes.alive.copy())
+        crowded: list[Reason] = []
         for node, rivals in self._nominated.rivals(pod):
             row = nodes.row_of.get(node)
             if row is None or not left[row]:
@@ -205,10 +205,12 @@ class PodScheduler:
             for reason in reasons:
                 here = np.zeros(nodes.width, dtype=np.bool_)
                 here[row] = True
-                refused.reasons.append(reason._replace(rows=here, resolvable=True))
+                crowded.append(reason._replace(rows=here, resolvable=True))
             left[row] &= not reasons
         if left.any():
             return left
+        refused = framework.diagnose(pod, nodes)
+        refused.reasons += crowded
         refused.plugins = {plugin.name for plugin in framework.plugins}
         return refused
 
@@ -277,7 +279,7 @@ class PodScheduler:
         if current is None:
             return
         nominated = result.nominated if result is not None else None
-        if result is not None:
+        if nominated is not None:
             self._nominated.nominate(current, nominated)
         queued.unschedulable_plugins = set(found.plugins)
         self._queue.add_unschedulable(queued)

@@ -188,6 +188,48 @@ async def test_preemption_spares_what_a_budget_protects() -> None:
         assert told[0].endswith(f" on node {freed}")
 
 
+async def test_room_made_by_preemption_is_kept_while_victims_take_their_time() -> None:
+    async with scheduling() as client:
+        await create_node(client, "n1", cpu="1")
+        await create_node(client, "tainted", taints=[{"key": "gpu", "value": "true", "effect": "NoSchedule"}])
+        for name in ("quick", "slow"):
+            await create_pod(client, name, {"cpu": "500m"}, priority=1)
+
+        async def both_bound() -> bool:
+            return all([(await get_pod(client, name)).spec.node_name for name in ("quick", "slow")])
+
+        await eventually(both_bound)
+        await create_pod(client, "important", {"cpu": "800m"}, priority=1000)
+
+        async def evicted() -> bool:
+            return all([(await get_pod(client, name)).metadata.deletion_timestamp for name in ("quick", "slow")])
+
+        await eventually(evicted)
+        # One victim is gone, the other is not: the important pod is tried again, in vain, and keeps its claim.
+        await client.delete(Pod, ObjectName("default", "quick"), grace_period_seconds=0)
+        refused = "preemption: not eligible due to a terminating pod on the nominated node."
+
+        async def tried_again() -> bool:
+            return any(one.endswith(refused) for one in await messages(client, "important", "FailedScheduling"))
+
+        await eventually(tried_again)
+        await create_pod(client, "cuckoo", {"cpu": "500m"}, priority=1)
+        expected = "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {gpu: true}."
+
+        async def waits() -> bool:
+            return any(one.startswith(expected) for one in await messages(client, "cuckoo", "FailedScheduling"))
+
+        await eventually(waits)
+        assert (await get_pod(client, "important")).status.nominated_node_name == "n1"
+        await client.delete(Pod, ObjectName("default", "slow"), grace_period_seconds=0)
+
+        async def bound() -> bool:
+            return (await get_pod(client, "important")).spec.node_name == "n1"
+
+        await eventually(bound)
+        assert not (await get_pod(client, "cuckoo")).spec.node_name
+
+
 async def test_another_schedulers_pods_are_left_alone() -> None:
     async with scheduling() as client:
         await create_node(client, "n1")

@@ -175,7 +175,7 @@ class Filters(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PostFilterResult:
-    """`nominated`: the node that will have room (None: none, and a nomination there was is void).
+    """`nominated`: the node that will have room; "": none, and a nomination there was is void; None: as it was.
 
     `message` is added to the event; `act`, if given, makes the room, run after the cycle beside others.
     """

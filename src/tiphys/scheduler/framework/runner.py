@@ -131,6 +131,15 @@ class Framework:
         feasible, verdicts = self.filter(state, pod, nodes, candidates)
         return feasible if feasible.any() else diagnose(nodes, verdicts, prepared)
 
+    def diagnose(self, pod: PodInfo, nodes: NodeTable) -> Unschedulable:
+        """Why the nodes that `find_feasible` left out are out, where it left some in."""
+        state = CycleState()
+        prepared = self.pre_filter(state, pod, nodes)
+        if isinstance(prepared, Refusal):
+            return Unschedulable(len(nodes), refusal=prepared, plugins={prepared.plugin}, rows=nodes.alive.copy())
+        _, verdicts = self.filter(state, pod, nodes, nodes.alive)
+        return diagnose(nodes, verdicts, prepared)
+
     def rejections(self, pod: PodInfo, nodes: NodeTable, row: int) -> Sequence[Reason]:
         """See `Filters`."""
         state = CycleState()
@@ -144,13 +153,16 @@ class Framework:
     def post_filter(self, state: CycleState, pod: PodInfo, nodes: NodeTable, found: Unschedulable) -> PostFilterResult:
         """The first plugin that nominates a node; else what all of them say."""
         messages = []
+        nominated: str | None = None
         for _, plugin in self._post_filter:
             result = plugin.post_filter(state, pod, nodes, found, self)
-            if result.nominated is not None:
+            if result.nominated:
                 return result
+            if result.nominated is not None:
+                nominated = result.nominated
             if result.message:
                 messages.append(result.message)
-        return PostFilterResult(None, ", ".join(messages))
+        return PostFilterResult(nominated, ", ".join(messages))
 
     def score(self, state: CycleState, pod: PodInfo, nodes: NodeTable, feasible: Mask) -> Numbers | None:
         """The weighted sum of all scores, meaningful on feasible rows; None: every row is as good as another."""

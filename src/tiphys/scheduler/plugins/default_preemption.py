@@ -57,7 +57,7 @@ class DefaultPreemption:
             wanted=wanted,
         )
         if not candidates:
-            return PostFilterResult(None, f"preemption: {message}")
+            return PostFilterResult("", f"preemption: {message}")
         chosen = best_candidate(candidates)
         yielding = [other for other in self.handle.nominator.nominated_on(chosen.node) if other.priority < pod.priority]
         for other in yielding:
