@@ -95,7 +95,9 @@ def remove_places(layout: Layout) -> None:
         unmount_below(layout.state)
     shutil.rmtree(layout.run, ignore_errors=True)
     with suppress(OSError):
-        layout.run.parent.rmdir()
+        layout.run.parent.rmdir()  # no cluster is left: nobody mounts there any more
+        if os.geteuid() == 0:
+            place.remove_kubelet_directory()
 
 
 def _nodes(layout: Layout) -> list[str]:

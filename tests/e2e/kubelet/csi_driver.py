@@ -28,9 +28,7 @@ ALL: Capabilities = (RPC.STAGE_UNSTAGE_VOLUME, RPC.EXPAND_VOLUME, RPC.GET_VOLUME
 class Driver(csi_pb2_grpc.NodeServicer, api_pb2_grpc.RegistrationServicer):
     """The driver `name`; its volumes are in `data`. `failures`: a method's next answers, by method."""
 
-    def __init__(
-        self, name: str, data: Path, capabilities: Capabilities = ALL
-    ) -> None:
+    def __init__(self, name: str, data: Path, capabilities: Capabilities = ALL) -> None:
         self.name = name
         self.data = data
         self.capabilities = capabilities

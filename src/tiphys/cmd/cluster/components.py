@@ -167,7 +167,7 @@ def node_components(
                 node_ip=address or spec.node_address(node),
                 hostname_override=node.name,
                 container_runtime_endpoint=endpoint,
-                root_dir=state / "kubelet",
+                root_dir=state / "kubelet" if joined else place.KUBELET_DIRECTORY,
                 cgroup_root=cgroup,
                 cluster_dns=dns_address or spec.dns_address,
                 cluster_domain=spec.cluster_domain,

@@ -28,6 +28,8 @@ from tiphys.runtime import linux
 
 NETNS_DIRECTORY: Final = Path("/run/netns")
 CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
+# Where programs beside a kubelet (CSI drivers, device plugins) look for it: their manifests name this very path.
+KUBELET_DIRECTORY: Final = Path("/var/lib/kubelet")
 KILL_FOR: Final = 5.0  # seconds to wait for the processes of a node to die
 
 
@@ -37,7 +39,10 @@ def network_namespace_path(layout: Layout, node: str) -> Path:
 
 
 def ensure(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> None:
-    """Make what is missing of a node's place."""
+    """Make what is missing of a node's place. There the node's own kubelet directory is KUBELET_DIRECTORY."""
+    kubelet = layout.node_state(node.name) / "kubelet"
+    for directory in (layout.node_run(node.name), kubelet):
+        directory.mkdir(parents=True, exist_ok=True)
     (layout.run / "ns").mkdir(parents=True, exist_ok=True)
     _ensure_private_mount(layout.run / "ns")
     network = network_namespace_path(layout, node.name)
@@ -45,10 +50,8 @@ def ensure(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> None:
     if not _is_pinned(network) or not _is_pinned(mounts):
         _unpin(network)
         _unpin(mounts)
-        _make_namespaces(network, mounts)
+        _make_namespaces(network, mounts, kubelet)
     _connect(spec, layout, node)
-    for directory in (layout.node_run(node.name), layout.node_state(node.name)):
-        directory.mkdir(parents=True, exist_ok=True)
 
 
 def pin_host_network(layout: Layout) -> None:
@@ -102,6 +105,12 @@ def remove_pins(layout: Layout) -> None:
             continue
 
 
+def remove_kubelet_directory() -> None:
+    """Remove what no node of this machine needs any more; one that is not empty is somebody else's."""
+    with suppress(OSError):
+        KUBELET_DIRECTORY.rmdir()
+
+
 def freeze(layout: Layout, node: str, frozen: bool) -> None:
     """Stop or continue every process of a node's containers, as a machine that hangs and comes back."""
     name = f"{layout.cgroup}/{node}"
@@ -116,8 +125,9 @@ def freeze(layout: Layout, node: str, frozen: bool) -> None:
 # -- namespaces --------------------------------------------------------------------------------
 
 
-def _make_namespaces(network: Path, mounts: Path) -> None:
+def _make_namespaces(network: Path, mounts: Path, kubelet: Path) -> None:
     """Fork a process into new namespaces, pin them from here, and let it end."""
+    KUBELET_DIRECTORY.mkdir(parents=True, exist_ok=True)
     for pin in (network, mounts):
         pin.parent.mkdir(parents=True, exist_ok=True)
         pin.touch()
@@ -131,6 +141,10 @@ def _make_namespaces(network: Path, mounts: Path) -> None:
             # can share mounts with each other.
             linux.mount("none", "/", "none", linux.MS_REC | linux.MS_SLAVE)
             linux.mount("none", "/", "none", linux.MS_REC | linux.MS_SHARED)
+            # A peer group of its own: what is mounted here does not appear below the state directory as well.
+            linux.mount(kubelet, KUBELET_DIRECTORY, "none", linux.MS_BIND)
+            linux.mount("none", KUBELET_DIRECTORY, "none", linux.MS_PRIVATE)
+            linux.mount("none", KUBELET_DIRECTORY, "none", linux.MS_SHARED)
             os.write(up_writer, b"1")
             os.close(down_writer)
             os.read(down_reader, 1)
