@@ -101,6 +101,11 @@ async def test_a_volume_is_staged_once_and_published_for_each_pod(node: TestNode
         ["noatime"],
     )
     assert dict(published.volume_context) == {"color": "red"}
+    assert node.kubelet is not None
+    assert node.kubelet.services is not None
+    usage = await node.kubelet.services.volumes.usage(Path(published.target_path))
+    assert usage is not None
+    assert (usage.capacity, usage.used, usage.inodes) == (1000, 400, None)
     await node.exec("first", "sh", "-c", "echo kept > /data/file")
     assert await node.exec("second", "cat", "/data/file") == "kept\n"
     assert (await node.exec("second", "stat", "-c", "%g", "/data/file")).strip() == "2000"

@@ -36,12 +36,13 @@ from tiphys.kubelet.csi.request import (
     needs_attachment,
     owns_files,
     pod_info,
+    usage_of,
 )
 from tiphys.kubelet.mounts import is_mount, unmount
 from tiphys.kubelet.paths import Paths
 from tiphys.kubelet.volumes.expansion import LOOK_EVERY
 from tiphys.kubelet.volumes.ownership import apply_fs_group
-from tiphys.kubelet.volumes.plugin import InfeasibleError, Mounted, VolumeError
+from tiphys.kubelet.volumes.plugin import InfeasibleError, Mounted, Usage, VolumeError
 from tiphys.kubelet.volumes.token import DEFAULT_SECONDS, TokenManager
 from tiphys.machinery.errors import StatusError
 from tiphys.machinery.meta import ObjectName
@@ -200,6 +201,21 @@ class Mounter:
             token = await self._t.tokens.token(request.pod, one.audience, seconds)
             found[one.audience] = {"token": token.value, "expirationTimestamp": format_time(token.expires)}
         return json.dumps(found, separators=(",", ":"))
+
+    async def usage(self, directory: Path) -> Usage | None:
+        """What the volume of this directory holds; None when its driver does not measure. Raises VolumeError."""
+        record = await asyncio.to_thread(Record.load, directory)
+        if record is None:
+            return None
+        driver = self._t.drivers.get(record.driver)
+        if not driver.has(_RPC.GET_VOLUME_STATS):
+            return None
+        call = csi.NodeGetVolumeStatsRequest(
+            volume_id=record.handle,
+            volume_path=str(target_path(self._t.paths, record, directory)),
+            staging_target_path=str(staging_path(self._t.paths, record)) if _stages(driver, record) else "",
+        )
+        return usage_of(await driver.client.stats(call), condition=driver.has(_RPC.VOLUME_CONDITION))
 
     # -- growth --------------------------------------------------------------------------------------
 

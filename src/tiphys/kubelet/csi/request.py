@@ -1,4 +1,4 @@
-"""What a driver is told of a volume. Pure: from specs to the fields of its requests."""
+"""What a driver is told of a volume, and what it tells. Pure: from specs to the fields of its requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tiphys.api.csi import csi_pb2 as csi
 from tiphys.api.storage.v1 import CSIDriverSpec
 from tiphys.kubelet.csi.drivers import Driver
 from tiphys.kubelet.csi.record import EPHEMERAL, PERSISTENT
-from tiphys.kubelet.volumes.plugin import VolumeError
+from tiphys.kubelet.volumes.plugin import Usage, VolumeError
 
 _Mode = csi.VolumeCapability.AccessMode
 _RPC = csi.NodeServiceCapability.RPC
@@ -115,3 +115,18 @@ def pod_info(request: MountRequest) -> dict[str, str]:
         "csi.storage.k8s.io/serviceAccount.name": pod.spec.service_account_name,
         "csi.storage.k8s.io/ephemeral": "true" if request.lifecycle == EPHEMERAL else "false",
     }
+
+
+def usage_of(answer: csi.NodeGetVolumeStatsResponse, *, condition: bool) -> Usage:
+    """What a driver measured. `condition`: whether it says how volumes are."""
+    size = {one.unit: one for one in answer.usage}
+    held, inodes = size.get(csi.VolumeUsage.BYTES), size.get(csi.VolumeUsage.INODES)
+    return Usage(
+        available=held.available if held else None,
+        capacity=held.total if held else None,
+        used=held.used if held else None,
+        inodes_free=inodes.available if inodes else None,
+        inodes=inodes.total if inodes else None,
+        inodes_used=inodes.used if inodes else None,
+        abnormal=answer.volume_condition.abnormal if condition else None,
+    )

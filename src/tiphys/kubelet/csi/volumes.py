@@ -12,7 +12,7 @@ from tiphys.kubelet.csi.record import EPHEMERAL, NAME
 from tiphys.kubelet.csi.request import MountRequest, inline_handle
 from tiphys.kubelet.volumes.claim import Claimed
 from tiphys.kubelet.volumes.expansion import STORAGE
-from tiphys.kubelet.volumes.plugin import Mounted, VolumeContext
+from tiphys.kubelet.volumes.plugin import Mounted, Usage, VolumeContext, VolumeError
 from tiphys.machinery.quantity import parse_cached
 
 
@@ -38,6 +38,12 @@ class PersistentCSI:
 
     async def tear_down(self, directory: Path) -> None:
         await self.mounter.unmount(directory)
+
+    async def usage(self, path: Path) -> Usage | None:
+        try:
+            return await self.mounter.usage(path.parent)
+        except VolumeError:
+            return None
 
     def _directory(self, context: VolumeContext, claimed: Claimed) -> Path:
         assert context.place is not None

@@ -16,7 +16,7 @@ deadline, a token's renewal).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
@@ -51,6 +51,7 @@ from tiphys.kubelet.resize.pod_resize import PodResize
 from tiphys.kubelet.status.containers import CREATING, INITIALIZING, ContainerFacts, Waiting
 from tiphys.kubelet.status.pod_status import StatusInputs, Verdict, make_pod_status, rejected_status
 from tiphys.kubelet.volumes.manager import MountError, PodVolumes
+from tiphys.kubelet.volumes.plugin import Mounted
 from tiphys.kubelet.waiting import unless, wait_event
 from tiphys.machinery.errors import StatusError
 from tiphys.machinery.time import format_duration
@@ -147,6 +148,11 @@ class PodWorker:
         self._grace = grace
         self._begin_stop()
         self._wake.set()
+
+    @property
+    def mounted(self) -> Mapping[str, Mounted]:
+        """The pod's volumes that are ready, by name."""
+        return self._volumes.mounted if self._volumes is not None else {}
 
     def waiting_reason(self, name: str) -> str:
         """Why a container has not started, as a client is told who asks for its log."""

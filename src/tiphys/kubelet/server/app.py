@@ -29,7 +29,7 @@ from tiphys.kubelet.cri.client import CRIError
 from tiphys.kubelet.cri.state import RuntimeContainer
 from tiphys.kubelet.node.machine import Machine
 from tiphys.kubelet.pleg import LifecycleEvents
-from tiphys.kubelet.pod import container_named
+from tiphys.kubelet.pod import PodUID, container_named
 from tiphys.kubelet.pods.manager import PodManager
 from tiphys.kubelet.pods.services import PodServices
 from tiphys.kubelet.pods.worker import PodWorker
@@ -42,6 +42,7 @@ from tiphys.kubelet.server.metrics import resource_metrics
 from tiphys.kubelet.server.stats import NodeCPU, summary
 from tiphys.kubelet.server.streams import joined_to
 from tiphys.kubelet.server.tls import self_signed, server_context
+from tiphys.kubelet.server.volumestats import volume_stats
 from tiphys.machinery.errors import StatusError
 
 log = get_logger(__name__)
@@ -192,9 +193,14 @@ class KubeletServer:
     async def _summary(self) -> dict[str, Any]:
         pods = await self._s.runtime.pod_stats()
         images = next((Path(fs.fs_id.mountpoint) for fs in (await self._s.runtime.image_fs()).image_filesystems), None)
-        return await asyncio.to_thread(
+        document = await asyncio.to_thread(
             summary, self._flags.node_name, self._machine, self._node_cpu, self._flags.root_dir, images, pods
         )
+        for pod in document["pods"]:
+            worker = self._manager.workers.get(PodUID(pod["podRef"]["uid"]))
+            if worker is not None:
+                pod["volume"] = await volume_stats(worker.pod, worker.mounted, self._s.volumes.usage)
+        return document
 
     # -- containers ----------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,15 +37,15 @@ def summary(
         "cpu": node_cpu.read(),
         "memory": _node_memory(machine),
         "network": _node_network(),
-        "fs": _file_system(root),
-        "runtime": {"imageFs": _file_system(images or root), "containerFs": _file_system(images or root)},
+        "fs": file_system(root),
+        "runtime": {"imageFs": file_system(images or root), "containerFs": file_system(images or root)},
         "rlimit": _rlimit(),
     }
-    return {"node": node, "pods": [pod_stats(item, root) for item in pods]}
+    return {"node": node, "pods": [pod_stats(item) for item in pods]}
 
 
-def pod_stats(item: cri.PodSandboxStats, root: Path) -> Json:
-    """One pod of the summary."""
+def pod_stats(item: cri.PodSandboxStats) -> Json:
+    """One pod of the summary, without its volumes."""
     meta, linux = item.attributes.metadata, item.linux
     stats: Json = {
         "podRef": {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
@@ -53,7 +53,7 @@ def pod_stats(item: cri.PodSandboxStats, root: Path) -> Json:
         "containers": [container_stats(container) for container in linux.containers],
         "cpu": cpu(linux.cpu),
         "memory": memory(linux.memory),
-        "volume": list(_volumes(root / "pods" / meta.uid / "volumes")),
+        "volume": [],
         "process_stats": {"process_count": linux.process.process_count.value},
     }
     if linux.HasField("network"):
@@ -118,17 +118,8 @@ def _interface(item: cri.NetworkInterfaceUsage) -> Json:
     }
 
 
-def _volumes(directory: Path) -> Iterable[Json]:
-    """The file systems behind a pod's volumes, by plain statfs: a walk of every file would cost too much here."""
-    if not directory.is_dir():
-        return
-    for path in sorted(directory.glob("*/*")):
-        stats = _file_system(path)
-        if stats:
-            yield {"name": path.name, **stats}
-
-
-def _file_system(path: Path) -> Json:
+def file_system(path: Path) -> Json:
+    """How full the file system at a path is; nothing where there is none."""
     try:
         stat = os.statvfs(path)
     except OSError:

@@ -11,14 +11,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from tiphys.api.core.v1 import Pod, Volume
 from tiphys.base.log import get_logger
 from tiphys.kubelet.mounts import unmount_below
 from tiphys.kubelet.paths import Paths
 from tiphys.kubelet.pod import PodUID, uid_of
-from tiphys.kubelet.volumes.plugin import Mounted, VolumeContext, VolumeError, VolumePlugin
+from tiphys.kubelet.volumes.plugin import Mounted, Usage, VolumeContext, VolumeError, VolumePlugin
 
 log = get_logger(__name__)
 
@@ -51,6 +51,16 @@ class Owner(Protocol):
     async def tear_down(self, directory: Path) -> None: ...
 
 
+@runtime_checkable
+class Measurer(Protocol):
+    """An owner who can measure what it mounts."""
+
+    name: ClassVar[str]
+
+    async def usage(self, path: Path) -> Usage | None:
+        """What the volume mounted at `path` holds; None when it cannot be had."""
+
+
 class VolumeManager:
     """Finds the plugin of each volume and drives it. `sources`: who else has directories of pods to clean."""
 
@@ -81,6 +91,13 @@ class VolumeManager:
             raise MountError(failures)
         due = [item.refresh_after for item in mounted.values() if item.refresh_after is not None]
         return PodVolumes(mounted, min(due) if due else None)
+
+    async def usage(self, path: Path) -> Usage | None:
+        """What the volume mounted at `path` holds, if whoever mounted it knows more than its file system says."""
+        for owner in self._owners:
+            if isinstance(owner, Measurer) and owner.name.replace("/", "~") in path.parts:
+                return await owner.usage(path)
+        return None
 
     async def tear_down(self, uid: PodUID) -> None:
         """Remove everything of the pod's volumes from the node. Raises OSError when something resists."""

@@ -55,6 +55,19 @@ class Mounted:
     device: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What a volume holds, in bytes and inodes; None where its driver does not say. `abnormal`: it is not well."""
+
+    available: int | None = None
+    capacity: int | None = None
+    used: int | None = None
+    inodes_free: int | None = None
+    inodes: int | None = None
+    inodes_used: int | None = None
+    abnormal: bool | None = None
+
+
 class VolumePlugin(Protocol):
     """One kind of volume."""
 
