@@ -22,6 +22,7 @@ from typing import Final
 
 from tiphys.api.core.v1 import Node, Service
 from tiphys.api.discovery.v1 import EndpointSlice
+from tiphys.api.networking.v1 import ServiceCIDR
 from tiphys.base import answers
 from tiphys.base.clock import Clock, SystemClock
 from tiphys.base.log import get_logger
@@ -39,7 +40,7 @@ from tiphys.proxy.model import Choice, Place, PortKey, ServiceKey, ServicePort
 from tiphys.proxy.nftables.applier import Applier
 from tiphys.proxy.nftables.layout import Layout
 from tiphys.proxy.rules import RuleWriter
-from tiphys.proxy.services import endpoints_of, service_ports
+from tiphys.proxy.services import endpoints_of, service_networks, service_ports
 from tiphys.proxy.topology import choose
 from tiphys.proxy.tracker import Tracker
 
@@ -108,6 +109,7 @@ class Proxy:
         self._node_name = node_name
         self._services = informers.of(Service)
         self._slices = informers.of(EndpointSlice)
+        self._cidrs = informers.of(ServiceCIDR)
         self._nodes = informers.of(Node, field_selector=f"metadata.name={node_name}")
         self._changed = asyncio.Event()
         self._tracker = Tracker(self._changed.set)
@@ -150,9 +152,10 @@ class Proxy:
         tracker = self._tracker
         self._services.add_handler(tracker.put_service, lambda _, new: tracker.put_service(new), tracker.drop_service)
         self._slices.add_handler(tracker.put_slice, tracker.update_slice, tracker.drop_slice)
+        self._cidrs.add_handler(self._see_cidr, lambda _, new: self._see_cidr(new), self._see_cidr)
         self._nodes.add_handler(self._see_node, lambda _, new: self._see_node(new), None)
         await asyncio.to_thread(conntrack_settings.write, self._config.conntrack)
-        for informer in (self._services, self._slices, self._nodes):
+        for informer in (self._services, self._slices, self._cidrs, self._nodes):
             await informer.synced()
         cidrs = [cidr for cidr in self._config.cluster_cidr.split(",") if cidr]
         versions = sorted({ipaddress.ip_network(cidr).version for cidr in cidrs} or {4})
@@ -223,6 +226,11 @@ class Proxy:
         keys = list(marked)
         for family in self._families:
             family.applier.desired.set_node_ips(self._node_port_ips(family.version))
+            family.applier.desired.set_service_cidrs(
+                service_networks(
+                    (cidr for each in self._cidrs.lister.list() for cidr in each.spec.cidrs), family.version
+                )
+            )
             for key in keys:
                 self._update(family, key, change)
             await family.applier.apply()
@@ -277,6 +285,9 @@ class Proxy:
         if place != self._place or addresses != self._node_ips:
             self._place, self._node_ips = place, addresses
             self._tracker.mark_all()
+
+    def _see_cidr(self, cidr: ServiceCIDR) -> None:
+        self._changed.set()
 
     def _node_port_ips(self, version: int) -> tuple[str, ...]:
         """The node's addresses on which node ports answer: its own, of nodePortAddresses where given."""

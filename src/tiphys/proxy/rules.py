@@ -19,6 +19,9 @@ class Wanted(Protocol):
     def set_node_ips(self, addresses: tuple[str, ...]) -> None:
         """The addresses on which node ports answer."""
 
+    def set_service_cidrs(self, cidrs: tuple[str, ...]) -> None:
+        """The ranges of cluster IPs, none within another; what no service takes of them must not leave the node."""
+
 
 class RuleWriter(Protocol):
     """One address family's rules in the kernel. `start` first, then `apply` after every change of `desired`.

@@ -67,6 +67,13 @@ def service_ports(service: Service, family: int = 4) -> tuple[ServicePort, ...]:
     )
 
 
+def service_networks(cidrs: Iterable[str], family: int = 4) -> tuple[str, ...]:
+    """The ranges of one address family, none of them within another, in order."""
+    networks = [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs]
+    own = ipaddress.collapse_addresses([each for each in networks if each.version == family])  # type: ignore[type-var]  # typeshed wants one family
+    return tuple(str(each) if each.num_addresses > 1 else str(each.network_address) for each in own)
+
+
 def endpoints_of(slices: Iterable[EndpointSlice], port: PortKey, node: str, family: int = 4) -> list[Endpoint]:
     """The endpoints behind one service port, each address and port once, in a stable order."""
     found: dict[tuple[str, int], Endpoint] = {}

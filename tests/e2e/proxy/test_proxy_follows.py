@@ -21,6 +21,7 @@ from tests.e2e.netlab import Background, Lab, ask, call_in, lab, path, sh
 from tiphys.api.core.v1 import Node, NodeAddress, NodeStatus, Service, ServicePort, ServiceSpec
 from tiphys.api.discovery.v1 import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
 from tiphys.api.meta.v1 import ObjectMeta
+from tiphys.api.networking.v1 import ServiceCIDR, ServiceCIDRSpec
 from tiphys.client import SharedInformer
 from tiphys.proxy import Proxy, ProxyConfig
 from tiphys.proxy.config import IPTABLES, MODES, NFTABLES
@@ -55,6 +56,7 @@ class Site:
         self.lab = made
         self.mode = mode
         self.version = 0
+        self.cidrs: tuple[str, ...] = ("10.96.0.0/16",)
         self.services: dict[str, Service] = {}
         self.slices: dict[str, EndpointSlice] = {}
         self.node = made.netns("node")
@@ -110,6 +112,9 @@ class Site:
             metadata=ObjectMeta(name="n1", uid="n1", resource_version="1"), status=NodeStatus(addresses=(address,))
         )
         self.caches.of(Node).replace([node], "1")
+        meta = ObjectMeta(name="kubernetes", uid="c", resource_version=str(self.version))
+        cidrs = [ServiceCIDR(metadata=meta, spec=ServiceCIDRSpec(cidrs=self.cidrs))]
+        self.caches.of(ServiceCIDR).replace(cidrs, str(self.version))
         self.caches.of(Service).replace(list(self.services.values()), str(self.version))
         self.caches.of(EndpointSlice).replace(list(self.slices.values()), str(self.version))
 
@@ -292,6 +297,37 @@ def test_udp_clients_are_moved(site: Site) -> None:
     site.set("dns", POD_B, protocol="UDP", port=53)  # the client goes on sending from the same port
     site.until(lambda: answered_by() == "b")
     client.close()
+
+
+def test_what_no_service_has_of_the_services_range_does_not_leave_the_node(site: Site) -> None:
+    def asked(client: str, address: str, port: int = 80) -> str:
+        return ask(client, address, port, timeout=0.5).partition(" ")[0]
+
+    outside, nobody = site.lab.netns("outside"), "10.96.77.77"
+    sh(f"ip link add eth0 netns {outside} type veth peer name outside netns {site.node}")
+    sh("ip link set outside master eth0 up", site.node)
+    sh("ip addr add 192.168.9.254/24 dev eth0", outside)
+    sh("ip link set eth0 up", outside)
+    sh("ip route add default via " + NODE, outside)
+    for address in (nobody, VIP):
+        sh(f"ip addr add {address}/32 dev lo", outside)
+    site.lab.serve(outside, 80, "outside")
+    site.lab.serve(outside, 81, "outside")
+    assert asked(site.node, nobody) == "outside"  # so it would be without a proxy
+    site.set("web", POD_B)
+    site.start()
+    for client in (site.node, site.pods[0]):
+        assert asked(client, VIP) == "b"
+        assert asked(client, VIP, 81) == "refused"
+        assert asked(client, nobody) != "outside"
+        assert asked(client, "192.168.9.254") == "outside"
+    site.stop()
+    site.start()  # what was there is taken over as it is
+    assert asked(site.node, nobody) != "outside"
+    site.cidrs = ("10.96.0.0/24", "10.97.0.0/16")
+    site.set("web", POD_B)
+    site.until(lambda: asked(site.node, nobody) == "outside")
+    assert asked(site.node, VIP) == "b"
 
 
 def test_health_checks(site: Site) -> None:

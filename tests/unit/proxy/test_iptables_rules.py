@@ -30,7 +30,8 @@ services = st.builds(
     external_local=st.booleans(),
     affinity_seconds=st.sampled_from((0, 100)),
 )
-steps = st.lists(st.one_of(st.tuples(services, choices), st.sampled_from("ab"), st.just(None)), max_size=8)
+ranges = st.frozensets(st.sampled_from(("10.96.0.0/16", "10.98.0.0/16")))
+steps = st.lists(st.one_of(st.tuples(services, choices), st.sampled_from("ab"), st.just(None), ranges), max_size=8)
 
 Kernel = dict[str, dict[str, Counter[str]]]
 
@@ -65,6 +66,8 @@ def test_differences_add_up(history: list[object]) -> None:
     for step in history:
         if step is None:
             state.set_node_ips(("192.168.0.1",))
+        elif isinstance(step, frozenset):
+            state.set_service_cidrs(tuple(sorted(step)))
         elif isinstance(step, str):
             state.remove_service(PortKey(ServiceKey("x", step), "", "tcp"))
         else:

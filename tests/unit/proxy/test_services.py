@@ -13,7 +13,7 @@ from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.proxy.config import ConfigError, check_mode
 from tiphys.proxy.conntrack import Entry, is_stale
 from tiphys.proxy.model import PortKey, ServiceKey
-from tiphys.proxy.services import endpoints_of, service_ports
+from tiphys.proxy.services import endpoints_of, service_networks, service_ports
 
 KEY = ServiceKey("default", "web")
 
@@ -45,6 +45,13 @@ def test_node_port_only_counts_by_type_and_balancer_by_mode() -> None:
     (port,) = service_ports(service(type="LoadBalancer", status=status, ports=(ApiPort(port=80, node_port=30080),)))
     assert (port.node_port, port.load_balancer_ips) == (30080, ("1.2.3.4",))
     assert service_ports(service(session_affinity="ClientIP"))[0].affinity_seconds == 10800
+
+
+def test_ranges_of_services_in_one_family_and_none_twice() -> None:
+    cidrs = ["10.97.0.0/16", "fd00::/108", "10.96.0.0/16", "10.96.8.0/24", "10.99.0.1/32"]
+    # The first two are neighbours: one range to the kernel.
+    assert service_networks(cidrs) == ("10.96.0.0/15", "10.99.0.1")
+    assert service_networks(cidrs, 6) == ("fd00::/108",)
 
 
 def test_endpoints_by_port_and_condition() -> None:

@@ -7,7 +7,7 @@ only the lines that changed are deleted and inserted, so that a change costs wha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from tiphys.proxy.iptables.chains import (
@@ -15,6 +15,7 @@ from tiphys.proxy.iptables.chains import (
     MARK_MASQ,
     NAT_NODEPORTS,
     PREFIXES,
+    REJECT,
     List,
     PortRules,
     Site,
@@ -66,6 +67,8 @@ class IptablesRules:
         self._touched: set[PortKey] = set()
         self._written: dict[PortKey, PortRules] = {}
         self._node_ips_written: tuple[str, ...] = ()
+        self._cidrs: tuple[str, ...] = ()
+        self._cidrs_written: tuple[str, ...] = ()
 
     def set_service(self, service: ServicePort, choice: Choice) -> None:
         """As rules.Wanted."""
@@ -88,6 +91,10 @@ class IptablesRules:
             if service.node_port:
                 self.set_service(service, choice)
 
+    def set_service_cidrs(self, cidrs: tuple[str, ...]) -> None:
+        """As rules.Wanted."""
+        self._cidrs = cidrs
+
     # --- input for iptables-restore --noflush --------------------------------------------------
 
     def flush(self) -> str:
@@ -108,6 +115,7 @@ class IptablesRules:
                 body[table] += [f"-D {name} {line}" for line in (old - new).elements()]
                 body[table] += [f"-I {name} {line}" for line in (new - old).elements()]
         body["nat"] += self._node_port_lines(self._node_ips_written, self._node_ips)
+        body["filter"] += self._unserved_lines(self._cidrs_written, self._cidrs)
         self._count_as_written()
         head = [f":{name} - [0:0]" for name in (*declared, *removed)]
         body["nat"] = [*head, *body["nat"], *(f"-X {name}" for name in removed)]
@@ -138,6 +146,8 @@ class IptablesRules:
             if table == "nat":
                 lines += self._node_port_lines((), self._node_ips)
                 lines += [f"-A {name} {rule}" for name, rules in chains.items() for rule in rules]
+            else:
+                lines += self._unserved_lines((), self._cidrs)
             lines += [f"-X {name}" for name in stale]
             script.append(f"*{table}\n{_text(lines)}COMMIT\n")
         self._count_as_written()
@@ -156,19 +166,31 @@ class IptablesRules:
             for (table, name), lines in each.lines.items():
                 found[table][name] += len(lines)
         found["nat"]["KUBE-SERVICES"] += len(self._node_ips_written)
+        found["filter"]["KUBE-SERVICES"] += len(self._cidrs_written)
         return {table: dict(chains) for table, chains in found.items()}
 
     def _count_as_written(self) -> None:
         self._written = dict(self._rules)
         self._node_ips_written = self._node_ips
+        self._cidrs_written = self._cidrs
         self._touched.clear()
 
     @staticmethod
     def _node_port_lines(before: tuple[str, ...], after: tuple[str, ...]) -> list[str]:
         """A service's own address goes first, so these stay at the end."""
         rule = "KUBE-SERVICES -d {} -m addrtype --dst-type LOCAL -j " + NAT_NODEPORTS[1]
-        gone = [f"-D {rule.format(each)}" for each in before if each not in after]
-        return gone + [f"-A {rule.format(each)}" for each in after if each not in before]
+        return _difference(rule, before, after)
+
+    @staticmethod
+    def _unserved_lines(before: tuple[str, ...], after: tuple[str, ...]) -> list[str]:
+        """What no service has of the services' ranges; these stay at the end too."""
+        return _difference(f"KUBE-SERVICES -d {{}} -j {REJECT}", before, after)
+
+
+def _difference(rule: str, before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """Commands that delete the rule of each value no more there, and append that of each new one."""
+    gone = [f"-D {rule.format(each)}" for each in before if each not in after]
+    return gone + [f"-A {rule.format(each)}" for each in after if each not in before]
 
 
 def _text(lines: Iterable[str]) -> str:

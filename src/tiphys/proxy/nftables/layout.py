@@ -22,7 +22,8 @@ Session affinity: `affinity` remembers pool . client → ip . port, written in p
 input) once the connection's new destination is known.
 
 Traffic for what has no endpoint is answered in the filter chains: `reject-*`, `drop-*`, and what
-still carries a cluster IP after NAT (`cluster-ips`) is rejected.
+still carries a cluster IP after NAT (`cluster-ips`) is rejected; an address of the services' ranges that
+no Service has (`service-cidrs`) must not lead out of the node, so what is sent there is dropped.
 The table has the name kube-proxy gives it, so that tools that look for it find it.
 """
 
@@ -60,6 +61,7 @@ AFFINITY_MAP: Final = "affinity"  # filled by packets, not by us
 AFFINITY_DECLARATION: Final = "type mark . A : A . inet_service; size 65535; flags dynamic,timeout; timeout 3h;"
 SETS: Final[dict[str, str]] = {
     "cluster-ips": "type A;",
+    "service-cidrs": "type A; flags interval;",
     "nodeport-ips": "type A;",
     "hairpin-connections": "type A . A;",
     "reject-ips": "type A . inet_proto . inet_service;",
@@ -188,6 +190,11 @@ class Layout:
         branch = f"ct mark & {CLASS_MASK:#010x} vmap @classes"
         from_pods = f"    {family} saddr {self.cluster_cidr} jump internal\n" if self.cluster_cidr else ""
         new = "ct state new jump"
+        # Ports that a cluster IP does not have, and addresses that nobody has.
+        unserved = "\n    ".join(
+            f"ct state new {family} daddr @{name} {verdict}"
+            for name, verdict in (("cluster-ips", "reject"), ("service-cidrs", "drop"))
+        )
         return f"""\
   chain internal {{
     ct mark set {tuple_ip} map @internal-ips {branch}
@@ -238,7 +245,7 @@ class Layout:
   chain filter-forward {{
     type filter hook forward priority -110; policy accept;
     {new} no-endpoints
-    ct state new {family} daddr @cluster-ips reject
+    {unserved}
   }}
   chain filter-output {{
     type filter hook output priority -110; policy accept;
@@ -247,6 +254,6 @@ class Layout:
   chain filter-output-post-dnat {{
     type filter hook output priority -90; policy accept;
     {new} no-endpoints
-    ct state new {family} daddr @cluster-ips reject
+    {unserved}
   }}
 """

@@ -124,6 +124,11 @@ class Desired:
         before = {e: "" for e in self._wanted if e.container == "nodeport-ips"}
         self._replace(owner, before, {Element("nodeport-ips", address): "" for address in addresses})
 
+    def set_service_cidrs(self, cidrs: tuple[str, ...]) -> None:
+        """As rules.Wanted."""
+        before = {e: "" for e in self._wanted if e.container == "service-cidrs"}
+        self._replace(_NODE, before, {Element("service-cidrs", cidr): "" for cidr in cidrs})
+
     def ports(self) -> frozenset[PortKey]:
         """The service ports that are set."""
         return frozenset(self._services)
