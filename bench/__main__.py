@@ -26,6 +26,7 @@ PARTS: Final = {
     "proxy": ("bench.proxy", True, "services in nftables"),
     "up": ("bench.up", True, "`tiphys up` by part"),
     "pods": ("bench.pods", True, "from creating a pod to Running"),
+    "simulation": ("bench.simulation", False, "a large cluster of simulated nodes: pods a second, latencies, memory"),
     "memory": ("bench.memory", True, "an idle cluster: CPU and memory by process"),
 }
 
