@@ -95,6 +95,8 @@ class AttachDetachController(Controller[Place]):
         self._attachments.add_index(BY_PLACE, lambda one: (one.spec.source.persistent_volume_name or "",))
         self._pods.add_handler(self._pod_changed, lambda _, new: self._pod_changed(new), self._pod_changed)
         self._claims.add_handler(self._claim_changed, lambda _, new: self._claim_changed(new))
+        of_driver = self._driver_changed
+        self._drivers.add_handler(of_driver, lambda _, new: of_driver(new), of_driver)
         self._nodes.add_handler(None, self._node_changed, self._node_gone)
         for_attachment = self._attachment_changed
         self._attachments.add_handler(for_attachment, lambda _, new: for_attachment(new), for_attachment)
@@ -122,6 +124,14 @@ class AttachDetachController(Controller[Place]):
         if name:
             self.queue.add(Place(attachment.spec.node_name, name))
 
+    def _driver_changed(self, driver: CSIDriver) -> None:
+        """Its volumes may be attached from now on, or are attached in vain."""
+        for attachment in self._attachments.lister.list():
+            if attachment.spec.attacher == driver.metadata.name:
+                self._attachment_changed(attachment)
+        for pod in self._pods.lister.list():  # all of them: drivers change rarely
+            self._pod_changed(pod)
+
     def _node_changed(self, old: Node, new: Node) -> None:
         same = (old.status.volumes_in_use, old.spec.taints) == (new.status.volumes_in_use, new.spec.taints)
         if not same:
@@ -137,15 +147,11 @@ class AttachDetachController(Controller[Place]):
     async def sync(self, key: Place) -> Result:
         """Attach or detach, and keep the node's list of attached volumes."""
         volume = self._volumes.lister.get(ObjectName("", key.volume))
-        if volume is None or volume.spec.csi is None or not self._is_attachable(volume.spec.csi):
+        if volume is None or volume.spec.csi is None:
             return DONE
         source = volume.spec.csi
         attachment = self._attachments.lister.get(ObjectName("", attachment_name(source, key.node)))
-        users = [
-            pod
-            for pod in self._pods.lister.by_index(BY_NODE, key.node)
-            if needs_volumes(pod) and key in self._places(pod)
-        ]
+        users = self._users(key) if self._is_attachable(source) else []
         attached = attachment is not None and attachment.status.attached
         if users:
             if attachment is None:
@@ -153,11 +159,18 @@ class AttachDetachController(Controller[Place]):
             await self._list_on_node(key.node, source, attached)
             if attached and attachment.metadata.deletion_timestamp is None:
                 self._say_attached(users, volume)
+            elif attachment.status.attach_error is not None:
+                self._say_failed(users, volume, attachment.status.attach_error.message)
             return DONE
         if attachment is None:
             await self._list_on_node(key.node, source, False)
             return DONE
         return await self._detach(key, source, attachment)
+
+    def _users(self, key: Place) -> list[Pod]:
+        """The pods that want the volume on the node."""
+        of_node = self._pods.lister.by_index(BY_NODE, key.node)
+        return [pod for pod in of_node if needs_volumes(pod) and key in self._places(pod)]
 
     def _is_attachable(self, source: CSIPersistentVolumeSource) -> bool:
         driver = self._drivers.lister.get(ObjectName("", source.driver))
@@ -196,6 +209,12 @@ class AttachDetachController(Controller[Place]):
         for pod in users:
             if pod.status.phase in ("", "Pending"):
                 self._recorder.event(pod, NORMAL, "SuccessfulAttachVolume", text)
+
+    def _say_failed(self, users: list[Pod], volume: PersistentVolume, message: str) -> None:
+        text = f'AttachVolume.Attach failed for volume "{volume.metadata.name}" : {message}'
+        for pod in users:
+            if pod.status.phase in ("", "Pending"):
+                self._recorder.event(pod, WARNING, "FailedAttachVolume", text)
 
     async def _detach(self, key: Place, source: CSIPersistentVolumeSource, attachment: VolumeAttachment) -> Result:
         node = self._nodes.lister.get(ObjectName("", key.node))

@@ -303,7 +303,7 @@ class Kubelet:
     def _node_seen(self, node: Node, manager: PodManager, registration: NodeRegistration) -> None:
         before = registration.node.spec if registration.node is not None else None
         registration.observe(node)
-        self._csi.attachments.node_seen()
+        self._csi.attachments.look_again()
         manager.node_labels = node.metadata.labels
         if node.spec.pod_cidrs and (before is None or before.pod_cidrs != node.spec.pod_cidrs or not self._cidr_known):
             self._cidr_known = True

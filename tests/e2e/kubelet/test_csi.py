@@ -264,3 +264,23 @@ async def test_a_device_of_a_driver(node: TestNode, driver: Driver) -> None:
     await node.gone("app")
     assert driver.methods() == ["stage", "publish", "unpublish", "unstage"]
     assert not exists(request.target_path)
+
+
+async def test_a_driver_that_comes_to_need_no_attaching_is_not_waited_for(node: TestNode, driver: Driver) -> None:
+    await bound(node, "disk", **volume())
+    await node.create("app", pod(using("disk")))
+    key = ObjectName("", node.name)
+
+    async def in_use() -> bool:
+        return bool((await node.client.get(Node, key)).status.volumes_in_use)
+
+    await eventually(in_use, "the volume in use")
+    await driver_object(node)
+    await node.running("app")
+
+    async def not_in_use() -> bool:
+        return not await in_use()
+
+    await eventually(not_in_use, "nothing held")
+    await node.delete("app")
+    await node.gone("app")

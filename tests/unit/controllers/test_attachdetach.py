@@ -114,3 +114,29 @@ async def test_a_driver_that_needs_no_attaching_gets_none() -> None:
     async with world.running(AttachDetachController, kubelet=False):
         await world.pass_time(5)
     assert world.places() == []
+
+
+async def test_a_driver_that_comes_to_need_no_attaching_is_detached() -> None:
+    world = Cluster()
+    world.use("p", "n1")
+    async with world.running(AttachDetachController, kubelet=False):
+        await world.pass_time(2)
+        assert world.places() == ["n1"]
+        world.api.put(DRIVERS, {"metadata": {"name": "driver"}, "spec": {"attachRequired": False}})
+        await world.pass_time(2)
+        assert world.places() == []
+        world.api.change(DRIVERS, "", "driver", {"spec": {"attachRequired": True}})
+        await world.pass_time(2)
+    assert world.places() == ["n1"]
+
+
+async def test_why_attaching_failed_is_said_at_the_pod() -> None:
+    world = Cluster()
+    world.use("p", "n1")
+    async with world.running(AttachDetachController, kubelet=False):
+        await world.pass_time(2)
+        (found,) = world.api.list(ATTACHMENTS)
+        failed = {"status": {"attached": False, "attachError": {"message": "no room"}}}
+        world.api.change(ATTACHMENTS, "", found["metadata"]["name"], failed)
+        await world.pass_time(2)
+    assert ("FailedAttachVolume", 'AttachVolume.Attach failed for volume "v" : no room') in world.events()

@@ -59,9 +59,10 @@ class Attachments:
         """For the Node's volumesInUse."""
         return tuple(sorted(self._users))
 
-    def node_seen(self) -> None:
-        """The Node has changed."""
-        self._seen.set()
+    def look_again(self) -> None:
+        """The Node has changed, or what drivers want."""
+        seen, self._seen = self._seen, asyncio.Event()
+        seen.set()
 
     def hold(self, driver: str, handle: str, pod: str) -> None:
         """The pod uses the volume from now on: it must not be detached."""
@@ -80,17 +81,25 @@ class Attachments:
                 del self._users[name]
                 self._report()
 
-    async def wait(self, driver: str, handle: str, attachment: str) -> Mapping[str, str]:
-        """The metadata of the attachment, once the volume is attached. Raises VolumeError when that takes too long."""
+    async def wait(
+        self, driver: str, handle: str, attachment: str, still_wanted: Callable[[], bool]
+    ) -> Mapping[str, str] | None:
+        """The metadata of the attachment, once the volume is attached; None when that is not wanted any more.
+
+        `still_wanted` is asked whenever `look_again` was called. Raises VolumeError when it takes too long.
+        """
         try:
-            return await within(self._attached(unique_name(driver, handle), attachment), self._clock, TIMEOUT)
+            return await within(
+                self._attached(unique_name(driver, handle), attachment, still_wanted), self._clock, TIMEOUT
+            )
         except TimeoutError:
             said = f"timed out waiting for external-attacher of {driver} CSI driver to attach volume {handle}"
             raise VolumeError(said) from None
 
-    async def _attached(self, name: str, attachment: str) -> Mapping[str, str]:
+    async def _attached(self, name: str, attachment: str, still_wanted: Callable[[], bool]) -> Mapping[str, str] | None:
         while not self._is_on_node(name):
-            self._seen.clear()
+            if not still_wanted():
+                return None
             await self._seen.wait()
         while True:
             try:

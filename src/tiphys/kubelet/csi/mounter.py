@@ -102,10 +102,10 @@ class Mounter:
             return self._mounted(target, request, driver, spec)
         context: Mapping[str, str] = {}
         if attached:
-            if not await asyncio.to_thread(Record.load, directory):
-                await asyncio.to_thread(record.save, directory)
-            self._t.attachments.hold(request.driver, request.handle, request.pod.metadata.uid)
-            context = await self._t.attachments.wait(request.driver, request.handle, record.attachment)
+            found = await self._wait_for_attachment(request, record, directory)
+            if found is None:
+                return await self.mount(request, directory)  # the driver has changed its mind meanwhile
+            context = found
         async with self._lock(record):
             if _stages(driver, record) and staging_path(self._t.paths, record) not in self._staged:
                 await self._stage(driver, request, record, directory, context)
@@ -134,6 +134,23 @@ class Mounter:
             return False
         self._published.add(target)
         return True
+
+    async def _wait_for_attachment(
+        self, request: MountRequest, record: Record, directory: Path
+    ) -> Mapping[str, str] | None:
+        """What the attachment says, once it is there; None when the driver does without after all."""
+        if not await asyncio.to_thread(Record.load, directory):
+            await asyncio.to_thread(record.save, directory)
+        attachments, uid = self._t.attachments, request.pod.metadata.uid
+        attachments.hold(record.driver, record.handle, uid)
+
+        def still_wanted() -> bool:
+            return needs_attachment(request, self._known_spec(record.driver))
+
+        found = await attachments.wait(record.driver, record.handle, record.attachment, still_wanted)
+        if found is None:
+            attachments.release(record.driver, record.handle, uid)
+        return found
 
     async def _stage(
         self, driver: Driver, request: MountRequest, record: Record, directory: Path, context: Mapping[str, str]
@@ -291,6 +308,9 @@ class Mounter:
 
     async def _spec(self, name: str) -> CSIDriverSpec | None:
         await self._t.driver_objects.synced()
+        return self._known_spec(name)
+
+    def _known_spec(self, name: str) -> CSIDriverSpec | None:
         found = self._t.driver_objects.lister.get(ObjectName("", name))
         return found.spec if found is not None else None
 

@@ -45,6 +45,8 @@ class CSI:
         self._registry_directory: Path = paths.root / "plugins_registry"
         self.drivers = Drivers(self._nodes)
         self.attachments = Attachments(client, clock, lambda: self._node(), lambda: self._report())
+        look = self.attachments.look_again
+        driver_objects.add_handler(lambda _: look(), lambda _, new: look(), lambda _: look())
         self.mounter = Mounter(
             Tools(
                 client=client,
