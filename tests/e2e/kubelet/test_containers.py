@@ -304,3 +304,30 @@ async def test_an_evicted_pod_says_why(node: TestNode) -> None:
     assert pod.status.message == 'Usage of EmptyDir volume "data" exceeds the limit "1Mi". '
     target = next(condition for condition in pod.status.conditions if condition.type == "DisruptionTarget")
     assert (target.status, target.reason) == ("True", "TerminationByKubelet")
+
+
+async def test_one_containers_end_starts_all_of_them_anew(node: TestNode) -> None:
+    once = "test -f /data/x && exec sleep 1000; touch /data/x; exit 88"
+    rule = {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [88]}}
+    mounts = [{"name": "data", "mountPath": "/data"}]
+    source = busybox("source", "sh", "-c", once, volumeMounts=mounts, restartPolicy="Never", restartPolicyRules=[rule])
+    spec = {
+        "restartPolicy": "Never",
+        "initContainers": [busybox("init", "true")],
+        "containers": [source, busybox("other")],
+        "volumes": [{"name": "data", "emptyDir": {}}],
+    }
+    created = await node.create("again", spec)
+
+    def restarted(pod: Pod) -> bool:
+        statuses = (*pod.status.init_container_statuses, *pod.status.container_statuses)
+        return pod.status.phase == "Running" and [status.restart_count for status in statuses] == [1, 1, 1]
+
+    pod = await node.wait("again", restarted, "the restart of all")
+    assert pod.metadata.uid == created.metadata.uid
+    ended = {status.name: status.last_state for status in pod.status.container_statuses}
+    assert {name: state.terminated.exit_code for name, state in ended.items() if state and state.terminated} == {
+        "source": 88,
+        "other": 137,
+    }
+    await node.running("again")
