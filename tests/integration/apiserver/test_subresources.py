@@ -49,6 +49,13 @@ async def test_status_and_spec_are_written_apart(api: Api) -> None:
     assert found["metadata"]["generation"] == 2
 
 
+async def test_a_negative_grace_period_is_the_shortest(api: Api) -> None:
+    made = await api.post(PODS, pod("p", terminationGracePeriodSeconds=-1))
+    assert made["spec"]["terminationGracePeriodSeconds"] == 1
+    changed = await api.merge(f"{PODS}/p", {"spec": {"terminationGracePeriodSeconds": -1}})
+    assert changed["spec"]["terminationGracePeriodSeconds"] == 1
+
+
 async def test_an_eviction_is_counted_against_the_budget(api: Api) -> None:
     for name in ("one", "two"):
         body = pod(name, nodeName="n")

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from tests.unit.kubelet.builders import make_pod
-from tiphys.api.core.v1 import Secret, Service, ServicePort, ServiceSpec
+from tiphys.api.core.v1 import ResourceFieldSelector, Secret, Service, ServicePort, ServiceSpec
 from tiphys.api.cri import api_pb2 as cri
 from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.kubelet.containers.credentials import credentials_for
 from tiphys.kubelet.containers.dns import Resolver, parse_resolv_conf, pod_resolver
 from tiphys.kubelet.containers.errors import ConfigError
 from tiphys.kubelet.containers.expansion import expand
-from tiphys.kubelet.containers.fields import format_map
+from tiphys.kubelet.containers.fields import format_map, resource_value
 from tiphys.kubelet.containers.hosts import hosts_file, kernel_hostname, pod_hostname
 from tiphys.kubelet.containers.limits import container_resources
 from tiphys.kubelet.containers.references import InvalidReference, normalize, with_default_tag
@@ -223,3 +223,16 @@ def test_the_most_specific_credentials_come_first() -> None:
     found = credentials_for("registry.example.com/team/app:1", [secret])
     assert [auth.username for auth in found] == ["team", "all", "any"]
     assert credentials_for("busybox", [secret, Secret(data={".dockerconfigjson": b"broken"})]) == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "level", "expected"),
+    [({"memory": "1Mi"}, {"memory": "2Mi"}, 1 << 20), ({}, {"memory": "2Mi"}, 2 << 20), ({}, {}, 4 << 20)],
+    ids=["its own", "the pod's", "the node's"],
+)
+def test_a_limit_reads_as_what_bounds_the_container(
+    limits: dict[str, str], level: dict[str, str], expected: int
+) -> None:
+    pod = make_pod({"name": "app", "resources": {"limits": limits}}, resources={"limits": level})
+    selector = ResourceFieldSelector(resource="limits.memory")
+    assert resource_value(pod, pod.spec.containers[0], selector, {"memory": "4Mi"}) == str(expected)

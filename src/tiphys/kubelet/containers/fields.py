@@ -59,7 +59,7 @@ def resource_value(
 ) -> str:
     """The number of a resourceFieldRef in units of its divisor, rounded up.
 
-    A limit that is not set reads as what the node can give at most.
+    A limit that is not set reads as the pod's own, or else as what the node can give at most.
     """
     target = container_named(pod, selector.container_name) if selector.container_name else container
     if target is None:
@@ -67,7 +67,7 @@ def resource_value(
     kind, _, resource = selector.resource.partition(".")
     if kind not in ("requests", "limits"):
         raise ConfigError(f"unsupported container resource : {selector.resource}")
-    amount = _amount(target, kind, resource, allocatable)
+    amount = _amount(pod, target, kind, resource, allocatable)
     divisor = Quantity.parse(selector.divisor or "1")
     if divisor == Quantity.parse("0"):
         divisor = Quantity.parse("1")
@@ -76,12 +76,13 @@ def resource_value(
     return str(-(-amount.value() // divisor.value()))
 
 
-def _amount(target: AnyContainer, kind: str, resource: str, allocatable: Mapping[str, str]) -> Quantity:
+def _amount(pod: Pod, target: AnyContainer, kind: str, resource: str, allocatable: Mapping[str, str]) -> Quantity:
     resources = target.resources
     limit = resources.limits.get(resource) if resources else None
     request = resources.requests.get(resource) if resources else None
     if kind == "limits":
-        return Quantity.parse(limit or allocatable.get(resource, "0"))
+        whole = pod.spec.resources.limits.get(resource) if pod.spec.resources else None
+        return Quantity.parse(limit or whole or allocatable.get(resource, "0"))
     return Quantity.parse(request or limit or "0")
 
 

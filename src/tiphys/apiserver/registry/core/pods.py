@@ -41,8 +41,7 @@ class PodStrategy(TableStrategy):
     def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
         spec = obj.get("spec") or {}
         _drop_disabled_fields(spec)
-        if (spec.get("terminationGracePeriodSeconds") or 0) < 0:
-            spec["terminationGracePeriodSeconds"] = 1
+        _least_grace(spec)
         status: Object = {"phase": "Pending", "qosClass": qos_class(spec)}
         if spec.get("schedulingGates"):
             gated = {
@@ -78,6 +77,7 @@ class PodStrategy(TableStrategy):
     def prepare_for_update(self, ctx: RequestContext, new: Object, old: Object) -> None:
         super().prepare_for_update(ctx, new, old)
         _drop_disabled_fields(new.get("spec") or {})
+        _least_grace(new.get("spec") or {})
         gates = (new.get("spec") or {}).get("schedulingGates")
         if not gates and (old.get("spec") or {}).get("schedulingGates"):
             self._ungate(new)
@@ -194,6 +194,12 @@ def _drop_disabled_fields(spec: Object) -> None:
         lifecycle = container.get("lifecycle")
         if lifecycle and lifecycle.pop("stopSignal", None) is not None and not lifecycle:
             del container["lifecycle"]
+
+
+def _least_grace(spec: Object) -> None:
+    """A negative grace period means the shortest there is."""
+    if (spec.get("terminationGracePeriodSeconds") or 0) < 0:
+        spec["terminationGracePeriodSeconds"] = 1
 
 
 def _take_resources(spec: Object, asked: Object) -> None:
