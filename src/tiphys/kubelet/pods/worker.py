@@ -290,12 +290,17 @@ class PodWorker:
             if self._volumes is None:
                 raise
             # What is mounted stays as it is; only its renewal failed.
-            self._volumes_due = self.s.clock.monotonic() + self._retry
+            self._refresh_volumes_in(self._retry)
             return self._volumes
         self._volumes = volumes
         if volumes.refresh_after is not None:
-            self._volumes_due = self.s.clock.monotonic() + volumes.refresh_after
+            self._refresh_volumes_in(volumes.refresh_after)
         return volumes
+
+    def _refresh_volumes_in(self, seconds: float) -> None:
+        """Look at the volumes again then; a change that was told while they were set up keeps its earlier turn."""
+        due = self.s.clock.monotonic() + seconds
+        self._volumes_due = due if self._volumes_due is None else min(self._volumes_due, due)
 
     async def _sandbox(self, pod: Pod, actions: PodActions) -> bool:
         """Make the sandbox when one is wanted; True when one was made."""
