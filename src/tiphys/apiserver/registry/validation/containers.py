@@ -202,7 +202,7 @@ def _restart_errors(container: Json, path: Path) -> list[FieldError]:
     if policy is None:
         if rules:
             detail = "must specify restartPolicy when restart rules are used"
-            return [field.required(path.child("restartPolicy"), detail)]
+            errors.append(field.required(path.child("restartPolicy"), detail))
     elif policy not in RESTART_POLICIES:
         errors.append(field.not_supported(path.child("restartPolicy"), policy, list(RESTART_POLICIES)))
     for index, rule in enumerate(rules):
