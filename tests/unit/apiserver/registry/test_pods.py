@@ -30,6 +30,9 @@ def errors(**spec: Any) -> list[str]:
     return [str(error) for error in validate_pod_spec(pod(**spec)["spec"], Path("spec"))]
 
 
+RESTART_RULE = {"action": "Restart", "exitCodes": {"operator": "In", "values": [1]}}
+
+
 def file_variable(volume: str, path: str) -> dict[str, Any]:
     """A container with a variable from a file."""
     source = {"volumeName": volume, "path": path, "key": "k"}
@@ -139,7 +142,7 @@ def test_host_network_fills_host_ports() -> None:
             'spec.containers[0].env[0].valueFrom.fileKeyRef.volumeName: Not found: "no"',
         ),
         (
-            {"containers": [{"name": "c", "image": "i", "restartPolicyRules": [{"action": "x"}]}]},
+            {"containers": [{"name": "c", "image": "i", "restartPolicyRules": [RESTART_RULE]}]},
             (
                 "spec.containers[0].restartPolicy: Required value: "
                 "must specify restartPolicy when restart rules are used"
