@@ -12,6 +12,7 @@ from tests.unit.kubelet.builders import START, container, make_pod, make_runtime
 from tiphys.api.core.v1 import Pod, PodCondition, PodStatus, ResourceRequirements
 from tiphys.kubelet.cri.state import RuntimeContainer, RuntimePod
 from tiphys.kubelet.pod import PodUID
+from tiphys.kubelet.pods.terminations import TERMINATED, count_terminations
 from tiphys.kubelet.status.containers import ContainerFacts, Waiting
 from tiphys.kubelet.status.pod_status import StatusInputs, Verdict, make_pod_status
 from tiphys.kubelet.status.wire import status_patch, wire_status
@@ -186,3 +187,26 @@ def test_a_running_container_shows_what_it_runs_with() -> None:
     assert (running.resources, running.allocated_resources) == (before, {"cpu": "2"})
     ended = status_of(pod, make_runtime(pod, container(pod, "app", "exited")), facts=facts).container_statuses[0]
     assert ended.resources == pod.spec.containers[0].resources
+
+
+def test_being_scheduled_is_of_the_newest_generation_and_the_oldest_time() -> None:
+    known = {
+        "type": "PodScheduled",
+        "status": "True",
+        "observedGeneration": 1,
+        "lastTransitionTime": "2020-01-01T00:00:00Z",
+    }
+    pod = make_pod("app", metadata={"generation": 2}, status={"conditions": [known]})
+    status = status_of(pod, make_runtime(pod, container(pod, "app")))
+    scheduled = next(one for one in status.conditions if one.type == "PodScheduled")
+    assert scheduled.last_transition_time == pod.status.conditions[0].last_transition_time
+    assert {one.observed_generation for one in status.conditions} == {2}
+
+
+def test_endings_are_counted_by_kind_code_and_reason() -> None:
+    pod = make_pod("app", init=("first",))
+    ended = [container(pod, "app", "exited", 139), container(pod, "first", "exited")]
+    series = [TERMINATED.labels("container", "139", "Error"), TERMINATED.labels("init_container", "0", "Completed")]
+    before = [one.value for one in series]
+    count_terminations(pod, ended)
+    assert [one.value for one in series] == [value + 1 for value in before]

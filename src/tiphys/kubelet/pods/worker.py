@@ -47,6 +47,7 @@ from tiphys.kubelet.pods.restart import restart_trigger
 from tiphys.kubelet.pods.restart_all import is_restarting, restart_all, restarted
 from tiphys.kubelet.pods.sandbox import SandboxError, make_sandbox, sandbox_config_of
 from tiphys.kubelet.pods.services import PodServices
+from tiphys.kubelet.pods.terminations import count_terminations
 from tiphys.kubelet.resize.pod_resize import PodResize
 from tiphys.kubelet.status.containers import CREATING, INITIALIZING, ContainerFacts, Waiting
 from tiphys.kubelet.status.pod_status import StatusInputs, Verdict, make_pod_status, rejected_status
@@ -104,6 +105,7 @@ class PodWorker:
         self._sandbox_config: cri.PodSandboxConfig | None = None
         self._retry = FIRST_RETRY
         self._delete_sent = False
+        self._looked = False  # the runtime's state was read before
         self._restarting = is_restarting(pod)  # all containers are on the way to a new start
         if pod.metadata.deletion_timestamp is not None:
             self._begin_stop()
@@ -200,6 +202,9 @@ class PodWorker:
         self._dirty = False
         runtime = await self.s.runtime.pod(self.uid)
         fresh = {c.id for c in runtime.containers if c.exited} - {c.id for c in self.runtime.containers if c.exited}
+        if self._looked:  # what ended under a kubelet before this one was counted by it
+            count_terminations(self.pod, (c for c in runtime.containers if c.id in fresh))
+        self._looked = True
         if fresh:
             runtime = await asyncio.to_thread(_with_messages, runtime)
         else:

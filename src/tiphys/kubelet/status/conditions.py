@@ -64,7 +64,7 @@ def with_transitions(
     for condition in fresh:
         known = before.pop(condition.type, None)
         if condition.type == SCHEDULED and known is not None:
-            merged.append(known)
+            merged.append(replace(known, observed_generation=condition.observed_generation))
             continue
         same = known is not None and known.status == condition.status and known.last_transition_time is not None
         moved = known.last_transition_time if same and known is not None else now

@@ -173,12 +173,16 @@ def _with_runtime(
     )
 
 
+def ending_reason(container: RuntimeContainer) -> str:
+    """Why a container ended: the runtime's reason, or Completed and Error by the exit code."""
+    return container.reason or ("Completed" if container.exit_code == 0 else "Error")
+
+
 def terminated_state(container: RuntimeContainer, runtime_name: str) -> ContainerStateTerminated:
-    """How a container ended; the runtime's reason, or Completed and Error by the exit code."""
-    reason = container.reason or ("Completed" if container.exit_code == 0 else "Error")
+    """How a container ended."""
     return ContainerStateTerminated(
         exit_code=container.exit_code,
-        reason=reason,
+        reason=ending_reason(container),
         message=container.message,
         started_at=_second(container.started_at),
         finished_at=_second(container.finished_at),
