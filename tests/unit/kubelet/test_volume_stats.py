@@ -23,7 +23,7 @@ POD = make_pod(
 
 async def test_drivers_are_asked_and_file_systems_counted(tmp_path: Path) -> None:
     async def measure(path: Path) -> Usage | None:
-        return Usage(capacity=1000, used=400, abnormal=True) if path == Path("/csi") else None
+        return Usage(capacity=1000, used=400) if path == Path("/csi") else None
 
     mounted = {
         "scratch": Mounted(path=tmp_path),
@@ -41,7 +41,6 @@ async def test_drivers_are_asked_and_file_systems_counted(tmp_path: Path) -> Non
         "capacityBytes": 1000,
         "usedBytes": 400,
         "pvcRef": {"name": "c", "namespace": "default"},
-        "volumeHealthStats": {"abnormal": True},
     }
 
 
@@ -49,7 +48,5 @@ def test_a_driver_says_what_it_measured() -> None:
     size = csi.VolumeUsage(total=10, used=4, available=6, unit=csi.VolumeUsage.BYTES)
     inodes = csi.VolumeUsage(total=100, used=1, available=99, unit=csi.VolumeUsage.INODES)
     answer = csi.NodeGetVolumeStatsResponse(usage=[inodes, size])
-    assert usage_of(answer, condition=False) == Usage(
-        capacity=10, used=4, available=6, inodes=100, inodes_used=1, inodes_free=99
-    )
-    assert usage_of(csi.NodeGetVolumeStatsResponse(), condition=True) == Usage(abnormal=False)
+    assert usage_of(answer) == Usage(capacity=10, used=4, available=6, inodes=100, inodes_used=1, inodes_free=99)
+    assert usage_of(csi.NodeGetVolumeStatsResponse()) == Usage()

@@ -232,7 +232,7 @@ class Mounter:
             volume_path=str(target_path(self._t.paths, record, directory)),
             staging_target_path=str(staging_path(self._t.paths, record)) if _stages(driver, record) else "",
         )
-        return usage_of(await driver.client.stats(call), condition=driver.has(_RPC.VOLUME_CONDITION))
+        return usage_of(await driver.client.stats(call))
 
     # -- growth --------------------------------------------------------------------------------------
 

@@ -117,8 +117,8 @@ def pod_info(request: MountRequest) -> dict[str, str]:
     }
 
 
-def usage_of(answer: csi.NodeGetVolumeStatsResponse, *, condition: bool) -> Usage:
-    """What a driver measured. `condition`: whether it says how volumes are."""
+def usage_of(answer: csi.NodeGetVolumeStatsResponse) -> Usage:
+    """What a driver measured."""
     size = {one.unit: one for one in answer.usage}
     held, inodes = size.get(csi.VolumeUsage.BYTES), size.get(csi.VolumeUsage.INODES)
     return Usage(
@@ -128,5 +128,4 @@ def usage_of(answer: csi.NodeGetVolumeStatsResponse, *, condition: bool) -> Usag
         inodes_free=inodes.available if inodes else None,
         inodes=inodes.total if inodes else None,
         inodes_used=inodes.used if inodes else None,
-        abnormal=answer.volume_condition.abnormal if condition else None,
     )

@@ -39,8 +39,6 @@ async def _one(pod: Pod, volume: Volume, mounted: Mounted, measure: Measure) -> 
     entry: Json = {**stats, "name": volume.name}
     if volume.persistent_volume_claim is not None or volume.ephemeral is not None:
         entry["pvcRef"] = {"name": claim_name(pod, volume), "namespace": pod.metadata.namespace}
-    if usage is not None and usage.abnormal is not None:
-        entry["volumeHealthStats"] = {"abnormal": usage.abnormal}
     return entry
 
 

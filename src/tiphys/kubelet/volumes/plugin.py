@@ -57,7 +57,7 @@ class Mounted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a volume holds, in bytes and inodes; None where its driver does not say. `abnormal`: it is not well."""
+    """What a volume holds, in bytes and inodes; None where its driver does not say."""
 
     available: int | None = None
     capacity: int | None = None
@@ -65,7 +65,6 @@ class Usage:
     inodes_free: int | None = None
     inodes: int | None = None
     inodes_used: int | None = None
-    abnormal: bool | None = None
 
 
 class VolumePlugin(Protocol):
