@@ -64,6 +64,16 @@ class Drivers:
         if before is not None:
             await before.client.close()
 
+    def names(self) -> list[str]:
+        """The registered drivers."""
+        return sorted(self._drivers)
+
+    async def report(self, name: str) -> None:
+        """Ask a driver again how many volumes the node can have, and write it. Raises VolumeError, StatusError."""
+        info = await self.get(name).client.info()
+        topology = dict(info.accessible_topology.segments)
+        await self._nodes.add(name, info.node_id, topology, info.max_volumes_per_node)
+
     async def deregister(self, plugin: Plugin) -> None:
         driver = self._drivers.get(plugin.name)
         if driver is None or driver.client.endpoint != plugin.endpoint:

@@ -10,9 +10,11 @@ from tiphys.api.core.v1 import Node
 from tiphys.api.storage.v1 import CSIDriver
 from tiphys.base.clock import Clock
 from tiphys.base.log import get_logger
+from tiphys.base.tasks import Supervised
 from tiphys.client import Client, SharedInformer
 from tiphys.kubelet.csi.attach import Attachments
 from tiphys.kubelet.csi.drivers import Drivers
+from tiphys.kubelet.csi.limits import LimitReports
 from tiphys.kubelet.csi.mounter import Mounter, Tools
 from tiphys.kubelet.csi.nodes import NodeObjects
 from tiphys.kubelet.csi.volumes import InlineCSI, PersistentCSI
@@ -58,6 +60,7 @@ class CSI:
                 node_name=node_name,
             )
         )
+        self._limits = LimitReports(self.drivers, driver_objects, clock)
         self.persistent = PersistentCSI(self.mounter)
         self.inline = InlineCSI(self.mounter)
 
@@ -75,7 +78,11 @@ class CSI:
                 log.warning("making the CSINode failed: %s", error)
                 await self._clock.sleep(RETRY)
         handlers: Mapping[str, PluginHandler] = {Drivers.TYPE: self.drivers}
+        registry = PluginRegistry(self._registry_directory, handlers, self._clock)
         try:
-            await PluginRegistry(self._registry_directory, handlers, self._clock).run()
+            async with Supervised(self._clock) as tasks:
+                tasks.spawn(registry.run, name="plugin registration")
+                tasks.spawn(self._limits.run, name="CSI volume limits")
+                await tasks.wait()
         finally:
             await self.drivers.close()
