@@ -39,7 +39,7 @@ from tiphys.kubelet.server.files import LogFiles
 from tiphys.kubelet.server.http import HTTPServer, Request, Response, text
 from tiphys.kubelet.server.logs import LogOptions, read_log
 from tiphys.kubelet.server.metrics import resource_metrics
-from tiphys.kubelet.server.stats import NodeCPU, summary
+from tiphys.kubelet.server.stats import NodeCPU, set_start_times, summary
 from tiphys.kubelet.server.streams import joined_to
 from tiphys.kubelet.server.tls import self_signed, server_context
 from tiphys.kubelet.server.volumestats import volume_stats
@@ -199,6 +199,7 @@ class KubeletServer:
         for pod in document["pods"]:
             worker = self._manager.workers.get(PodUID(pod["podRef"]["uid"]))
             if worker is not None:
+                set_start_times(pod, worker.runtime)
                 pod["volume"] = await volume_stats(worker.pod, worker.mounted, self._s.volumes.usage)
         return document
 

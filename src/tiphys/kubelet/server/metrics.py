@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tiphys.base.metrics import Registry
+from tiphys.machinery.time import parse_rfc3339
 
 Json = dict[str, Any]
 
@@ -25,6 +26,9 @@ def resource_metrics(document: Json) -> bytes:
     memory = registry.gauge(
         "container_memory_working_set_bytes", "Current working set of the container in bytes", of_container
     )
+    started = registry.gauge(
+        "container_start_time_seconds", "Start time of the container since unix epoch in seconds", of_container
+    )
     pod_cpu = registry.counter(
         "pod_cpu_usage_seconds_total", "Cumulative cpu time consumed by the pod in core-seconds", of_pod
     )
@@ -39,6 +43,8 @@ def resource_metrics(document: Json) -> bytes:
         for container in pod["containers"]:
             cpu.labels(container["name"], *where).inc(container["cpu"]["usageCoreNanoSeconds"] / 1e9)
             memory.labels(container["name"], *where).set(container["memory"]["workingSetBytes"])
+            began = parse_rfc3339(container["startTime"])
+            started.labels(container["name"], *where).set(began.timestamp())
     registry.gauge(
         "resource_scrape_error", "1 if there was an error while getting container metrics, 0 otherwise"
     ).labels().set(0)

@@ -16,6 +16,7 @@ from typing import Any
 
 from tiphys.api.cri import api_pb2 as cri
 from tiphys.kubelet.cri import labels
+from tiphys.kubelet.cri.state import RuntimePod
 from tiphys.kubelet.node.machine import Machine, memory_available
 from tiphys.machinery.time import format_time
 
@@ -61,6 +62,16 @@ def pod_stats(item: cri.PodSandboxStats) -> Json:
     begun = [container["startTime"] for container in stats["containers"] if container.get("startTime")]
     stats["startTime"] = min(begun) if begun else format_time(datetime.now(UTC))
     return stats
+
+
+def set_start_times(stats: Json, pod: RuntimePod) -> None:
+    """Since when the pod and its containers run, which the runtime's measurements do not say."""
+    if pod.sandbox is not None:
+        stats["startTime"] = format_time(pod.sandbox.created_at)
+    for container in stats["containers"]:
+        current = pod.container(container["name"])
+        if current is not None and current.started_at is not None:
+            container["startTime"] = format_time(current.started_at)
 
 
 def container_stats(item: cri.ContainerStats) -> Json:
