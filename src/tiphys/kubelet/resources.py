@@ -33,6 +33,13 @@ def container_amounts(container: AnyContainer, kind: Kind) -> Amounts:
     return {name: Quantity.parse(value) for name, value in amounts.items()}
 
 
+def bounds(pod: Pod, container: AnyContainer) -> Amounts:
+    """The limits of a container, or the pod's own for what it has none of, which bound it too (KEP-2837)."""
+    own = container_amounts(container, "limits")
+    level = pod.spec.resources.limits if pod.spec.resources is not None else {}
+    return {name: Quantity.parse(level[name]) for name in ("cpu", "memory") if name in level} | own
+
+
 def pod_amounts(pod: Pod, kind: Kind, *, overhead: bool = True) -> Amounts:
     """The requests or limits of the whole pod, by resource name."""
     total: Amounts = {}

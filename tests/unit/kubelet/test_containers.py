@@ -236,3 +236,13 @@ def test_a_limit_reads_as_what_bounds_the_container(
     pod = make_pod({"name": "app", "resources": {"limits": limits}}, resources={"limits": level})
     selector = ResourceFieldSelector(resource="limits.memory")
     assert resource_value(pod, pod.spec.containers[0], selector, {"memory": "4Mi"}) == str(expected)
+
+
+def test_a_pods_own_limits_bound_containers_that_have_none() -> None:
+    free, own = {"name": "free"}, {"name": "own", "resources": {"limits": {"memory": "1Mi"}}}
+    pod = make_pod(free, own, resources={"limits": {"cpu": "200m", "memory": "2Mi"}})
+    found = [container_resources(pod, container, memory_capacity=GIB) for container in pod.spec.containers]
+    assert [(one.memory_limit_in_bytes, one.cpu_quota, one.cpu_shares) for one in found] == [
+        (2 << 20, 20_000, 2),
+        (1 << 20, 20_000, 2),
+    ]

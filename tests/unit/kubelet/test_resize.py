@@ -284,3 +284,15 @@ async def test_a_container_that_wants_a_restart_is_left_to_it() -> None:
     await resize.apply(pod, make_runtime(pod, container(pod, "app", restart_count=1)))
     assert [name for name, _ in node.calls] == ["pod", "pod", "sandbox"]
     assert shown(resize) == []
+
+
+async def test_a_container_without_limits_follows_those_of_its_pod() -> None:
+    level = [{"requests": {"memory": amount}, "limits": {"memory": amount}} for amount in ("64Mi", "128Mi")]
+    node = _Recorder()
+    resize = PodResize(cast(PodServices, node), make_pod("app", resources=level[0]))
+    pod = make_pod("app", resources=level[0])
+    resize.started(pod, "app")
+    resize.seen(make_pod("app", resources=level[1], metadata={"generation": 2}))
+    await resize.apply(resize.consider(), make_runtime(pod, container(pod, "app")))
+    assert ("c-app-0", 128 * MIB) in node.calls
+    assert resize.pod_in_force is not None and resize.pod_in_force.limits == {"memory": "128Mi"}

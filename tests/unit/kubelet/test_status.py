@@ -210,3 +210,8 @@ def test_endings_are_counted_by_kind_code_and_reason() -> None:
     before = [one.value for one in series]
     count_terminations(pod, ended)
     assert [one.value for one in series] == [value + 1 for value in before]
+
+
+def test_a_pod_says_what_it_was_granted_in_all() -> None:
+    pod = make_pod(*({"name": name, "resources": {"requests": {"cpu": "500m"}}} for name in "ab"))
+    assert status_of(pod, make_runtime(pod)).allocated_resources == {"cpu": "1"}

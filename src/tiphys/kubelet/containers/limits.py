@@ -14,6 +14,7 @@ from tiphys.kubelet.pod import AnyContainer
 from tiphys.kubelet.qos import oom_score_adj
 from tiphys.kubelet.resources import (
     QUOTA_PERIOD,
+    bounds,
     container_amounts,
     cpu_quota,
     cpu_shares,
@@ -37,8 +38,8 @@ def container_resources(
     unified: bool = False,
 ) -> cri.LinuxContainerResources:
     """The limits of one container; `unified` says that the node has cgroup v2."""
-    requests, limits = container_amounts(container, "requests"), container_amounts(container, "limits")
-    requested = milli(requests) if "cpu" in requests else milli(limits)
+    requests, limits = container_amounts(container, "requests"), bounds(pod, container)
+    requested = milli(requests) if "cpu" in requests else milli(container_amounts(container, "limits"))
     resources = cri.LinuxContainerResources(
         cpu_shares=cpu_shares(requested),
         memory_limit_in_bytes=whole(limits),

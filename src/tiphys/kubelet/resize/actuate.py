@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tiphys.api.core.v1 import Pod
+from tiphys.api.core.v1 import Pod, ResourceRequirements
 from tiphys.kubelet.cgroups.tree import pod_limits
 from tiphys.kubelet.containers.limits import container_resources
 from tiphys.kubelet.cri.state import RuntimePod
 from tiphys.kubelet.pods.services import PodServices
 from tiphys.kubelet.resize.plan import Change
-from tiphys.kubelet.resources import container_amounts, whole
 from tiphys.machinery.quantity import Quantity
 
 
@@ -33,7 +32,7 @@ async def check_memory(
     measured = await services.runtime.container_stats()
     used = {stats.attributes.id: stats.memory.working_set_bytes.value for stats in measured}
     for change in shrinking:
-        limit, usage = whole(container_amounts(change.spec, "limits")), used.get(change.running.id, 0)
+        limit, usage = _memory(change.wanted), used.get(change.running.id, 0)
         if usage >= limit:
             raise ResizeError(
                 f'attempting to set container "{change.spec.name}" memory limit ({limit}) below current usage ({usage})'
@@ -46,8 +45,13 @@ async def check_memory(
 
 
 def _shrinks(change: Change) -> bool:
-    limit, before = whole(container_amounts(change.spec, "limits")), change.in_force.limits.get("memory")
-    return bool(limit) and (before is None or limit < Quantity.parse(before).value())
+    limit, before = _memory(change.wanted), _memory(change.in_force)
+    return bool(limit) and (not before or limit < before)
+
+
+def _memory(resources: ResourceRequirements) -> int:
+    """The memory limit in bytes, 0 without one."""
+    return Quantity.parse(resources.limits.get("memory", "0")).value()
 
 
 async def update_container(services: PodServices, pod: Pod, change: Change) -> None:

@@ -13,6 +13,8 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from tiphys.api.core.v1 import Container, ContainerStatus, Pod, ResourceRequirements
+from tiphys.kubelet.pod import AnyContainer
+from tiphys.kubelet.resources import bounds
 from tiphys.machinery.quantity import Quantity
 
 RESIZABLE: Final = ("cpu", "memory")
@@ -85,6 +87,15 @@ def _granted(asked: ResourceRequirements | None, granted: ResourceRequirements |
 def _compute_of(asked: Mapping[str, str], granted: Mapping[str, str]) -> dict[str, str]:
     rest = {name: amount for name, amount in asked.items() if name not in RESIZABLE}
     return rest | {name: granted[name] for name in RESIZABLE if name in granted}
+
+
+def bounded(pod: Pod, container: AnyContainer) -> ResourceRequirements:
+    """A container's resources with the limits that hold for it, its own or the pod's."""
+    resources = container.resources or NOTHING
+    limits = bounds(pod, container)
+    if limits.keys() <= resources.limits.keys():
+        return resources
+    return replace(resources, limits=dict(resources.limits) | {name: str(amount) for name, amount in limits.items()})
 
 
 def differs(pod: Pod, allocation: Allocation) -> bool:

@@ -9,7 +9,7 @@ from tiphys.api.core.v1 import Container, Pod, ResourceRequirements
 from tiphys.kubelet.cgroups.tree import Limits
 from tiphys.kubelet.cri.state import RuntimeContainer, RuntimePod
 from tiphys.kubelet.pod import is_sidecar
-from tiphys.kubelet.resize.allocation import NOTHING, changed
+from tiphys.kubelet.resize.allocation import bounded, changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,24 +18,26 @@ class Change:
 
     spec: Container
     running: RuntimeContainer
+    wanted: ResourceRequirements
     in_force: ResourceRequirements
     restart: bool  # its resizePolicy wants a new start for what changes
 
 
 def changes(pod: Pod, runtime: RuntimePod, in_force: Mapping[str, ResourceRequirements]) -> Iterator[Change]:
-    """The containers of the granted `pod` to change; `in_force` is by container name."""
+    """The containers of the granted `pod` to change; `in_force` is by container name, as `bounded`."""
     regular = {container.name for container in pod.spec.containers}
     for container in (*pod.spec.init_containers, *pod.spec.containers):
         state = runtime.container(container.name)
         known = in_force.get(container.name)
         if state is None or not state.running or known is None:
             continue
-        names = changed(container.resources or NOTHING, known)
+        wanted = bounded(pod, container)
+        names = changed(wanted, known)
         if names:
             policies = {policy.resource_name: policy.restart_policy for policy in container.resize_policy}
             may = container.name in regular or is_sidecar(container)
             restart = may and any(policies.get(name) == "RestartContainer" for name in names)
-            yield Change(spec=container, running=state, in_force=known, restart=restart)
+            yield Change(spec=container, running=state, wanted=wanted, in_force=known, restart=restart)
 
 
 def widest(a: Limits, b: Limits) -> Limits:

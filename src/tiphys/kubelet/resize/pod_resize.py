@@ -18,10 +18,10 @@ from tiphys.kubelet.cgroups.tree import pod_limits
 from tiphys.kubelet.containers.limits import pod_resources
 from tiphys.kubelet.cri.client import CRIError
 from tiphys.kubelet.cri.state import RuntimePod
-from tiphys.kubelet.pod import container_named, describe, uid_of
+from tiphys.kubelet.pod import all_containers, container_named, describe, uid_of
 from tiphys.kubelet.pods.services import PodServices
 from tiphys.kubelet.resize.actuate import ResizeError, check_memory, update_container
-from tiphys.kubelet.resize.allocation import NOTHING, Allocation, allocation_of, apply, differs, recovered
+from tiphys.kubelet.resize.allocation import NOTHING, Allocation, allocation_of, apply, bounded, differs, recovered
 from tiphys.kubelet.resize.conditions import event_details, pending_condition, progress_condition
 from tiphys.kubelet.resize.feasibility import Pending, judge
 from tiphys.kubelet.resize.plan import changes, widest
@@ -39,10 +39,12 @@ class PodResize:
         self._desired = pod
         known = pod.status.start_time is not None
         self._allocation: Allocation = recovered(pod) if known else allocation_of(pod)
-        # By container name: what its newest run was started with or changed to.
+        # By container name: what its newest run was started with or changed to, and with what the pod bounds it to.
         self._in_force: dict[str, ResourceRequirements] = dict(self._allocation.containers) if known else {}
+        granted = apply(pod, self._allocation)
+        self._bounded = {c.name: bounded(granted, c) for c in all_containers(granted)} if known else {}
         self._pod_in_force = self._allocation.pod
-        self._fitted = apply(pod, self._allocation)  # what the pod's cgroup was last made for
+        self._fitted = granted  # what the pod's cgroup was last made for
         self.pending: Pending | None = None
         self.pending_since = 0.0
         self._generation: int | None = None  # of the resize in progress; None without one
@@ -87,16 +89,17 @@ class PodResize:
     # -- putting it in force -------------------------------------------------------------------------
 
     def started(self, pod: Pod, name: str) -> None:
-        """A container was started with what `pod` says of it."""
+        """A container was started with what `pod` says of it, or has it now."""
         container = container_named(pod, name)
         if container is not None:
             self._in_force[name] = container.resources or NOTHING
+            self._bounded[name] = bounded(pod, container)
 
     def restarts(self, pod: Pod, runtime: RuntimePod) -> frozenset[str]:
         """Ids of running containers that must be started anew to get what they were granted."""
         if self._generation is None or self._error:
             return frozenset()
-        return frozenset(change.running.id for change in changes(pod, runtime, self._in_force) if change.restart)
+        return frozenset(change.running.id for change in changes(pod, runtime, self._bounded) if change.restart)
 
     @property
     def retry_at(self) -> float | None:
@@ -107,7 +110,7 @@ class PodResize:
         """Put in force what can be without a restart; True when anything was done. Failures wait for `retry_at`."""
         if self._generation is None or self._s.clock.monotonic() < self._retry_at:
             return False
-        todo = list(changes(pod, runtime, self._in_force))
+        todo = list(changes(pod, runtime, self._bounded))
         try:
             if runtime.ready_sandbox is not None:
                 await check_memory(self._s, pod, self._fitted, runtime, todo)
@@ -116,7 +119,7 @@ class PodResize:
             for change in todo:
                 if not change.restart:
                     await update_container(self._s, pod, change)
-                    self._in_force[change.spec.name] = change.spec.resources or NOTHING
+                    self.started(pod, change.spec.name)
         except (ResizeError, CRIError, OSError) as error:
             self._failed(str(error))
             return True

@@ -11,6 +11,7 @@ from tiphys.api.core.v1 import HostIP, Pod, PodCondition, PodIP, PodStatus, Reso
 from tiphys.kubelet.cri.state import RuntimePod
 from tiphys.kubelet.pod import is_terminal
 from tiphys.kubelet.qos import qos_class
+from tiphys.kubelet.resources import pod_amounts
 from tiphys.kubelet.status.conditions import pod_conditions, restarting_condition, with_transitions
 from tiphys.kubelet.status.containers import (
     ContainerFacts,
@@ -62,6 +63,7 @@ def make_pod_status(pod: Pod, runtime: RuntimePod, inputs: StatusInputs) -> PodS
         fresh = (*fresh, *inputs.resize)
         fresh = (*fresh, restarting_condition(pod)) if inputs.restarting else fresh
     own = pod.spec.resources
+    granted = pod_amounts(pod, "requests", overhead=False)
     pod_ips = _pod_ips(pod, runtime, inputs.host_ips)
     return PodStatus(
         observed_generation=pod.metadata.generation,
@@ -80,7 +82,7 @@ def make_pod_status(pod: Pod, runtime: RuntimePod, inputs: StatusInputs) -> PodS
         qos_class=old.qos_class or qos_class(pod),
         nominated_node_name=old.nominated_node_name,
         resource_claim_statuses=old.resource_claim_statuses,
-        allocated_resources=own.requests if own is not None else {},
+        allocated_resources={name: str(amount) for name, amount in granted.items()},
         resources=(inputs.resources or own) if own is not None else None,
     )
 
