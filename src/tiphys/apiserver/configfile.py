@@ -5,9 +5,10 @@ What a file says wrong is a ConfigError in upstream's words, so that whoever sta
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tiphys.machinery.codec import decode_yaml
 from tiphys.machinery.field import FieldError, quote
@@ -15,6 +16,12 @@ from tiphys.machinery.field import FieldError, quote
 Object = dict[str, Any]
 # The fields of a document: a name leads to None (any value), to another shape, or to a list of one shape.
 Shape = Mapping[str, Any]
+SUBDOMAIN: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+NOT_A_SUBDOMAIN: Final = (
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and "
+    "end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
+    "'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+)
 
 
 class ConfigError(ValueError):

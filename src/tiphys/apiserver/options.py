@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tiphys.apiserver.access_options import AccessOptions
 from tiphys.apiserver.audit.options import AuditOptions
 from tiphys.store import EtcdAccess
 
@@ -35,6 +36,7 @@ class ServerOptions:
     service_account_issuer: str = "https://kubernetes.default.svc.cluster.local"
     service_account_key: Path | None = None  # private key that signs
     # Authentication and authorization.
+    access: AccessOptions = field(default_factory=AccessOptions)
     token_file: Path | None = None
     anonymous: bool = True
     bootstrap_tokens: bool = True

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tiphys.apiserver.access import authenticator, authorizers, outside
 from tiphys.apiserver.admission.base import AdmissionParts
 from tiphys.apiserver.admission.plugins import admission_chain
 from tiphys.apiserver.admission.webhooks.caller import HttpsCaller
@@ -15,7 +16,7 @@ from tiphys.apiserver.admission.webhooks.versions import ServedVersions
 from tiphys.apiserver.aggregator.aggregator import Aggregator
 from tiphys.apiserver.aggregator.transport import ProxyCertificate, Transport
 from tiphys.apiserver.audit.auditor import auditor
-from tiphys.apiserver.authn.chain import AuthenticatorChain, TokenChain
+from tiphys.apiserver.authn.chain import TokenChain
 from tiphys.apiserver.authn.service_account import (
     PublicKey,
     ServiceAccountTokens,
@@ -25,13 +26,15 @@ from tiphys.apiserver.authn.service_account import (
     load_private_key,
 )
 from tiphys.apiserver.authn.tokens import BootstrapTokens, StaticTokens, TokenAuthenticator
-from tiphys.apiserver.authn.x509 import ClientCertificateAuthenticator
+from tiphys.apiserver.authn.webhook import WebhookTokens
+from tiphys.apiserver.authz.configuration import Configured
 from tiphys.apiserver.authz.interface import Authorizer
 from tiphys.apiserver.authz.node import NodeAuthorizer
 from tiphys.apiserver.authz.pod_index import PodIndex
 from tiphys.apiserver.authz.rbac import KINDS, RBACAuthorizer
 from tiphys.apiserver.authz.rules import PolicyRule
 from tiphys.apiserver.authz.union import AlwaysAllow, AlwaysDeny, PrivilegedGroups, UnionAuthorizer
+from tiphys.apiserver.authz.webhook import WebhookAuthorizer
 from tiphys.apiserver.bootstrap.flow_status import FlowSchemaStatus
 from tiphys.apiserver.bootstrap.policy import RBAC as RBAC_GROUP
 from tiphys.apiserver.bootstrap.policy import bootstrap_objects
@@ -84,10 +87,16 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
         tokens.append(accounts)
     if options.bootstrap_tokens:
         tokens.append(BootstrapTokens(lookup, moment))
-    chain = TokenChain(tokens)
-    authenticator = AuthenticatorChain([ClientCertificateAuthenticator(moment)], chain, anonymous=options.anonymous)
+    others = outside(options, moment)
+    chain = TokenChain([*tokens, *others.tokens])
     rbac = _rbac(resources, reader)
-    authorizer = _authorizer(options.authorization_modes, rbac, resources, reader)
+    configured = authorizers(options)
+    asked = [
+        WebhookAuthorizer(one.service, one.options, moment)
+        for one in configured
+        if one.service is not None and one.options is not None
+    ]
+    authorizer = _authorizer(configured, rbac, resources, reader, asked)
     webhooks = HttpsCaller(reader, Egress(options.node_network_namespaces))
     parts = AdmissionParts(
         reader=reader,
@@ -98,10 +107,15 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
         versions=ServedVersions(resources),
     )
     admission = admission_chain(parts, options.enable_admission, options.disable_admission)
-    security = Security(authenticator=authenticator, authorizer=authorizer, admission=admission)
+    security = Security(
+        authenticator=authenticator(options, chain, others, moment), authorizer=authorizer, admission=admission
+    )
     server = SecuredServer(options, security, store=store, clock=moment, resources=resources, webhooks=webhooks)
+    server.closing += [
+        one.close for one in (*others.tokens, *asked) if isinstance(one, WebhookTokens | WebhookAuthorizer)
+    ]
     server.auditor = auditor(options.audit, moment)
-    rules = rbac if "RBAC" in options.authorization_modes else None
+    rules = rbac if any(one.type == "RBAC" for one in configured) else None
     server.extra_resources.update(Reviews(chain, authorizer, rules, issuer, audiences).handlers())
     if issuer is not None:
         server.extra_paths.update(_issuer_discovery(issuer))
@@ -143,6 +157,8 @@ class SecuredServer(ApiServer):
         self._custom: CustomResources | None = None
         self._flow_keeper: FlowKeeper | None = None
         self._no_metrics: Callable[[], None] | None = None
+        # Ends connections to services outside.
+        self.closing: list[Callable[[], Awaitable[None]]] = []
 
     def _transport(self) -> Transport:
         options = self.options
@@ -182,6 +198,8 @@ class SecuredServer(ApiServer):
             await self._custom.stop()
             self._custom = None
         await super().stop()
+        while self.closing:
+            await self.closing.pop()()
 
     async def _control_flow(self) -> None:
         options = self.options
@@ -221,10 +239,17 @@ def _rbac(resources: ResourceMap, reader: CacheReader) -> RBACAuthorizer:
     return RBACAuthorizer(lambda plural: reader.list(RBAC_GROUP, plural), versions)
 
 
-def _authorizer(modes: Sequence[str], rbac: RBACAuthorizer, resources: ResourceMap, reader: CacheReader) -> Authorizer:
+def _authorizer(
+    configured: Sequence[Configured],
+    rbac: RBACAuthorizer,
+    resources: ResourceMap,
+    reader: CacheReader,
+    asked: Sequence[Authorizer],
+) -> Authorizer:
+    outsiders = iter(asked)
     found: list[Authorizer] = [PrivilegedGroups()]
-    for mode in modes:
-        match mode:
+    for one in configured:
+        match one.type:
             case "RBAC":
                 found.append(rbac)
             case "Node":
@@ -233,8 +258,8 @@ def _authorizer(modes: Sequence[str], rbac: RBACAuthorizer, resources: ResourceM
                 found.append(AlwaysAllow())
             case "AlwaysDeny":
                 found.append(AlwaysDeny())
-            case other:
-                raise ValueError(f'authorization-mode "{other}" is not one of Node, RBAC, AlwaysAllow, AlwaysDeny')
+            case "Webhook":
+                found.append(next(outsiders))
     return UnionAuthorizer(found)
 
 

@@ -182,8 +182,8 @@ class ApiServer:
         self._http = HttpServer(self._handler, max_body=options.max_body_bytes)
         tls = None
         if options.tls_certificate is not None and options.tls_key is not None:
-            client_ca = str(options.client_ca) if options.client_ca else None
-            tls = tls_context(str(options.tls_certificate), str(options.tls_key), client_ca)
+            authorities = [str(path) for path in (options.client_ca, options.requestheader_ca) if path is not None]
+            tls = tls_context(str(options.tls_certificate), str(options.tls_key), *authorities)
         if self.auditor is not None:
             self.auditor.start()
         if not self._sockets:

@@ -20,6 +20,7 @@ from tiphys.apiserver.server import ApiServer
 from tiphys.base.log import get_logger
 from tiphys.base.notify import notify_ready
 from tiphys.base.tasks import Supervised
+from tiphys.cmd.access_flags import access_options, add_access_flags
 from tiphys.cmd.audit_flags import add_audit_flags, audit_options
 from tiphys.cmd.component import add_common_flags, begin_logging, run
 from tiphys.cmd.errors import CommandError, UsageError
@@ -88,6 +89,7 @@ def parser() -> FlagParser:
     flags.listing("disable-admission-plugins", [], "admission plug-ins to leave out")
     _add_flow_control_flags(flags)
     add_audit_flags(flags)
+    add_access_flags(flags)
     flags.add_argument("--runtime-config", type=key_values, default={}, help="API versions to turn on or off")
     flags.add_argument("--event-ttl", type=duration, default=timedelta(hours=1), help="how long events are kept")
     return flags
@@ -119,8 +121,8 @@ def _add_flow_control_flags(flags: FlagParser) -> None:
     flags.add_argument("--max-mutating-requests-inflight", type=int, default=200, help=text)
 
 
-def options_of(found: Any) -> ServerOptions:
-    """The flags as the server's options."""
+def options_of(found: Any, arguments: Sequence[str] = ()) -> ServerOptions:
+    """The flags as the server's options; `arguments` tell which of them were given."""
     return ServerOptions(
         store=found.datastore or ",".join(found.etcd_servers) or "memory",
         etcd=EtcdAccess(
@@ -151,6 +153,7 @@ def options_of(found: Any) -> ServerOptions:
         proxy_client_key=found.proxy_client_key_file,
         service_cidr=found.service_cluster_ip_range,
         node_port_range=found.service_node_port_range,
+        access=access_options(found, arguments),
         audit=audit_options(found),
         priority_and_fairness=found.enable_priority_and_fairness,
         max_requests_in_flight=found.max_requests_inflight,
@@ -169,7 +172,7 @@ def main(arguments: Sequence[str]) -> int:
     found = parser().parse(arguments)
     begin_logging(found.verbosity)
     try:
-        options = options_of(found)
+        options = options_of(found, arguments)
         server = secured_server(options)
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error

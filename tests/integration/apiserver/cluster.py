@@ -74,17 +74,16 @@ async def secured_cluster(
     (tmp_path / "server.crt").write_bytes(pair.certificate)
     (tmp_path / "server.key").write_bytes(pair.key)
     (tmp_path / "tokens.csv").write_text("alice-token,alice,1,devs\n")
-    given = ServerOptions(
-        port=0,
-        tls_certificate=tmp_path / "server.crt",
-        tls_key=tmp_path / "server.key",
-        client_ca=tmp_path / "ca.crt",
-        service_account_key=tmp_path / "server.key",
-        token_file=tmp_path / "tokens.csv",
-        enable_admission=("NodeRestriction",),
-        **options,
-    )
-    server = secured_server(given)
+    known: dict[str, Any] = {
+        "port": 0,
+        "tls_certificate": tmp_path / "server.crt",
+        "tls_key": tmp_path / "server.key",
+        "client_ca": tmp_path / "ca.crt",
+        "service_account_key": tmp_path / "server.key",
+        "token_file": tmp_path / "tokens.csv",
+        "enable_admission": ("NodeRestriction",),
+    }
+    server = secured_server(ServerOptions(**{**known, **options}))
     if prepare is not None:
         prepare(server)
     await server.load()

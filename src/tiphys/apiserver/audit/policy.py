@@ -5,7 +5,6 @@ https://kubernetes.io/docs/tasks/debug/debug-cluster/audit/, https://kubernetes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -14,6 +13,8 @@ from typing import Any, Final
 
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.configfile import (
+    NOT_A_SUBDOMAIN,
+    SUBDOMAIN,
     ConfigError,
     check_kind,
     document,
@@ -36,12 +37,6 @@ COMPLETE: Final = "ResponseComplete"
 PANIC: Final = "Panic"
 STAGES: Final = (RECEIVED, STARTED, COMPLETE, PANIC)
 SCHEME: Final = "k8s.io/apiserver/pkg/audit/scheme.go:30"
-GROUP: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-NOT_A_GROUP: Final = (
-    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and "
-    "end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
-    "'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
-)
 _RULE: Final = {
     **dict.fromkeys(("level", "users", "userGroups", "verbs", "namespaces", "nonResourceURLs")),
     **dict.fromkeys(("omitStages", "omitManagedFields")),
@@ -247,8 +242,8 @@ def _resource_errors(resources: Sequence[Mapping[str, Any]], at: FieldPath) -> l
     errors = []
     for one in resources:
         group = one.get("group") or ""
-        if group and not GROUP.fullmatch(group):
-            errors.append(field.invalid(at.child("group"), group, NOT_A_GROUP))
+        if group and not SUBDOMAIN.fullmatch(group):
+            errors.append(field.invalid(at.child("group"), group, NOT_A_SUBDOMAIN))
         if one.get("resourceNames") and not one.get("resources"):
             message = "using resourceNames requires at least one resource"
             errors.append(field.invalid(at.child("resourceNames"), one["resourceNames"], message))

@@ -1,6 +1,6 @@
 """The authenticators in the order they are asked, and the groups every answer gets.
 
-    client certificate → bearer token (static file, service account, bootstrap) → anonymous
+    proxy's headers → client certificate → bearer token (file, service account, bootstrap, OIDC, webhook) → anonymous
 
 The first that answers decides. A token that none of them knows is refused; a request without any
 credentials is anonymous where that is allowed.
@@ -62,8 +62,17 @@ class TokenChain:
 class AuthenticatorChain:
     """Who is asking, for every request."""
 
-    def __init__(self, certificates: Sequence[Authenticator], tokens: TokenChain, *, anonymous: bool = True) -> None:
+    def __init__(
+        self,
+        certificates: Sequence[Authenticator],
+        tokens: TokenChain,
+        *,
+        anonymous: bool = True,
+        anonymous_paths: frozenset[str] = frozenset(),
+    ) -> None:
+        """`anonymous_paths`: only these may be asked for without credentials; none are all."""
         self._certificates = tuple(certificates)
+        self._anonymous_paths = anonymous_paths
         self._tokens = tokens
         self._anonymous = anonymous
 
@@ -83,6 +92,6 @@ class AuthenticatorChain:
             if found is None:
                 raise unauthorized()
             return found[0]
-        if not self._anonymous:
+        if not self._anonymous or (self._anonymous_paths and request.path not in self._anonymous_paths):
             raise unauthorized()
         return _ANONYMOUS_USER

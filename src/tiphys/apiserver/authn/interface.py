@@ -39,6 +39,10 @@ class Credentials(Protocol):
         """The client's certificate in DER, already verified against the client CA by TLS; None without one."""
 
     @property
+    def path(self) -> str:
+        """The path that is asked for."""
+
+    @property
     def remote_address(self) -> str:
         """Address of the peer, without the port."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import hmac
+import io
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from tiphys.apiserver.authn.interface import Credentials, UserInfo
+from tiphys.apiserver.configfile import read
 from tiphys.base.clock import Clock
 
 BOOTSTRAP_GROUP: Final = "system:bootstrappers"
@@ -67,7 +69,8 @@ class StaticTokens:
     def from_file(cls, path: Path) -> StaticTokens:
         """Raises ValueError naming file and line when a line has fewer than three columns."""
         users: dict[str, UserInfo] = {}
-        with path.open(newline="") as file:
+        text = read(path).decode()
+        with io.StringIO(text, newline="") as file:
             for number, row in enumerate(csv.reader(file, skipinitialspace=True), 1):
                 if not row or row[0].startswith("#"):
                     continue

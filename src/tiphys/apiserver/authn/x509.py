@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from tiphys.apiserver.authn.interface import Credentials, UserInfo
+from tiphys.apiserver.authn.issued import Issuers
 from tiphys.base.clock import Clock
 from tiphys.machinery.errors import unauthorized
 
@@ -46,13 +47,15 @@ def _read(certificate: bytes) -> tuple[UserInfo | None, float, float]:
 class ClientCertificateAuthenticator:
     """Takes the identity out of the certificate the connection was opened with."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, issuers: Issuers | None = None) -> None:
+        """`issuers`: whose certificates are clients'; None when TLS trusts nobody else's."""
         self._clock = clock
+        self._issuers = issuers
 
     async def authenticate(self, request: Credentials) -> UserInfo | None:
         """The certificate's user; None without a certificate or with one that names nobody; 401 once expired."""
         certificate = request.peer_certificate
-        if certificate is None:
+        if certificate is None or (self._issuers is not None and not self._issuers.issued(certificate)):
             return None
         user, start, end = _read(certificate)
         if user is not None and not start <= self._clock.now().timestamp() <= end:

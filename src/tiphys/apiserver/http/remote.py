@@ -48,13 +48,20 @@ class RemoteService:
 
     async def post(self, body: bytes) -> bytes:
         """The answer. Raises RemoteError."""
+        return await self._request("POST", body)
+
+    async def get(self) -> bytes:
+        """What is there. Raises RemoteError."""
+        return await self._request("GET", None)
+
+    async def _request(self, method: str, body: bytes | None) -> bytes:
         try:
-            answer = await self._opened().request("POST", "", HEADERS, body)
+            answer = await self._opened().request(method, "", HEADERS, body)
         except ConnectionError as error:
             raise RemoteError(str(error)) from None
         if not 200 <= answer.status < 300:
             text = answer.body[:1024].decode(errors="replace").strip()
-            raise RemoteError(f'Post "{self.url}": HTTP status {answer.status}: {text}', answer.status)
+            raise RemoteError(f'{method.title()} "{self.url}": HTTP status {answer.status}: {text}', answer.status)
         return answer.body
 
     async def close(self) -> None:

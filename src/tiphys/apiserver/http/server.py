@@ -113,11 +113,11 @@ def bound_socket(host: str, port: int) -> socket.socket:
     return made
 
 
-def tls_context(certificate: str, key: str, client_ca: str | None) -> ssl.SSLContext:
+def tls_context(certificate: str, key: str, *client_cas: str) -> ssl.SSLContext:
     """A server context from PEM files: TLS 1.2 or newer, client certificates asked for but not required.
 
-    A certificate that does not verify against `client_ca` ends the handshake. OSError or ssl.SSLError when a file is
-    missing or wrong.
+    A certificate that does not verify against one of `client_cas` ends the handshake. OSError or ssl.SSLError when a
+    file is missing or wrong.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -126,7 +126,7 @@ def tls_context(certificate: str, key: str, client_ca: str | None) -> ssl.SSLCon
     # No session tickets: clients of Kubernetes do not resume sessions, and the two that OpenSSL would send by itself
     # cost as much as the rest of the handshake (0.8 of 1.7 ms; a controller manager opens eighty connections).
     context.num_tickets = 0
-    if client_ca is not None:
+    for client_ca in client_cas:
         context.load_verify_locations(client_ca)
         context.verify_mode = ssl.CERT_OPTIONAL
     return context
