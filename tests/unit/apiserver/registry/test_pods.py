@@ -211,6 +211,13 @@ def test_a_resize_keeps_the_quality_of_service() -> None:
     ]
 
 
+def test_a_resize_may_give_the_pod_resources_of_its_own() -> None:
+    old = pod(containers=[{"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}])
+    new = deepcopy(old)
+    new["spec"]["resources"] = {"requests": {"cpu": "2"}, "limits": {"cpu": "3"}}
+    assert validate_resize(new, old) == []
+
+
 def status(*containers: dict[str, Any], phase: str = "Running") -> dict[str, Any]:
     return {"phase": phase, "containerStatuses": list(containers)}
 

@@ -250,5 +250,7 @@ def _without_compute(spec: Json) -> Object:
             quantities.pop("memory", None)
             if not quantities and owner.get("resources"):
                 owner["resources"].pop(list_name, None)
+        if not owner.get("resources"):
+            owner.pop("resources", None)
         owner.pop("resizePolicy", None)
     return rest
