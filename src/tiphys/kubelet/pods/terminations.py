@@ -1,4 +1,4 @@
-"""Counts how containers end: `terminated_containers_total`, by kind, exit code and reason."""
+"""Counts how containers end: `kubelet_terminated_containers_total`, by kind, exit code and reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tiphys.kubelet.status.containers import ending_reason
 
 # Neither names nor namespaces: a series for each of them would grow without end.
 TERMINATED: Final = REGISTRY.counter(
-    "terminated_containers_total",
+    "kubelet_terminated_containers_total",
     "Cumulative number of container terminations, by type, exit code and reason",
     ("container_type", "exit_code", "reason"),
 )
