@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tiphys.apiserver.bootstrap.reconcile import ClusterFacts, keep, reconcile
+from tiphys.apiserver.bootstrap.reconcile import ClusterFacts, authentication_data, keep, reconcile
 from tiphys.apiserver.bootstrap.writer import Writer
 from tiphys.apiserver.options import ServerOptions
 from tiphys.apiserver.security import secured_server
@@ -217,24 +217,12 @@ async def start(server: ApiServer) -> Writer:
 def cluster_facts(options: ServerOptions, port: int) -> ClusterFacts:
     """What of the options goes into the objects every cluster has; `port` is the one the server is bound to."""
     first = ipaddress.ip_network(options.service_cidr.split(",")[0])[1]
-    data = {}
-    if options.client_ca is not None:
-        data["client-ca-file"] = options.client_ca.read_text()
-    if options.requestheader_ca is not None:
-        names = ",".join(f'"{name}"' for name in options.requestheader_names)
-        data |= {
-            "requestheader-allowed-names": f"[{names}]",
-            "requestheader-client-ca-file": options.requestheader_ca.read_text(),
-            "requestheader-extra-headers-prefix": '["X-Remote-Extra-"]',
-            "requestheader-group-headers": '["X-Remote-Group"]',
-            "requestheader-username-headers": '["X-Remote-User"]',
-        }
     return ClusterFacts(
         service_cidr=options.service_cidr,
         service_address=str(first),
         advertise_address=options.advertise_address or advertised(options.bind_addresses),
         port=port,
-        authentication=data,
+        authentication=authentication_data(options),
     )
 
 

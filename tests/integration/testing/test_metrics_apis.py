@@ -35,6 +35,11 @@ class Addons:
         self.authority = Authority.create("metrics-ca")
 
     async def add(self, extension: Extension, name: str) -> None:
+        """Serve and register, as an extension server finds out whom to trust."""
+        path = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication"
+        trusted = (await self.client.request_json("GET", path))["data"]
+        assert trusted["requestheader-allowed-names"] == '["front-proxy-client"]'
+        (self._directory / "front-proxy-ca.crt").write_text(trusted["requestheader-client-ca-file"])
         host = f"{name}.{self.namespace}.svc"
         made = extension_server(extension, self.authority, [host], self._directory)
         await self._stack.enter_async_context(made)
@@ -112,7 +117,9 @@ async def test_the_autoscaler_follows_a_metrics_server(addons: Addons) -> None:
     await addons.add(server, "metrics-server")
     target = {"type": "Utilization", "averageUtilization": 100}
     await addons.scales_to(3, {"type": "Resource", "resource": {"name": "memory", "target": target}})
-    assert server.about("/pods?")[-1].headers["x-remote-user"] == "kubernetes-admin"  # as whom controllers act here
+    asked = server.about("/pods?")[-1]
+    assert asked.proxy == "front-proxy-client"
+    assert asked.headers["x-remote-user"] == "kubernetes-admin"  # as whom controllers act here
 
 
 async def test_the_autoscaler_follows_an_adapter_of_custom_metrics(addons: Addons) -> None:

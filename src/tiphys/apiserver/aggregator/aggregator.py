@@ -125,15 +125,14 @@ class Aggregator:
 
     # --- synchronizing ----------------------------------------------------------------------------
     async def _sync(self) -> None:
-        await synchronize(self._resources, self._reader, self._writer, self._clock.now())
-        registrations = []
-        for obj in self._reader.list(GROUP, PLURAL):
-            one = Registration.of(obj)
-            registrations.append(one)
+        found = [(Registration.of(obj), obj) for obj in self._reader.list(GROUP, PLURAL)]
+        self._take([one for one, _ in found])
+        # Writes come last: one that fails, and is tried again, keeps no request from its server.
+        for one, obj in found:
             if one.service is None and condition(LOCAL, obj, self._now()) is not None:
                 with suppress(NotFoundError):
                     await self._writer.change_status(GROUP, PLURAL, "", one.name, self._set_local)
-        self._take(registrations)
+        await synchronize(self._resources, self._reader, self._writer, self._clock.now())
 
     def _now(self) -> str:
         return format_time(self._clock.now())

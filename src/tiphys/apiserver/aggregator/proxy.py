@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Final
+from urllib.parse import quote
 
 import httptools
 
@@ -22,6 +23,7 @@ from tiphys.apiserver.http.upstream import HOP_BY_HOP, Exchange, Head, failure
 from tiphys.machinery.errors import internal_error
 
 REQUEST_TIMEOUT: Final = 60.0  # seconds until the head of an answer that is no watch, as upstream's requests
+PATH_SAFE: Final = "/:@!$&'()*+,;=~"  # of RFC 3986, 3.3
 LONG_RUNNING: Final = frozenset({"watch", "proxy"})
 # Made anew for each hop.
 _OURS: Final = frozenset({"audit-id", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-uri"})
@@ -46,7 +48,10 @@ def _text(status: int, text: str) -> Response:
 
 async def pass_on(transport: Transport, one: Registration, request: Request, info: RequestInfo) -> Answer:
     """The extension server's answer. TransportError when it cannot be reached."""
-    path = f"{request.raw_path}?{request.raw_query}" if request.raw_query else request.raw_path
+    # The path as it was authorized: an encoded slash must not be one thing here and another there.
+    path = quote(request.path, safe=PATH_SAFE)
+    if request.raw_query:
+        path = f"{path}?{request.raw_query}"
     identity = identity_headers(request.user)
     long = request.upgrade or info.verb in LONG_RUNNING
     try:
@@ -92,7 +97,7 @@ def _forwarded(exchange: Exchange, request: Request) -> list[tuple[str, str]]:
         ("X-Forwarded-For", ", ".join(filter(None, (before, request.remote_address)))),
         ("X-Forwarded-Host", f"{host}:{target.port}"),
         ("X-Forwarded-Proto", "https"),
-        ("X-Forwarded-Uri", request.raw_path),
+        ("X-Forwarded-Uri", quote(request.path, safe=PATH_SAFE)),
     ]
 
 

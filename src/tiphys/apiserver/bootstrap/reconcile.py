@@ -16,6 +16,7 @@ from tiphys.apiserver.authz.rules import PolicyRule, uncovered
 from tiphys.apiserver.bootstrap import flowcontrol, objects
 from tiphys.apiserver.bootstrap.policy import RBAC, bootstrap_objects
 from tiphys.apiserver.bootstrap.writer import Object, Writer
+from tiphys.apiserver.options import ServerOptions
 from tiphys.base.clock import Clock
 
 AUTOUPDATE: Final = "rbac.authorization.kubernetes.io/autoupdate"
@@ -37,6 +38,23 @@ class ClusterFacts:
     advertise_address: str
     port: int
     authentication: Mapping[str, str] = field(default_factory=dict)
+
+
+def authentication_data(options: ServerOptions) -> dict[str, str]:
+    """What extension servers have to know to trust the aggregator and our clients."""
+    data = {}
+    if options.client_ca is not None:
+        data["client-ca-file"] = options.client_ca.read_text()
+    if options.requestheader_ca is not None:
+        names = ",".join(f'"{name}"' for name in options.requestheader_names)
+        data |= {
+            "requestheader-allowed-names": f"[{names}]",
+            "requestheader-client-ca-file": options.requestheader_ca.read_text(),
+            "requestheader-extra-headers-prefix": '["X-Remote-Extra-"]',
+            "requestheader-group-headers": '["X-Remote-Group"]',
+            "requestheader-username-headers": '["X-Remote-User"]',
+        }
+    return data
 
 
 async def reconcile(writer: Writer, facts: ClusterFacts, now: Callable[[], datetime]) -> None:

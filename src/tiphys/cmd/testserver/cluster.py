@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from tiphys.apiserver.bootstrap import objects
-from tiphys.apiserver.bootstrap.reconcile import ClusterFacts, reconcile
+from tiphys.apiserver.bootstrap.reconcile import ClusterFacts, authentication_data, reconcile
 from tiphys.apiserver.bootstrap.writer import Object, Writer
 from tiphys.apiserver.options import ServerOptions
 from tiphys.apiserver.security import secured_server
@@ -57,6 +57,9 @@ class ClusterServer:
             tls_key=directory / "server.key",
             client_ca=directory / "ca.crt",
             service_account_key=directory / "sa.key",
+            requestheader_ca=directory / "front-proxy-ca.crt",
+            proxy_client_certificate=directory / "front-proxy-client.crt",
+            proxy_client_key=directory / "front-proxy-client.key",
             runtime_config=dict(runtime_config),
         )
         self._server = secured_server(self._options)
@@ -111,13 +114,12 @@ class ClusterServer:
 
     def _facts(self, port: int) -> ClusterFacts:
         cidr = self._options.service_cidr
-        authentication = {"client-ca-file": self._identity.ca.decode()}
         return ClusterFacts(
             service_cidr=cidr,
             service_address=str(ipaddress.ip_network(cidr)[1]),
             advertise_address=ADVERTISED,
             port=port,
-            authentication=authentication,
+            authentication=authentication_data(self._options),
         )
 
     async def _furnish(self, namespace: str) -> None:

@@ -1,6 +1,7 @@
 """Who is who in a test's cluster: an authority, the server, the administrator, in one private directory.
 
 ca.crt ca.key   server.crt server.key   client.crt client.key   sa.key   kubeconfig
+front-proxy-ca.crt   front-proxy-client.crt front-proxy-client.key
 """
 
 from __future__ import annotations
@@ -48,6 +49,12 @@ class Identity:
         made.write("server.key", server.key)
         made.write("client.crt", client.certificate)
         made.write("client.key", client.key)
+        # What the aggregator shows to extension servers.
+        front_proxy = Authority.create("front-proxy-ca")
+        proxy = front_proxy.client("front-proxy-client")
+        made.write("front-proxy-ca.crt", front_proxy.pem)
+        made.write("front-proxy-client.crt", proxy.certificate)
+        made.write("front-proxy-client.key", proxy.key)
         made.write("sa.key", key_pem(new_key()))
         return made
 
