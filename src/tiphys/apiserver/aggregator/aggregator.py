@@ -144,7 +144,8 @@ class Aggregator:
 
     def _take(self, registrations: Sequence[Registration]) -> None:
         order = by_priority(registrations)
-        remote = {one.name: one for one in registrations if one.service is not None}
+        # The core group is never another server's: without it there would be no Service to find that server by.
+        remote = {one.name: one for one in registrations if one.service is not None and one.group}
         routes = {(one.group, one.version): one for one in remote.values()}
         fewer = set(self._routes) != set(routes)
         self._routes = routes

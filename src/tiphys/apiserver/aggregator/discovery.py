@@ -54,7 +54,9 @@ async def discover(transport: Transport, one: Registration, known: Discovered | 
     answer = await transport.fetch(one, one.path, _LEGACY_USER, headers=accept, timeout=FETCH_TIMEOUT)
     if answer.status != 200:
         raise TransportError(f"bad status from {one.path}: {answer.status}")
-    return Discovered(from_resource_list(_parsed(answer.body), one.version))
+    entry = from_resource_list(_parsed(answer.body), one.version)
+    check_entry(entry)
+    return Discovered(entry)
 
 
 def _parsed(body: bytes) -> Object:
@@ -74,8 +76,31 @@ def version_entry(document: Mapping[str, Any], one: Registration) -> Object:
             continue
         for version in group.get("versions") or ():
             if version.get("version") == one.version:
+                check_entry(version)
                 return {**version, "freshness": "Current"}
     return {"version": one.version, "freshness": "Current"}
+
+
+def check_entry(entry: Mapping[str, Any]) -> None:
+    """TransportError for an entry clients could not read: one broken server must not break discovery for all."""
+    for resource in _objects(entry.get("resources")):
+        _check_one(resource, "resource")
+        for subresource in _objects(resource.get("subresources")):
+            _check_one(subresource, "subresource")
+
+
+def _objects(value: Any) -> Sequence[Mapping[str, Any]]:
+    found = value or []
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise TransportError("the discovery document is malformed: resources are no list of objects")
+    return found
+
+
+def _check_one(one: Mapping[str, Any], name: str) -> None:
+    verbs, kind = one.get("verbs") or [], one.get("responseKind") or {}
+    texts = isinstance(verbs, list) and all(isinstance(verb, str) for verb in verbs)
+    if not (isinstance(one.get(name), str) and texts and isinstance(kind, dict)):
+        raise TransportError(f"the discovery document is malformed: {name} {one.get(name)!r}")
 
 
 def from_resource_list(document: Mapping[str, Any], version: str) -> Object:

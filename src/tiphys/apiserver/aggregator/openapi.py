@@ -40,7 +40,7 @@ def _described(one: Registration, v2: Object, v3: Object, digest: str) -> Foreig
     paths, definitions = own_part(v2, one.path)
     place = one.path.removeprefix("/")
     entry = (v3.get("paths") or {}).get(place) or {}
-    url = entry.get("serverRelativeURL") or ""
+    url = str(entry.get("serverRelativeURL") or "")
     return ForeignPart(place=place, paths=paths, definitions=definitions, url=url, digest=digest)
 
 

@@ -8,6 +8,7 @@ from tiphys.apiserver.aggregator.apiservices import Registration
 from tiphys.apiserver.aggregator.discovery import from_resource_list, version_entry
 from tiphys.apiserver.aggregator.identity import identity_headers
 from tiphys.apiserver.aggregator.openapi import own_part
+from tiphys.apiserver.aggregator.transport import TransportError
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.openapi.merging import ForeignPart, merge
 from tiphys.machinery.errors import StatusError
@@ -24,6 +25,24 @@ def test_a_version_is_found_in_an_aggregated_document() -> None:
         "freshness": "Current",
     }
     assert version_entry({"items": []}, ONE) == {"version": "v1", "freshness": "Current"}
+
+
+@pytest.mark.parametrize(
+    "resources",
+    [
+        "junk",
+        ["junk"],
+        [{"verbs": ["get"]}],
+        [{"resource": 7}],
+        [{"resource": "a", "verbs": "get"}],
+        [{"resource": "a", "responseKind": "A"}],
+        [{"resource": "a", "subresources": [{"verbs": []}]}],
+    ],
+)
+def test_a_malformed_document_does_not_reach_clients(resources: Any) -> None:
+    versions = [{"version": "v1", "resources": resources}]
+    with pytest.raises(TransportError, match="malformed"):
+        version_entry({"items": [{"metadata": {"name": "g"}, "versions": versions}]}, ONE)
 
 
 def test_a_resource_list_becomes_an_entry() -> None:
