@@ -14,6 +14,7 @@ from tiphys.api.cri import api_pb2 as cri
 from tiphys.base.clock import FakeClock
 from tiphys.kubelet.cgroups.tree import Limits
 from tiphys.kubelet.config import KubeletConfiguration
+from tiphys.kubelet.cri.client import CRIError
 from tiphys.kubelet.cri.state import RuntimePod
 from tiphys.kubelet.pod import PodUID
 from tiphys.kubelet.pods.services import NodeFacts, PodServices
@@ -175,6 +176,7 @@ class _Recorder:
         self.calls: list[tuple[str, int]] = []
         self.beside: list[Pod] = []
         self.usage = 0
+        self.broken = False
         self.runtime = self.cgroups = self.room = self
 
     def event(self, pod: Pod, kind: str, reason: str, message: str) -> None:
@@ -190,6 +192,8 @@ class _Recorder:
         self.calls.append(("pod", limits.memory or 0))
 
     async def update_resources(self, container_id: str, linux: cri.LinuxContainerResources) -> None:
+        if self.broken:
+            raise CRIError("Unknown", "no")
         self.calls.append((container_id, linux.memory_limit_in_bytes))
 
     async def update_sandbox_resources(self, sandbox_id: str, linux: cri.LinuxContainerResources) -> None:
@@ -296,3 +300,15 @@ async def test_a_container_without_limits_follows_those_of_its_pod() -> None:
     await resize.apply(resize.consider(), make_runtime(pod, container(pod, "app")))
     assert ("c-app-0", 128 * MIB) in node.calls
     assert resize.pod_in_force is not None and resize.pod_in_force.limits == {"memory": "128Mi"}
+
+
+async def test_a_pod_stays_as_wide_as_it_was_made_until_its_containers_fit() -> None:
+    node, resize, runtime = started(app("1", "64Mi"))
+    node.broken = True  # what was widened for a resize that did not come about is still there for the next
+    resize.seen(make_pod(app("1", "256Mi"), metadata={"generation": 2}))
+    await resize.apply(resize.consider(), runtime)
+    assert shown(resize) == [("PodResizeInProgress", "Error", "rpc error: code = Unknown desc = no", 2)]
+    node.broken = False
+    resize.seen(make_pod(app("1", "128Mi"), metadata={"generation": 3}))
+    await resize.apply(resize.consider(), runtime)
+    assert [memory >> 20 for name, memory in node.calls if name == "pod"] == [256, 256, 128]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tiphys.api.core.v1 import Pod, ResourceRequirements
-from tiphys.kubelet.cgroups.tree import pod_limits
+from tiphys.kubelet.cgroups.tree import Limits, pod_limits
 from tiphys.kubelet.containers.limits import container_resources
 from tiphys.kubelet.cri.state import RuntimePod
 from tiphys.kubelet.pods.services import PodServices
@@ -18,15 +18,15 @@ class ResizeError(Exception):
 
 
 async def check_memory(
-    services: PodServices, pod: Pod, before: Pod, runtime: RuntimePod, todo: Sequence[Change]
+    services: PodServices, pod: Pod, before: Limits, runtime: RuntimePod, todo: Sequence[Change]
 ) -> None:
     """Raise ResizeError where a memory limit would come to lie below what is in use: the kernel would kill for it.
 
     Only a guard: what is in use may grow between this look and the change.
     """
     shrinking = [change for change in todo if not change.restart and _shrinks(change)]
-    old, new = pod_limits(before).memory, pod_limits(pod).memory
-    pod_shrinks = new is not None and (old is None or new < old)
+    old, new = before.memory, pod_limits(pod).memory
+    pod_shrinks = new is not None and (old is None or old < 0 or new < old)
     if not shrinking and not pod_shrinks:
         return
     measured = await services.runtime.container_stats()

@@ -44,7 +44,7 @@ class PodResize:
         granted = apply(pod, self._allocation)
         self._bounded = {c.name: bounded(granted, c) for c in all_containers(granted)} if known else {}
         self._pod_in_force = self._allocation.pod
-        self._fitted = granted  # what the pod's cgroup was last made for
+        self._limits = pod_limits(granted)  # what the pod's cgroup has
         self.pending: Pending | None = None
         self.pending_since = 0.0
         self._generation: int | None = None  # of the resize in progress; None without one
@@ -113,7 +113,7 @@ class PodResize:
         todo = list(changes(pod, runtime, self._bounded))
         try:
             if runtime.ready_sandbox is not None:
-                await check_memory(self._s, pod, self._fitted, runtime, todo)
+                await check_memory(self._s, pod, self._limits, runtime, todo)
                 if todo:
                     await self._fit(pod, wide=True)
             for change in todo:
@@ -130,9 +130,11 @@ class PodResize:
 
     async def _fit(self, pod: Pod, *, wide: bool) -> None:
         """Give the pod's cgroup its new limits; `wide` while containers still have their old ones."""
-        cgroups = self._s.cgroups
-        before, after = pod_limits(self._fitted), pod_limits(pod)
-        await asyncio.to_thread(cgroups.resize_pod, pod, widest(before, after) if wide else after)
+        limits = pod_limits(pod)
+        if wide:
+            limits = widest(self._limits, limits)
+        await asyncio.to_thread(self._s.cgroups.resize_pod, pod, limits)
+        self._limits = limits
 
     async def _done(self, pod: Pod, runtime: RuntimePod) -> None:
         try:
@@ -142,7 +144,6 @@ class PodResize:
         except (CRIError, OSError) as error:
             self._failed(str(error))
             return
-        self._fitted = pod
         self._pod_in_force = self._allocation.pod
         self._generation = None
         self._event("Normal", "ResizeCompleted", "Pod resize completed")
