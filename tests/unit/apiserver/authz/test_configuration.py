@@ -31,9 +31,10 @@ authorizers:
   name: rbac2
 """
 PROBLEMS = r"""
-authorizers[0].name: Invalid value: "BAD_name": authorizer name is invalid: a lowercase RFC 1123 subdomain must consist \
-of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character \
-(e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
+authorizers[0].name: Invalid value: "BAD_name": authorizer name is invalid: a lowercase RFC 1123 subdomain must \
+consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character \
+(e.g. 'example.com', regex used for validation is \
+'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')
 authorizers[0].webhook: Required value: required when type=Webhook
 authorizers[1].timeout: Invalid value: "40s": must be > 0s and <= 30s
 authorizers[1].unauthorizedTTL: Invalid value: "-1s": must be > 0s
