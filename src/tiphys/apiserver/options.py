@@ -35,6 +35,12 @@ class ServerOptions:
     # Service accounts.
     service_account_issuer: str = "https://kubernetes.default.svc.cluster.local"
     service_account_key: Path | None = None  # private key that signs
+    # Further keys that tokens may be signed with, and issuers they may name: those before a rotation, and after it.
+    service_account_keys: tuple[Path, ...] = ()
+    service_account_issuers: tuple[str, ...] = ()
+    api_audiences: tuple[str, ...] = ()  # whom tokens for the API server are for; none: the issuer
+    max_token_seconds: int = 0  # longest life of a token that is asked for; 0: any
+    extend_tokens: bool = True  # tokens of pods live longer than they say, for clients that do not renew them
     # Authentication and authorization.
     access: AccessOptions = field(default_factory=AccessOptions)
     token_file: Path | None = None

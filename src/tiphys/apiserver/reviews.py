@@ -19,7 +19,7 @@ from tiphys.api.table import Resource
 from tiphys.apiserver.admission.interface import Operation
 from tiphys.apiserver.authn.chain import TokenChain
 from tiphys.apiserver.authn.interface import UserInfo
-from tiphys.apiserver.authn.service_account import BoundObject, TokenIssuer
+from tiphys.apiserver.authn.service_account import BoundObject, TokenIssuer, token_id
 from tiphys.apiserver.authn.tokens import InvalidToken
 from tiphys.apiserver.authz.interface import Attributes, Authorizer, Verdict, settled
 from tiphys.apiserver.authz.rbac import RBACAuthorizer
@@ -47,6 +47,7 @@ MAX_LIFETIME: Final = 1 << 32
 # warned after the time they asked for. https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/
 EXTENDED_FROM: Final = 3607
 EXTENDED_LIFETIME: Final = 365 * 24 * 3600
+ISSUED: Final = "authentication.kubernetes.io/issued-credential-id"
 BINDABLE: Final = {"Pod": "pods", "Secret": "secrets", "Node": "nodes"}
 
 
@@ -60,12 +61,18 @@ class Reviews:
         rbac: RBACAuthorizer | None,
         issuer: TokenIssuer | None,
         audiences: Sequence[str],
+        *,
+        max_lifetime: int = 0,
+        extends: bool = True,
     ) -> None:
+        """`max_lifetime`: seconds tokens live at most, 0 is no limit; `extends`: see EXTENDED_LIFETIME."""
         self._tokens = tokens
         self._authorizer = authorizer
         self._rbac = rbac
         self._issuer = issuer
         self._audiences = tuple(audiences)
+        self._max_lifetime = max_lifetime
+        self._extends = extends
 
     def handlers(self) -> dict[tuple[str, str, str], Handler]:
         """By (group, resource, subresource), for the endpoints' table."""
@@ -187,10 +194,14 @@ class Reviews:
         admission = RequestAdmission(api, served, Operation.CREATE, subresource="token", kind=TOKEN_REQUEST)
         await admission.mutate(request, None)
         await admission.validate(request, None)
+        if self._max_lifetime:
+            spec["expirationSeconds"] = min(spec["expirationSeconds"], self._max_lifetime)
         if not spec.get("audiences"):
             spec["audiences"] = list(self._audiences)
         bound = self._bound_object(api, spec.get("boundObjectRef"), account)
         token, expires = self._sign(account, spec, bound)
+        if api.request.audit is not None:
+            api.request.audit.annotations[ISSUED] = f"JTI={token_id(token)}"
         metadata: Object = {
             "name": api.info.name,
             "namespace": api.info.namespace,
@@ -215,8 +226,10 @@ class Reviews:
         assert self._issuer is not None
         metadata, lifetime, warn_after = account["metadata"], spec["expirationSeconds"], 0
         of_pod = bound is not None and bound.kind == "Pod"
-        if of_pod and lifetime == EXTENDED_FROM and tuple(spec["audiences"]) == self._audiences:
+        if self._extends and of_pod and lifetime == EXTENDED_FROM and tuple(spec["audiences"]) == self._audiences:
             warn_after, lifetime = lifetime, EXTENDED_LIFETIME
+            if self._max_lifetime:
+                lifetime = max(warn_after, min(lifetime, self._max_lifetime))
         token, expires = self._issuer.bound(
             metadata["namespace"], metadata["name"], metadata["uid"], spec["audiences"], lifetime, bound, warn_after
         )

@@ -24,6 +24,7 @@ from tiphys.apiserver.authn.service_account import (
     base64url,
     key_id,
     load_private_key,
+    load_public_keys,
 )
 from tiphys.apiserver.authn.tokens import BootstrapTokens, StaticTokens, TokenAuthenticator
 from tiphys.apiserver.authn.webhook import WebhookTokens
@@ -78,12 +79,17 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
     issuer = None
     if options.service_account_key is not None:
         issuer = TokenIssuer(load_private_key(options.service_account_key), options.service_account_issuer, moment)
-    audiences = (options.service_account_issuer,)
+    audiences = options.api_audiences or (options.service_account_issuer,)
+    keys = [key for path in options.service_account_keys for key in load_public_keys(path)]
+    if issuer is not None:
+        keys.insert(0, issuer.public_key)
+    _check_token_life(options.max_token_seconds)
     tokens: list[TokenAuthenticator] = []
     if options.token_file is not None:
         tokens.append(StaticTokens.from_file(options.token_file))
-    if issuer is not None:
-        accounts = ServiceAccountTokens([issuer.public_key], [issuer.issuer], audiences, lookup, moment)
+    if keys:
+        issuers = (options.service_account_issuer, *options.service_account_issuers)
+        accounts = ServiceAccountTokens(keys, issuers, audiences, lookup, moment)
         tokens.append(accounts)
     if options.bootstrap_tokens:
         tokens.append(BootstrapTokens(lookup, moment))
@@ -116,10 +122,26 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
     ]
     server.auditor = auditor(options.audit, moment)
     rules = rbac if any(one.type == "RBAC" for one in configured) else None
-    server.extra_resources.update(Reviews(chain, authorizer, rules, issuer, audiences).handlers())
+    server.extra_resources.update(
+        Reviews(
+            chain,
+            authorizer,
+            rules,
+            issuer,
+            audiences,
+            max_lifetime=options.max_token_seconds,
+            extends=options.extend_tokens,
+        ).handlers()
+    )
     if issuer is not None:
-        server.extra_paths.update(_issuer_discovery(issuer))
+        server.extra_paths.update(_issuer_discovery(issuer, keys))
     return server
+
+
+def _check_token_life(seconds: int) -> None:
+    """Raises ValueError, in upstream's words, for a longest life of tokens that cannot be."""
+    if seconds and not 3600 <= seconds <= 1 << 32:
+        raise ValueError("the service-account-max-token-expiration must be between 1 hour and 2^32 seconds")
 
 
 def check_flow_control(options: ServerOptions) -> None:
@@ -277,16 +299,17 @@ def _node_authorizer(resources: ResourceMap, reader: CacheReader) -> NodeAuthori
     return NodeAuthorizer(PodIndex(pods), get, rules)
 
 
-def _issuer_discovery(issuer: TokenIssuer) -> dict[str, PathHandler]:
+def _issuer_discovery(issuer: TokenIssuer, public: Sequence[PublicKey]) -> dict[str, PathHandler]:
     """The two documents by which others can check our tokens. OpenID Connect Discovery 1.0."""
     configuration = {
         "issuer": issuer.issuer,
         "jwks_uri": f"{issuer.issuer}{KEY_SET}",
         "response_types_supported": ["id_token"],
         "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": [_algorithm(issuer.public_key)],
+        "id_token_signing_alg_values_supported": sorted(set(map(_algorithm, public))),
     }
-    keys = {"keys": [json_web_key(issuer.public_key)]}
+    shown = {key_id(key): json_web_key(key) for key in public}
+    keys = {"keys": list(shown.values())}
 
     async def discovery(request: Request) -> Response:
         require(request.headers.get("accept", ""), JSON)

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tiphys.apiserver.bootstrap.reconcile import ClusterFacts, authentication_data, keep, reconcile
 from tiphys.apiserver.bootstrap.writer import Writer
@@ -69,7 +69,6 @@ def parser() -> FlagParser:
         ("kubelet-client-certificate", "certificate shown to kubelets"),
         ("kubelet-client-key", "its key"),
         ("kubelet-certificate-authority", "authority of kubelets' serving certificates"),
-        ("service-account-key-file", "public key that service-account tokens are checked with"),
         ("service-account-signing-key-file", "private key that signs them"),
         ("requestheader-client-ca-file", "authority of the front proxy"),
         ("proxy-client-cert-file", "certificate the aggregator shows"),
@@ -78,8 +77,7 @@ def parser() -> FlagParser:
         ("cache-directory", "where documents are kept between starts"),
     ):
         flags.add_argument(f"--{name}", type=Path, help=help_text)
-    issuer = "https://kubernetes.default.svc.cluster.local"
-    flags.add_argument("--service-account-issuer", default=issuer, help="issuer of tokens")
+    _add_service_account_flags(flags)
     flags.listing("requestheader-allowed-names", ["front-proxy-client"], "common names of the front proxy")
     flags.boolean("anonymous-auth", True, "serve requests without credentials as system:anonymous")
     flags.boolean("enable-bootstrap-token-auth", False, "let bootstrap tokens authenticate")
@@ -113,6 +111,21 @@ def _add_store_flags(flags: FlagParser) -> None:
     )
 
 
+ISSUER: Final = "https://kubernetes.default.svc.cluster.local"
+
+
+def _add_service_account_flags(flags: FlagParser) -> None:
+    text = "issuer of tokens; may be repeated: the first signs, all are accepted"
+    flags.add_argument("--service-account-issuer", action="append", default=[], help=text)
+    text = "keys that tokens of service accounts are checked with; may be repeated"
+    flags.add_argument("--service-account-key-file", action="append", default=[], type=Path, help=text)
+    flags.listing("api-audiences", [], "whom tokens for this server are for; by default the issuer")
+    text = "longest life of a token that is asked for"
+    flags.add_argument("--service-account-max-token-expiration", type=duration, default=timedelta(0), help=text)
+    text = "let tokens of pods live longer than they say, for clients that do not renew them"
+    flags.boolean("service-account-extend-token-expiration", True, text)
+
+
 def _add_flow_control_flags(flags: FlagParser) -> None:
     flags.boolean("enable-priority-and-fairness", True, "queue requests by flow schemas and priority levels")
     text = "with --max-mutating-requests-inflight the seats of the server; without fairness, reads served at once"
@@ -141,7 +154,12 @@ def options_of(found: Any, arguments: Sequence[str] = ()) -> ServerOptions:
         kubelet_client_key=found.kubelet_client_key,
         kubelet_ca=found.kubelet_certificate_authority,
         node_network_namespaces=found.node_network_namespaces,
-        service_account_issuer=found.service_account_issuer,
+        service_account_issuer=(found.service_account_issuer or [ISSUER])[0],
+        service_account_issuers=tuple(found.service_account_issuer[1:]),
+        service_account_keys=tuple(found.service_account_key_file),
+        api_audiences=tuple(found.api_audiences),
+        max_token_seconds=int(found.service_account_max_token_expiration.total_seconds()),
+        extend_tokens=found.service_account_extend_token_expiration,
         service_account_key=found.service_account_signing_key_file,
         token_file=found.token_auth_file,
         anonymous=found.anonymous_auth,

@@ -11,11 +11,13 @@ import aiohttp
 import pytest
 import yaml
 from aiohttp import web
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from tests.integration.apiserver.cluster import Cluster, secured_cluster
 from tests.integration.apiserver.https_service import Service, https_service
 from tiphys.apiserver.access_options import AccessOptions, OidcOptions
+from tiphys.apiserver.audit.options import AuditOptions
 from tiphys.apiserver.authn.service_account import PrivateKey, TokenIssuer
 from tiphys.apiserver.pki import Authority
 from tiphys.apiserver.security import json_web_key
@@ -380,6 +382,44 @@ async def test_a_proxy_is_believed_by_its_certificate(tmp_path: Path) -> None:
         assert (await asked(client, "root"))["username"] == "root"
 
 
+# --- service accounts -------------------------------------------------------------------------------
+
+
+async def test_keys_issuers_and_audiences_of_service_accounts(tmp_path: Path) -> None:
+    old = ec.generate_private_key(ec.SECP256R1())
+    pem = old.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    keys = tmp_path / "old.pub"
+    keys.write_bytes(pem)
+    log = tmp_path / "audit.log"
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n")
+    async with secured_cluster(
+        tmp_path,
+        service_account_keys=(keys,),
+        service_account_issuers=("https://before",),
+        api_audiences=("api", "more"),
+        max_token_seconds=7200,
+        audit=AuditOptions(policy=policy, log_path=str(log)),
+    ) as cluster:
+        account = await cluster.api.get("/api/v1/namespaces/d/serviceaccounts/default")
+        before = TokenIssuer(old, "https://before", SystemClock())
+        token, _ = before.bound("d", "default", account["metadata"]["uid"], ["more"], 600)
+        assert (await who(cluster, token))["username"] == "system:serviceaccount:d:default"
+        token, _ = before.bound("d", "default", account["metadata"]["uid"], ["else"], 600)
+        assert await who(cluster, token) is None
+        stranger = TokenIssuer(ec.generate_private_key(ec.SECP256R1()), "https://before", SystemClock())
+        token, _ = stranger.bound("d", "default", account["metadata"]["uid"], ["api"], 600)
+        assert await who(cluster, token) is None
+        request = {"spec": {"expirationSeconds": 100_000}}
+        made = await cluster.api.post("/api/v1/namespaces/d/serviceaccounts/default/token", request)
+        assert (made["spec"]["audiences"], made["spec"]["expirationSeconds"]) == (["api", "more"], 7200)
+        user = await who(cluster, made["status"]["token"])
+        (credential,) = user["extra"]["authentication.kubernetes.io/credential-id"]
+        issued = [line for line in log.read_text().splitlines() if "issued-credential-id" in line]
+        assert f'"authentication.kubernetes.io/issued-credential-id":"{credential}"' in issued[0]
+        assert len((await cluster.api.get("/openid/v1/jwks"))["keys"]) == 2
+
+
 # --- what cannot be ---------------------------------------------------------------------------------
 
 HERE = Path("/nowhere")
@@ -416,6 +456,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"access": AccessOptions(webhook=HERE)},
         "cannot specify --authorization-webhook-config-file without mode Webhook",
+    ),
+    (
+        {"max_token_seconds": 60},
+        "the service-account-max-token-expiration must be between 1 hour and 2^32 seconds",
     ),
     ({"token_file": HERE}, "open /nowhere: no such file or directory"),
 ]

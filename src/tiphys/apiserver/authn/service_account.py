@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.x509 import load_pem_x509_certificate
 
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authn.tokens import InvalidToken, Lookup
+from tiphys.apiserver.configfile import ConfigError, read
 from tiphys.base.clock import Clock
 from tiphys.machinery.time import parse_rfc3339
 
@@ -88,6 +91,35 @@ def load_private_key(path: Path) -> PrivateKey:
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise ValueError(f"{path} must hold an RSA or ECDSA private key")
     return key
+
+
+_PEM: Final = re.compile(rb"-----BEGIN ([A-Z ]+)-----.*?-----END \1-----", re.DOTALL)
+
+
+def load_public_keys(path: Path) -> list[PublicKey]:
+    """Every key of a PEM file: public keys, and the public halves of private keys and certificates.
+
+    Raises ConfigError naming the file when there is none.
+    """
+    found: list[PublicKey] = []
+    for block in _PEM.finditer(read(path)):
+        kind, data = block[1], block[0]
+        try:
+            if kind == b"CERTIFICATE":
+                key: object = load_pem_x509_certificate(data).public_key()
+            elif kind.endswith(b"PRIVATE KEY"):
+                key = serialization.load_pem_private_key(data, password=None).public_key()
+            else:
+                key = serialization.load_pem_public_key(data)
+        except (ValueError, TypeError):
+            continue
+        if isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+            found.append(key)
+    if not found:
+        raise ConfigError(
+            f"error reading public key file {path}: data does not contain any valid RSA or ECDSA public keys"
+        )
+    return found
 
 
 class TokenIssuer:
@@ -159,6 +191,11 @@ class TokenIssuer:
         else:
             signature = self._key.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256())
         return f"{signed}.{base64url(signature)}"
+
+
+def token_id(token: str) -> str:
+    """The id (claim `jti`) of a token we have signed."""
+    return str(orjson.loads(_decode(token.split(".")[1])).get("jti", ""))
 
 
 def _verify(key: PublicKey, algorithm: str, signed: bytes, signature: bytes) -> bool:

@@ -171,7 +171,8 @@ class ApiHandler:
             request.audit = auditor.begin(request, info, user)
             if request.audit is not None:
                 await received(auditor)
-        if "impersonate-user" in request.headers or "impersonate-group" in request.headers:
+        headers = request.headers
+        if "impersonate-user" in headers or "impersonate-group" in headers or "impersonate-uid" in headers:
             asking = user
             user = await settled(lambda: impersonate(asking, request.headers, self._services.authorizer))
             if request.audit is not None:
