@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from tests.unit.kubelet.builders import make_pod
 from tiphys.api.csi import csi_pb2 as csi
 from tiphys.api.storage.v1 import CSIDriverSpec
-from tiphys.kubelet.csi.attach import attachment_name, unique_name
+from tiphys.base.clock import FakeClock
+from tiphys.client import Client
+from tiphys.kubelet.csi.attach import Attachments, attachment_name, unique_name
 from tiphys.kubelet.csi.client import CSIClient, CSIError
 from tiphys.kubelet.csi.drivers import Driver
 from tiphys.kubelet.csi.record import EPHEMERAL, Progress, Record, pod_of, records, staging_path, target_path
@@ -135,3 +137,20 @@ def test_errors_that_may_have_happened_after_all() -> None:
     assert CSIError("Internal", "").final
     assert CSIError("OutOfRange", "").infeasible
     assert str(CSIError("Internal", "broken")) == "rpc error: code = Internal desc = broken"
+
+
+def test_volumes_are_in_use_while_their_driver_wants_them_attached() -> None:
+    reports: list[tuple[str, ...]] = []
+    held = Attachments(cast("Client", None), FakeClock(), lambda: None, lambda: reports.append(held.in_use()))
+    held.hold("d", "h", "u1")
+    held.hold("d", "h", "u2")
+    held.hold("other", "h", "u1")
+    held.driver_changed("d", wants_attaching=False)
+    assert held.in_use() == ("kubernetes.io/csi/other^h",)
+    held.driver_changed("d", wants_attaching=True)
+    assert held.in_use() == ("kubernetes.io/csi/d^h", "kubernetes.io/csi/other^h")
+    held.release("d", "h", "u1")
+    assert "kubernetes.io/csi/d^h" in held.in_use()
+    held.release("d", "h", "u2")
+    assert held.in_use() == ("kubernetes.io/csi/other^h",)
+    assert reports[-1] == held.in_use()

@@ -53,11 +53,21 @@ class Attachments:
         self._node = node
         self._report = report
         self._users: dict[str, set[str]] = {}  # pods by volume
+        self._unattached: set[str] = set()  # drivers that say they need no attaching
         self._seen = asyncio.Event()
 
     def in_use(self) -> tuple[str, ...]:
         """For the Node's volumesInUse."""
-        return tuple(sorted(self._users))
+        vain = tuple(unique_name(driver, "") for driver in self._unattached)
+        return tuple(sorted(name for name in self._users if not name.startswith(vain)))
+
+    def driver_changed(self, driver: str, *, wants_attaching: bool) -> None:
+        """A driver does without from now on, or does not any more: its volumes are in use in vain, or again."""
+        before = self.in_use()
+        (self._unattached.discard if wants_attaching else self._unattached.add)(driver)
+        if self.in_use() != before:
+            self._report()
+        self.look_again()
 
     def look_again(self) -> None:
         """The Node has changed, or what drivers want."""

@@ -14,11 +14,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
-from weakref import WeakValueDictionary
 
 from tiphys.api.core.v1 import Secret, SecretReference
 from tiphys.api.csi import csi_pb2 as csi
@@ -38,7 +36,8 @@ from tiphys.kubelet.csi.request import (
     pod_info,
     usage_of,
 )
-from tiphys.kubelet.mounts import is_mount, unmount
+from tiphys.kubelet.csi.staging import Staging, remove_target, stages
+from tiphys.kubelet.mounts import is_mount
 from tiphys.kubelet.paths import Paths
 from tiphys.kubelet.volumes.expansion import LOOK_EVERY
 from tiphys.kubelet.volumes.ownership import apply_fs_group
@@ -60,6 +59,7 @@ class Tools:
     drivers: Drivers
     driver_objects: SharedInformer[CSIDriver]
     attachments: Attachments
+    staging: Staging
     tokens: TokenManager
     paths: Paths
     node_name: str
@@ -70,8 +70,6 @@ class Mounter:
 
     def __init__(self, tools: Tools) -> None:
         self._t = tools
-        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
-        self._staged: set[Path] = set()
         self._published: set[Path] = set()
 
     async def recover(self) -> None:
@@ -79,6 +77,7 @@ class Mounter:
         for directory, record in await asyncio.to_thread(lambda: list(records(self._t.paths))):
             if record.attachment:
                 self._t.attachments.hold(record.driver, record.handle, pod_of(directory))
+        await self._t.staging.recover()
 
     # -- up ------------------------------------------------------------------------------------------
 
@@ -106,8 +105,8 @@ class Mounter:
             if found is None:
                 return await self.mount(request, directory)  # the driver has changed its mind meanwhile
             context = found
-        async with self._lock(record):
-            if _stages(driver, record) and staging_path(self._t.paths, record) not in self._staged:
+        async with self._t.staging.lock(record):
+            if stages(driver, record) and not self._t.staging.is_staged(record):
                 await self._stage(driver, request, record, directory, context)
             await self._publish(driver, request, record, directory, context, spec)
             if owns_files(request, driver, spec):
@@ -164,15 +163,13 @@ class Mounter:
             secrets=await self._secret(request.stage_secret),
             volume_context=request.attributes,
         )
-        await asyncio.to_thread(staging.mkdir, 0o750, parents=True, exist_ok=True)
         await asyncio.to_thread(replace(record, progress=Progress.STAGING).save, directory)
         try:
-            await driver.client.stage(call)
+            await self._t.staging.stage(driver, record, call)
         except CSIError as error:
             if error.final:
                 await asyncio.to_thread(record.save, directory)
             raise
-        self._staged.add(staging)
 
     async def _publish(
         self,
@@ -184,11 +181,11 @@ class Mounter:
         spec: CSIDriverSpec | None,
     ) -> None:
         target = target_path(self._t.paths, record, directory)
-        stages = _stages(driver, record)
+        staged = stages(driver, record)
         call = csi.NodePublishVolumeRequest(
             volume_id=request.handle,
             publish_context=context,
-            staging_target_path=str(staging_path(self._t.paths, record)) if stages else "",
+            staging_target_path=str(staging_path(self._t.paths, record)) if staged else "",
             target_path=str(target),
             volume_capability=capability(request, driver),
             readonly=request.read_only,
@@ -206,7 +203,7 @@ class Mounter:
             await driver.client.publish(call)
         except CSIError as error:
             if error.final and target not in self._published:
-                before = Progress.STAGING if stages else Progress.ATTACHING
+                before = Progress.STAGING if staged else Progress.ATTACHING
                 await asyncio.to_thread(replace(record, progress=before).save, directory)
             raise
 
@@ -230,7 +227,7 @@ class Mounter:
         call = csi.NodeGetVolumeStatsRequest(
             volume_id=record.handle,
             volume_path=str(target_path(self._t.paths, record, directory)),
-            staging_target_path=str(staging_path(self._t.paths, record)) if _stages(driver, record) else "",
+            staging_target_path=str(staging_path(self._t.paths, record)) if stages(driver, record) else "",
         )
         return usage_of(await driver.client.stats(call))
 
@@ -242,16 +239,16 @@ class Mounter:
         if not driver.has(_RPC.EXPAND_VOLUME):
             return False
         record = Record(driver=request.driver, handle=request.handle, volume=request.volume, block=request.block)
-        stages = _stages(driver, record)
+        staged = stages(driver, record)
         call = csi.NodeExpandVolumeRequest(
             volume_id=request.handle,
             volume_path=str(target_path(self._t.paths, record, directory)),
             capacity_range=csi.CapacityRange(required_bytes=size),
-            staging_target_path=str(staging_path(self._t.paths, record)) if stages else "",
+            staging_target_path=str(staging_path(self._t.paths, record)) if staged else "",
             volume_capability=capability(request, driver),
             secrets=await self._secret(secret),
         )
-        async with self._lock(record):
+        async with self._t.staging.lock(record):
             try:
                 await driver.client.expand(call)
             except CSIError as error:
@@ -265,46 +262,30 @@ class Mounter:
         record = await asyncio.to_thread(Record.load, directory)
         if record is None:
             return
-        async with self._lock(record):
+        async with self._t.staging.lock(record):
             try:
                 await self._undo(record, directory)
             except VolumeError as error:
                 raise OSError(f'Unmounter.TearDownAt failed for volume "{record.volume}" : {error}') from error
             await asyncio.to_thread((directory / FILE).unlink, missing_ok=True)
+        if record.lifecycle == PERSISTENT and record.progress != Progress.ATTACHING:
+            self._t.staging.unstage_soon(record)
         if record.attachment:
             self._t.attachments.release(record.driver, record.handle, pod_of(directory))
 
     async def _undo(self, record: Record, directory: Path) -> None:
-        if record.progress == Progress.ATTACHING:
+        """Unpublish it, where that may have been done."""
+        if record.progress != Progress.PUBLISHING:
             return
         driver = self._t.drivers.get(record.driver)
         target = target_path(self._t.paths, record, directory)
-        if record.progress == Progress.PUBLISHING:
-            await driver.client.unpublish(
-                csi.NodeUnpublishVolumeRequest(volume_id=record.handle, target_path=str(target))
-            )
-            self._published.discard(target)
-            await asyncio.to_thread(_remove_target, target)
-            await asyncio.to_thread(replace(record, progress=Progress.STAGING).save, directory)
-        if not _stages(driver, record) or await asyncio.to_thread(self._is_shared, record, directory):
-            return
-        staging = staging_path(self._t.paths, record)
-        call = csi.NodeUnstageVolumeRequest(volume_id=record.handle, staging_target_path=str(staging))
-        await driver.client.unstage(call)
-        self._staged.discard(staging)
-        await asyncio.to_thread(_remove_target, staging)
-
-    def _is_shared(self, record: Record, directory: Path) -> bool:
-        """Whether another pod of the node has the volume staged. Reads files."""
-        return any(
-            other != directory and found.same_volume(record) and found.progress != Progress.ATTACHING
-            for other, found in records(self._t.paths)
-        )
+        request = csi.NodeUnpublishVolumeRequest(volume_id=record.handle, target_path=str(target))
+        await driver.client.unpublish(request)
+        self._published.discard(target)
+        await asyncio.to_thread(remove_target, target)
+        await asyncio.to_thread(replace(record, progress=Progress.STAGING).save, directory)
 
     # -- parts ---------------------------------------------------------------------------------------
-
-    def _lock(self, record: Record) -> asyncio.Lock:
-        return self._locks.setdefault((record.driver, record.handle), asyncio.Lock())
 
     async def _spec(self, name: str) -> CSIDriverSpec | None:
         await self._t.driver_objects.synced()
@@ -324,18 +305,3 @@ class Mounter:
                 f"failed to find the secret {reference.name} in the namespace {reference.namespace} with error: {error}"
             ) from error
         return {key: value.decode(errors="surrogateescape") for key, value in found.data.items()}
-
-
-def _stages(driver: Driver, record: Record) -> bool:
-    """Whether the volume is mounted for the node before it is for a pod. An inline volume has one pod only."""
-    return record.lifecycle == PERSISTENT and driver.has(_RPC.STAGE_UNSTAGE_VOLUME)
-
-
-def _remove_target(path: Path) -> None:
-    """Remove what a driver may leave of a path it mounted at. A mount that is left is taken away first."""
-    unmount(path)
-    with suppress(FileNotFoundError):
-        if path.is_dir() and not path.is_symlink():
-            path.rmdir()
-        else:
-            path.unlink()

@@ -4,8 +4,10 @@
  <root>/pods/<uid>/volumes/kubernetes.io~csi/<volume>/vol_data.json      the record
                                                      /mount              published (a file system)
  <root>/plugins/kubernetes.io/csi/<driver>/<sha256 of the handle>/globalmount            staged
+                                                                /vol_data.json          the record of that
  <root>/plugins/kubernetes.io/csi/volumeDevices/staging/<volume>                         staged (a device)
                                                /publish/<volume>/<uid>                   published (a device)
+                                               /<volume>/data/vol_data.json              the record of its staging
 ```
 Drivers look at these paths: they are upstream's.
 """
@@ -88,6 +90,23 @@ def staging_path(paths: Paths, record: Record) -> Path:
     if record.block:
         return root / "volumeDevices" / "staging" / record.volume
     return root / record.driver / sha256(record.handle.encode()).hexdigest() / "globalmount"
+
+
+def record_directory(paths: Paths, record: Record) -> Path:
+    """Where it is written down that the volume is staged."""
+    if record.block:
+        return paths.plugins / NAME / "volumeDevices" / record.volume / "data"
+    return staging_path(paths, record).parent
+
+
+def staged_records(paths: Paths) -> Iterator[Record]:
+    """What is staged, or may be. Reads files."""
+    for file in sorted((paths.plugins / NAME).glob(f"*/*/{FILE}")) + sorted(
+        (paths.plugins / NAME / "volumeDevices").glob(f"*/data/{FILE}")
+    ):
+        record = Record.load(file.parent)
+        if record is not None:
+            yield record
 
 
 def target_path(paths: Paths, record: Record, directory: Path) -> Path:

@@ -17,6 +17,7 @@ from tiphys.kubelet.csi.drivers import Drivers
 from tiphys.kubelet.csi.limits import LimitReports
 from tiphys.kubelet.csi.mounter import Mounter, Tools
 from tiphys.kubelet.csi.nodes import NodeObjects
+from tiphys.kubelet.csi.staging import Staging
 from tiphys.kubelet.csi.volumes import InlineCSI, PersistentCSI
 from tiphys.kubelet.paths import Paths
 from tiphys.kubelet.plugins.registry import PluginHandler, PluginRegistry
@@ -47,14 +48,17 @@ class CSI:
         self._registry_directory: Path = paths.root / "plugins_registry"
         self.drivers = Drivers(self._nodes)
         self.attachments = Attachments(client, clock, lambda: self._node(), lambda: self._report())
-        look = self.attachments.look_again
-        driver_objects.add_handler(lambda _: look(), lambda _, new: look(), lambda _: look())
+        driver_objects.add_handler(
+            self._driver_seen, lambda _, new: self._driver_seen(new), lambda old: self._driver_seen(old, gone=True)
+        )
+        self._staging = Staging(self.drivers, self.attachments, paths, clock)
         self.mounter = Mounter(
             Tools(
                 client=client,
                 drivers=self.drivers,
                 driver_objects=driver_objects,
                 attachments=self.attachments,
+                staging=self._staging,
                 tokens=tokens,
                 paths=paths,
                 node_name=node_name,
@@ -67,6 +71,10 @@ class CSI:
     def bind(self, node: Callable[[], Node | None], report: Callable[[], None]) -> None:
         """Where the Node is seen, and how its status is written soon."""
         self._node, self._report = node, report
+
+    def _driver_seen(self, driver: CSIDriver, *, gone: bool = False) -> None:
+        wants = gone or driver.spec.attach_required is not False
+        self.attachments.driver_changed(driver.metadata.name, wants_attaching=wants)
 
     async def run(self) -> None:
         """Register drivers, until cancelled. The Node must be registered."""
@@ -82,6 +90,7 @@ class CSI:
         try:
             async with Supervised(self._clock) as tasks:
                 tasks.spawn(registry.run, name="plugin registration")
+                tasks.spawn(self._staging.run, name="unstaging")
                 tasks.spawn(self._limits.run, name="CSI volume limits")
                 await tasks.wait()
         finally:
