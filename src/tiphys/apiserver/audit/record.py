@@ -58,6 +58,7 @@ class Record:
         self._received = received
         self._emit = emit
         self.impersonated: UserInfo | None = None
+        self.constraint = ""  # of the impersonation
         self.authorized = False
         self.annotations: dict[str, str] = {}
 
@@ -103,6 +104,8 @@ class Record:
         }
         if self.impersonated is not None:
             event["impersonatedUser"] = user_json(self.impersonated)
+        if self.constraint:
+            event["authenticationMetadata"] = {"impersonationConstraint": self.constraint}
         event["sourceIPs"] = _sources(request)
         if agent := request.headers.get("user-agent"):
             event["userAgent"] = agent

@@ -6,6 +6,7 @@ https://kubernetes.io/docs/reference/access-authn-authz/authentication/#user-imp
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
@@ -19,6 +20,7 @@ from tiphys.apiserver.authn.service_account import ALL_GROUP, USER_PREFIX
 from tiphys.apiserver.authz.interface import Attributes, Authorizer
 from tiphys.apiserver.authz.wording import forbidden_error
 from tiphys.machinery.errors import bad_request
+from tiphys.machinery.field import quote
 
 _USER: Final = "impersonate-user"
 _GROUP: Final = "impersonate-group"
@@ -26,42 +28,78 @@ _UID: Final = "impersonate-uid"
 _EXTRA: Final = "impersonate-extra-"
 
 
-def impersonate(user: UserInfo, headers: Mapping[str, str], authorizer: Authorizer) -> UserInfo:
-    """The identity a request acts with: `user`, or the one its headers name if `user` may act as that.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Whom the headers name; `name` "" names nobody."""
 
-    `headers` by lower-case name, repeated ones joined with ", ". Raises StatusError: 403 when `user`
-    may not impersonate one of the named things, 400 for groups or extras without a user.
-    """
-    name = headers.get(_USER, "")
+    name: str
+    uid: str
+    groups: tuple[str, ...]
+    extra: Mapping[str, tuple[str, ...]]
+
+    def identity(self) -> UserInfo:
+        """The identity, with the groups that go with the name."""
+        return UserInfo(self.name, self.uid, _groups(self.name, list(self.groups)), self.extra)
+
+
+def wanted_by(headers: Mapping[str, str]) -> Wanted:
+    """Whom `headers`, by lower-case name, repeated ones joined with ", ", name."""
     groups = [group.strip() for group in headers.get(_GROUP, "").split(",") if group.strip()]
-    uid = headers.get(_UID, "")
     extra = {
         unquote(header.removeprefix(_EXTRA)): tuple(part.strip() for part in value.split(","))
         for header, value in headers.items()
         if header.startswith(_EXTRA)
     }
-    if not name:
-        if groups or uid or extra:
-            raise bad_request("requested [{} {}] without impersonating a user".format(_GROUP, " ".join(groups)).strip())
+    return Wanted(headers.get(_USER, ""), headers.get(_UID, ""), tuple(groups), extra)
+
+
+def service_account_of(name: str) -> tuple[str, str] | None:
+    """Namespace and name of the service account a user is; None for others."""
+    if not name.startswith(USER_PREFIX):
+        return None
+    namespace, _, account = name.removeprefix(USER_PREFIX).partition(":")
+    return (namespace, account) if namespace and account and ":" not in account else None
+
+
+def impersonate(user: UserInfo, headers: Mapping[str, str], authorizer: Authorizer) -> UserInfo:
+    """The identity a request acts with: `user`, or the one its headers name if `user` may act as that.
+
+    `headers` as in `wanted_by`. Raises StatusError: 403 when `user` may not impersonate one of the named things, 400
+    for groups or extras without a user.
+    """
+    wanted = wanted_by(headers)
+    if not wanted.name:
+        if wanted.groups or wanted.uid or wanted.extra:
+            raise bad_request(f"requested {_as_go(wanted)} without impersonating a user name")
         return user
-    checks = [_user_check(user, name)]
-    checks += [_check(user, "", "groups", group) for group in groups]
-    if uid:
-        checks.append(_check(user, "authentication.k8s.io", "uids", uid))
-    for key, values in extra.items():
+    checks = [_user_check(user, wanted.name)]
+    checks += [_check(user, "", "groups", group) for group in wanted.groups]
+    if wanted.uid:
+        checks.append(_check(user, "authentication.k8s.io", "uids", wanted.uid))
+    for key, values in wanted.extra.items():
         checks += [_check(user, "authentication.k8s.io", "userextras", value, key) for value in values]
     for check in checks:
         decision = authorizer.authorize(check)
         if not decision.allowed:
             raise forbidden_error(check, decision.reason)
-    return UserInfo(name, uid, _groups(name, groups), extra)
+    return wanted.identity()
+
+
+def _as_go(wanted: Wanted) -> str:
+    """The headers as upstream shows them: a Go value."""
+
+    def strings(values: tuple[str, ...]) -> str:
+        return "[]string{" + ", ".join(map(quote, values)) + "}" if values else "[]string(nil)"
+
+    extra = ", ".join(f"{quote(key)}:{strings(values)}" for key, values in sorted(wanted.extra.items()))
+    shown = "map[string][]string" + ("{" + extra + "}" if extra else "(nil)")
+    return f'&user.DefaultInfo{{Name:"", UID:{quote(wanted.uid)}, Groups:{strings(wanted.groups)}, Extra:{shown}}}'
 
 
 def _user_check(user: UserInfo, name: str) -> Attributes:
-    if name.startswith(USER_PREFIX):
-        namespace, _, account = name.removeprefix(USER_PREFIX).partition(":")
-        if namespace and account and ":" not in account:
-            return _check(user, "", "serviceaccounts", account, namespace=namespace)
+    account = service_account_of(name)
+    if account is not None:
+        return _check(user, "", "serviceaccounts", account[1], namespace=account[0])
     return _check(user, "", "users", name)
 
 

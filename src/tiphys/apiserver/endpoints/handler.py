@@ -19,7 +19,7 @@ import orjson
 from tiphys.apiserver.audit.auditor import Auditor
 from tiphys.apiserver.audit.record import DECISION, REASON
 from tiphys.apiserver.audit.stages import end_record, panicked, received, refuse_record
-from tiphys.apiserver.authn.impersonation import impersonate
+from tiphys.apiserver.authn.constrained import act_as
 from tiphys.apiserver.authn.interface import Authenticator
 from tiphys.apiserver.authz.interface import Attributes, Undecided, settled
 from tiphys.apiserver.authz.wording import forbidden_error
@@ -173,10 +173,12 @@ class ApiHandler:
                 await received(auditor)
         headers = request.headers
         if "impersonate-user" in headers or "impersonate-group" in headers or "impersonate-uid" in headers:
-            asking = user
-            user = await settled(lambda: impersonate(asking, request.headers, self._services.authorizer))
+            request.user = user
+            asked, authorizer = _attributes(request, info), self._services.authorizer
+            user, constraint = await settled(lambda: act_as(asked.user, headers, authorizer, asked))
             if request.audit is not None:
                 request.audit.impersonated = user
+                request.audit.constraint = constraint
         request.user = user
         if self._gate is None:
             return await self._serve_admitted(request, info)
