@@ -37,6 +37,7 @@ from tiphys.machinery.meta import ObjectName
 
 OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service"
 FORCE_DETACH_AFTER: Final = timedelta(minutes=6)
+ATTACH_WITHIN: Final = timedelta(minutes=2)  # then pods are told that nobody attaches
 RETRY: Final = RequeueAfter(timedelta(seconds=15))
 BY_NODE: Final = "node"
 BY_CLAIM: Final = "claim"
@@ -159,8 +160,8 @@ class AttachDetachController(Controller[Place]):
             await self._list_on_node(key.node, source, attached)
             if attached and attachment.metadata.deletion_timestamp is None:
                 self._say_attached(users, volume)
-            elif attachment.status.attach_error is not None:
-                self._say_failed(users, volume, attachment.status.attach_error.message)
+            elif not attached:
+                return self._wait(users, volume, attachment)
             return DONE
         if attachment is None:
             await self._list_on_node(key.node, source, False)
@@ -209,6 +210,23 @@ class AttachDetachController(Controller[Place]):
         for pod in users:
             if pod.status.phase in ("", "Pending"):
                 self._recorder.event(pod, NORMAL, "SuccessfulAttachVolume", text)
+
+    def _wait(self, users: list[Pod], volume: PersistentVolume, attachment: VolumeAttachment) -> Result:
+        """Say why it is not attached yet: what the driver says, or that nobody has answered for long."""
+        if attachment.status.attach_error is not None:
+            self._say_failed(users, volume, attachment.status.attach_error.message)
+            return DONE
+        source, made = volume.spec.csi, attachment.metadata.creation_timestamp
+        assert source is not None
+        left = ATTACH_WITHIN - (self.clock.now() - made) if made is not None else ATTACH_WITHIN
+        if left > timedelta(0):
+            return RequeueAfter(left)
+        text = (
+            f"timed out waiting for external-attacher of {source.driver} CSI driver "
+            f"to attach volume {source.volume_handle}"
+        )
+        self._say_failed(users, volume, text)
+        return RequeueAfter(ATTACH_WITHIN)
 
     def _say_failed(self, users: list[Pod], volume: PersistentVolume, message: str) -> None:
         text = f'AttachVolume.Attach failed for volume "{volume.metadata.name}" : {message}'

@@ -140,3 +140,17 @@ async def test_why_attaching_failed_is_said_at_the_pod() -> None:
         world.api.change(ATTACHMENTS, "", found["metadata"]["name"], failed)
         await world.pass_time(2)
     assert ("FailedAttachVolume", 'AttachVolume.Attach failed for volume "v" : no room') in world.events()
+
+
+async def test_that_nobody_attaches_is_said_after_two_minutes() -> None:
+    world = Cluster()
+    world.use("p", "n1")
+    said = (
+        'AttachVolume.Attach failed for volume "v" : timed out waiting for external-attacher of driver CSI driver '
+        "to attach volume handle"
+    )
+    async with world.running(AttachDetachController, kubelet=False):
+        await world.pass_time(100, step=5)
+        assert ("FailedAttachVolume", said) not in world.events()
+        await world.pass_time(30, step=5)
+        assert ("FailedAttachVolume", said) in world.events()
