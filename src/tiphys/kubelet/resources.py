@@ -24,6 +24,11 @@ Kind = Literal["requests", "limits"]
 Amounts = dict[str, Quantity]
 
 
+def is_extended_resource(name: str) -> bool:
+    """Whether a resource is not Kubernetes' own: it has a domain, and not kubernetes.io."""
+    return "/" in name and "kubernetes.io/" not in name
+
+
 def container_amounts(container: AnyContainer, kind: Kind) -> Amounts:
     """The requests or limits of one container."""
     resources = container.resources

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.unit.kubelet.builders import START, make_pod
+from tiphys.api.core.v1 import NodeStatus
 from tiphys.api.cri import api_pb2 as cri
 from tiphys.kubelet.cgroups.tree import CgroupTree, Limits, pod_limits
 from tiphys.kubelet.cgroups.v2 import CgroupV2
@@ -18,7 +19,8 @@ from tiphys.kubelet.eviction.ranking import rank
 from tiphys.kubelet.eviction.signals import Observation, Threshold
 from tiphys.kubelet.gc.images import removable
 from tiphys.kubelet.gc.logs import tidy
-from tiphys.kubelet.node.status import allocatable_of
+from tiphys.kubelet.node.machine import Machine
+from tiphys.kubelet.node.status import StatusFacts, allocatable_of, node_status, status_patch
 from tiphys.kubelet.pods.admission import admit
 from tiphys.kubelet.server.logformat import LogLine, parse_line
 from tiphys.kubelet.server.logs import LogOptions, tail_offset
@@ -91,6 +93,47 @@ def test_allocatable_leaves_room_for_the_system() -> None:
         capacity, ({"cpu": "500m"}, {"memory": "24Mi"}), {"memory.available": "100Mi", "nodefs.available": "10%"}
     )
     assert found == {"cpu": "3500m", "memory": "900Mi", "ephemeral-storage": "921600", "pods": "110"}
+
+
+def reported(capacity: dict[str, str], allocatable: dict[str, str]) -> tuple[NodeStatus, dict[str, Any]]:
+    """The status of a node of one CPU whose API object has these amounts, and the patch that reports it."""
+    machine = Machine(
+        cpus=1,
+        memory=2**30,
+        disk=2**30,
+        swap=0,
+        machine_id="m",
+        system_uuid="s",
+        boot_id="b",
+        kernel="6.1",
+        os_image="Linux",
+        architecture="amd64",
+    )
+    facts = StatusFacts(
+        machine=machine,
+        hostname="n",
+        ips=("10.0.0.1",),
+        port=10250,
+        capacity={"cpu": "1"},
+        allocatable={"cpu": "900m"},
+        runtime=cri.VersionResponse(runtime_name="r", runtime_version="1"),
+    )
+    old = NodeStatus(capacity=capacity, allocatable=allocatable)
+    new = node_status(facts, old, START)
+    return new, status_patch(old, new)["status"]
+
+
+def test_a_resource_that_an_administrator_advertises_is_for_pods() -> None:
+    status, patch = reported({"cpu": "1", "example.com/dongle": "4"}, {"cpu": "900m"})
+    assert status.capacity == {"cpu": "1", "example.com/dongle": "4"}
+    assert status.allocatable == {"cpu": "900m", "example.com/dongle": "4"}
+    assert (patch.get("capacity", {}), patch["allocatable"]) == ({}, {"example.com/dongle": "4"})
+
+
+def test_a_resource_that_an_administrator_took_away_is_no_longer_for_pods() -> None:
+    status, patch = reported({"cpu": "2"}, {"cpu": "900m", "example.com/dongle": "4"})
+    assert status.allocatable == {"cpu": "900m"}
+    assert (patch["capacity"], patch["allocatable"]) == ({"cpu": "1"}, {"example.com/dongle": None})
 
 
 @pytest.mark.parametrize(

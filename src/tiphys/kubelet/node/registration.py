@@ -125,15 +125,15 @@ class NodeRegistration:
         assert self.node is not None
         facts = await self._facts()
         now = self._clock.now()
-        fresh = node_status(facts, self.node.status, now)
-        since = timedelta(seconds=min(self._clock.monotonic() - self._reported_at, 1e6))
-        if not worth_reporting(self.node.status, fresh, since, self._config.node_status_report_frequency):
-            return
         before = self.node.status
+        fresh = node_status(facts, before, now)
+        since = timedelta(seconds=min(self._clock.monotonic() - self._reported_at, 1e6))
+        if not worth_reporting(before, fresh, since, self._config.node_status_report_frequency):
+            return
         self.node = await self._client.patch(
             Node,
             ObjectName("", self._flags.node_name),
-            status_patch(fresh),
+            status_patch(before, fresh),
             patch_type=PatchType.STRATEGIC,
             subresource="status",
         )

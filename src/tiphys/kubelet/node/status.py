@@ -28,6 +28,7 @@ from tiphys.api.core.v1 import (
 )
 from tiphys.api.cri import api_pb2 as cri
 from tiphys.kubelet.node.machine import Machine
+from tiphys.kubelet.resources import is_extended_resource
 from tiphys.machinery.quantity import Quantity
 
 VERSION: Final = "v1.36.2"
@@ -99,11 +100,20 @@ def allocatable_of(
 
 
 def node_status(facts: StatusFacts, old: NodeStatus, now: datetime) -> NodeStatus:
-    """The status to report; `old` is what the API has, for times and for what others own."""
+    """The status to report; `old` is what the API has, for times and for what others own.
+
+    Extended resources that an administrator has put into the capacity stay, and pods may use all of them:
+    https://kubernetes.io/docs/tasks/administer-cluster/extended-resource-node/
+    """
     machine = facts.machine
+    advertised = {
+        name: amount
+        for name, amount in old.capacity.items()
+        if name not in facts.capacity and is_extended_resource(name)
+    }
     return NodeStatus(
-        capacity=facts.capacity,
-        allocatable=facts.allocatable,
+        capacity={**advertised, **facts.capacity},
+        allocatable={**advertised, **facts.allocatable},
         conditions=_conditions(facts.health, old.conditions, now),
         addresses=(
             *(NodeAddress(type="InternalIP", address=ip) for ip in facts.ips),
@@ -132,14 +142,27 @@ def node_status(facts: StatusFacts, old: NodeStatus, now: datetime) -> NodeStatu
     )
 
 
-def status_patch(new: NodeStatus) -> dict[str, Any]:
-    """The strategic merge patch that reports `new` and leaves conditions of others alone."""
+def status_patch(old: NodeStatus, new: NodeStatus) -> dict[str, Any]:
+    """The strategic merge patch that reports `new` and leaves conditions of others alone.
+
+    Of the resources it has only what differs from `old`: a resource that an administrator is just taking away
+    must not come back.
+    """
     document: dict[str, Any] = msgspec.to_builtins(new)
+    gone: dict[str, str | None] = {
+        name: None for name in old.allocatable if name not in new.allocatable and is_extended_resource(name)
+    }
+    document["capacity"] = _changed(old.capacity, new.capacity)
+    document["allocatable"] = gone | _changed(old.allocatable, new.allocatable)
     document["addresses"] = [*document.get("addresses", []), {"$patch": "replace"}]
     # Go writes these even when they are empty.
     document["nodeInfo"]["kubeProxyVersion"] = ""
     document.setdefault("volumesInUse", None)  # none any more: what was there has to go
     return {"status": document}
+
+
+def _changed(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str | None]:
+    return {name: amount for name, amount in new.items() if old.get(name) != amount}
 
 
 def worth_reporting(old: NodeStatus, new: NodeStatus, since_last: timedelta, at_least_every: timedelta) -> bool:

@@ -14,7 +14,7 @@ from typing import Final
 from tiphys.api.core.v1 import NodeSelectorRequirement, NodeSelectorTerm, Pod
 from tiphys.kubelet.pod import all_containers, is_static
 from tiphys.kubelet.qos import SYSTEM_CRITICAL_PRIORITY
-from tiphys.kubelet.resources import pod_amounts
+from tiphys.kubelet.resources import is_extended_resource, pod_amounts
 from tiphys.kubelet.status.pod_status import Verdict
 from tiphys.machinery.quantity import Quantity
 
@@ -69,7 +69,10 @@ def _resources(pod: Pod, active: Sequence[Pod], allocatable: Mapping[str, str]) 
         for name, amount in pod_amounts(other, "requests").items():
             used[name] = used.get(name, _ZERO) + amount
     for name, amount in requested.items():
-        if amount == _ZERO or (name not in allocatable and _is_extended(name)):
+        if amount == _ZERO:
+            continue
+        if name not in allocatable and is_extended_resource(name):
+            # Somebody put it into the node's status, or it belongs to the whole cluster: the scheduler counts it.
             continue
         capacity = Quantity.parse(allocatable.get(name, "0"))
         taken = used.get(name, _ZERO)
@@ -78,16 +81,6 @@ def _resources(pod: Pod, active: Sequence[Pod], allocatable: Mapping[str, str]) 
                 return _lacking(name, amount.milli_value(), taken.milli_value(), capacity.milli_value())
             return _lacking(name, amount.value(), taken.value(), capacity.value())
     return None
-
-
-def _is_extended(name: str) -> bool:
-    """Whether a resource is not Kubernetes' own.
-
-    What this node does not count itself was put into its status by somebody, or belongs to the whole
-    cluster: the scheduler counts it, and the node has nothing to say.
-    https://kubernetes.io/docs/tasks/administer-cluster/extended-resource-node/
-    """
-    return "/" in name and "kubernetes.io/" not in name
 
 
 def _lacking(name: str, requested: int, used: int, capacity: int) -> Verdict:
