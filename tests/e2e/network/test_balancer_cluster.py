@@ -110,3 +110,18 @@ def test_the_address_moves_with_the_pods_and_is_given_back(site: Cluster) -> Non
     words = ("get", "service", "local", "-o", "jsonpath={.status.loadBalancer}")
     until(lambda: site.kubectl(*words) == "{}", "the address to be given back", 20)
     assert "EnsuredLoadBalancer" in site.kubectl("get", "events")
+
+
+def test_a_service_is_held_while_it_has_an_address(site: Cluster) -> None:
+    def finalizers(name: str) -> str:
+        return site.kubectl("get", "service", name, "-o", "jsonpath={.metadata.finalizers}")
+
+    site.apply(SERVICE.format(name="held", policy="Cluster"))
+    held = address(site, "held")
+    assert finalizers("held") == '["service.kubernetes.io/load-balancer-cleanup"]'
+    site.kubectl("patch", "service", "held", "-p", '{"spec": {"type": "ClusterIP", "externalTrafficPolicy": null}}')
+    until(lambda: not finalizers("held"), "the finalizer to go with the type", 20)
+    assert site.kubectl("get", "service", "held", "-o", "jsonpath={.status.loadBalancer}") == "{}"
+    site.kubectl("patch", "service", "held", "-p", '{"spec": {"type": "LoadBalancer"}}')
+    assert address(site, "held") == held
+    site.kubectl("delete", "service", "held", "--timeout=20s")

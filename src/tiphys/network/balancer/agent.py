@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import defaultdict
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 
 from tiphys.api.core.v1 import Node, Service
 from tiphys.api.discovery.v1 import EndpointSlice
@@ -18,8 +19,8 @@ from tiphys.base.clock import Clock, SystemClock
 from tiphys.base.log import get_logger
 from tiphys.base.netlink import Netlink
 from tiphys.base.tasks import Supervised
-from tiphys.client import ApiConnectionError, Client, EventRecorder, Informers, LeaderElector
-from tiphys.machinery.errors import StatusError
+from tiphys.client import ApiConnectionError, Client, EventRecorder, Informers, LeaderElector, PatchType
+from tiphys.machinery.errors import NotFoundError, StatusError
 from tiphys.machinery.meta import ObjectName
 from tiphys.network.balancer.announce import announcer
 from tiphys.network.balancer.arp import ArpResponder
@@ -29,6 +30,9 @@ log = get_logger(__name__)
 
 LEASE: Final = ObjectName("kube-system", "tiphys-load-balancer")
 SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
+# A Service stays until nobody answers for its address any more.
+# https://kubernetes.io/docs/tasks/access-application-cluster/create-external-load-balancer/#garbage-collecting-load-balancers
+CLEANUP: Final = "service.kubernetes.io/load-balancer-cleanup"
 GATHER: Final = 0.05  # seconds: changes arriving within it are looked at together
 RETRY: Final = 2.0  # seconds after a write that failed
 
@@ -140,12 +144,29 @@ class LoadBalancerAgent:
             if problem and self._told.get(name) != problem:
                 self._recorder.event(service, "Warning", "SyncLoadBalancerFailed", f"No load balancer: {problem}")
             self._told[name] = problem
+            is_held = CLEANUP in service.metadata.finalizers
+            if wanted and not is_held:
+                # Before the address is known: whoever sees it may rely on its being taken back.
+                await self._hold(name, {"finalizers": [CLEANUP]})
             if wanted and present != (wanted,):
                 await self._write(name, [{"ip": wanted, "ipMode": "VIP"}])
                 self._recorder.event(service, "Normal", "EnsuredLoadBalancer", f"Assigned address {wanted}")
             elif not wanted and any(each in self._pool for each in present):
                 await self._write(name, None)  # no load balancer any more, or the pool is another now
+            # With a class, or an address of another pool, it is someone else who holds it.
+            if (
+                is_held
+                and not wants_address(service)
+                and not service.spec.load_balancer_class
+                and all(each in self._pool for each in present)
+            ):
+                await self._hold(name, {"$deleteFromPrimitiveList/finalizers": [CLEANUP]})
         self._told = {name: self._told[name] for name in made.problems}
+
+    async def _hold(self, name: ObjectName, metadata: dict[str, Any]) -> None:
+        """Change the Service's finalizers; one that is gone needs none."""
+        with suppress(NotFoundError):
+            await self._client.patch(Service, name, {"metadata": metadata}, patch_type=PatchType.STRATEGIC)
 
     async def _write(self, name: ObjectName, ingress: list[dict[str, str]] | None) -> None:
         status = {"status": {"loadBalancer": {"ingress": ingress}}}
