@@ -175,10 +175,10 @@ class ApiHandler:
         if "impersonate-user" in headers or "impersonate-group" in headers or "impersonate-uid" in headers:
             request.user = user
             asked, authorizer = _attributes(request, info), self._services.authorizer
-            user, constraint = await settled(lambda: act_as(asked.user, headers, authorizer, asked))
+            acting = await settled(lambda: act_as(asked.user, headers, authorizer, asked))
             if request.audit is not None:
-                request.audit.impersonated = user
-                request.audit.constraint = constraint
+                request.audit.impersonated, request.audit.constraint = acting
+            user = acting[0]
         request.user = user
         if self._gate is None:
             return await self._serve_admitted(request, info)
