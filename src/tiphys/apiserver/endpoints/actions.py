@@ -104,8 +104,6 @@ def _assign(api: ApiRequest, pod: Object, binding: Object, target: Object) -> No
     if given.get("labels"):
         pod["metadata"]["labels"] = {**(pod["metadata"].get("labels") or {}), **given["labels"]}
     condition = {"type": "PodScheduled", "status": "True", "lastProbeTime": None}
-    if pod["metadata"].get("generation"):
-        condition["observedGeneration"] = pod["metadata"]["generation"]
     status = pod.setdefault("status", {})
     conditions = status.setdefault("conditions", [])
     known = next((one for one in conditions if one.get("type") == "PodScheduled"), None)
