@@ -31,3 +31,21 @@ async def test_the_kubernetes_service_comes_back(api: Api) -> None:
         assert found["spec"]["clusterIP"] == "10.96.0.1"
     finally:
         keeping.cancel()
+
+
+async def test_the_default_range_is_ready_without_a_controller(api: Api) -> None:
+    facts = ClusterFacts(
+        service_cidr="10.96.0.0/16", service_address="10.96.0.1", advertise_address="192.0.2.1", port=443
+    )
+    writer = Writer(api.server.resources, api.server.reader, api.server.clock.now)
+    for _ in range(2):  # a second start changes nothing
+        await reconcile(writer, facts, api.server.clock.now)
+        found = await api.get("/apis/networking.k8s.io/v1/servicecidrs/kubernetes")
+        (ready,) = found["status"]["conditions"]
+        assert (ready["type"], ready["status"]) == ("Ready", "True")
+        managers = [(each["manager"], each["operation"]) for each in found["metadata"]["managedFields"]]
+        assert managers == [("kubernetes-service-cidr-controller", "Apply"), ("kube-apiserver", "Update")]
+        version = found["metadata"]["resourceVersion"]
+    assert (await api.get("/apis/networking.k8s.io/v1/servicecidrs/kubernetes"))["metadata"][
+        "resourceVersion"
+    ] == version

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -18,8 +19,11 @@ from tiphys.apiserver.bootstrap.policy import RBAC, bootstrap_objects
 from tiphys.apiserver.bootstrap.writer import Object, Writer
 from tiphys.apiserver.options import ServerOptions
 from tiphys.base.clock import Clock
+from tiphys.machinery.errors import NotFoundError
+from tiphys.machinery.time import format_time
 
 AUTOUPDATE: Final = "rbac.authorization.kubernetes.io/autoupdate"
+NETWORKING: Final = "networking.k8s.io"
 KEEP_PERIOD: Final = 10.0  # seconds, as upstream's controller of the Service `kubernetes`
 PLURALS: Final = {
     "ClusterRole": "clusterroles",
@@ -60,8 +64,7 @@ def authentication_data(options: ServerOptions) -> dict[str, str]:
 async def reconcile(writer: Writer, facts: ClusterFacts, now: Callable[[], datetime]) -> None:
     """Make what is missing. Safe to run at every start, and by several servers at once."""
     await asyncio.gather(*(writer.ensure("", "v1", "namespaces", item) for item in objects.namespaces()))
-    cidr = objects.service_cidr(facts.service_cidr)
-    await writer.ensure("networking.k8s.io", "v1", "servicecidrs", cidr)
+    await _reconcile_service_cidr(writer, facts.service_cidr, now())
     work = [_reconcile_role(writer, item) for item in bootstrap_objects()]
     work += [writer.ensure("scheduling.k8s.io", "v1", "priorityclasses", item) for item in objects.priority_classes()]
     work += [
@@ -77,6 +80,27 @@ async def reconcile(writer: Writer, facts: ClusterFacts, now: Callable[[], datet
     work.append(writer.ensure("", "v1", "configmaps", objects.token_tracking_config_map(now())))
     work.append(reconcile_kubernetes_service(writer, facts))
     await asyncio.gather(*work)
+
+
+async def _reconcile_service_cidr(writer: Writer, cidr: str, now: datetime) -> None:
+    """The default range, ready from the start: no controller need run for Services to get addresses."""
+    wanted = objects.service_cidr(cidr)
+    name = wanted["metadata"]["name"]
+    await writer.ensure(NETWORKING, "v1", "servicecidrs", wanted)
+    there = writer.get(NETWORKING, "servicecidrs", "", name)
+    conditions = ((there or {}).get("status") or {}).get("conditions") or ()
+    if any(each.get("type") == "Ready" for each in conditions):
+        return
+    ready = {
+        "type": "Ready",
+        "status": "True",
+        "message": "Kubernetes default Service CIDR is ready",
+        "lastTransitionTime": format_time(now),
+    }
+    with suppress(NotFoundError):
+        await writer.apply_status(
+            NETWORKING, "v1", "servicecidrs", name, {"conditions": [ready]}, "kubernetes-service-cidr-controller"
+        )
 
 
 async def keep(writer: Writer, facts: ClusterFacts, clock: Clock) -> None:
