@@ -87,6 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     spec = _spec(options, layout)
     preflight.check_root(spec.mode)
     preflight.check_limits(spec)
+    preflight.check_datastore(spec)
     if spec.mode == "cluster":
         preflight.check_programs()
     preflight.check_directory(layout.state)

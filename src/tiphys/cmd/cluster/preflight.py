@@ -8,6 +8,7 @@ import shutil
 import socket
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from tiphys.base.nft import Nft, NftError
 from tiphys.cmd.cluster.layout import Layout, known_clusters
@@ -19,6 +20,7 @@ PROGRAMS: Final = {"runc": "runc", "conmon": "conmon"}
 LIBRARIES: Final = {"libnftables": "nftables"}
 NEEDED_SPACE: Final = 256 << 20  # bytes; images and the first pods
 PORTS: Final = range(6443, 6543)
+REACHED_WITHIN: Final = 2.0  # seconds, for a member of etcd
 
 
 def check_root(mode: str) -> None:
@@ -123,6 +125,21 @@ def _listener(port: int) -> str:
         except OSError:
             continue
     return ""
+
+
+def check_datastore(spec: ClusterSpec) -> None:
+    """That a member of the etcd cluster can be reached; of the embedded store nothing is asked."""
+    if spec.datastore == "sqlite":
+        return
+    reasons = []
+    for url in spec.datastore.split(","):
+        place = urlsplit(url.strip())
+        try:
+            with socket.create_connection((place.hostname or "", place.port or 2379), timeout=REACHED_WITHIN):
+                return
+        except (OSError, ValueError) as error:
+            reasons.append(f"{url.strip()} ({getattr(error, 'strerror', None) or error})")
+    raise CommandError(f"no etcd answers at {', '.join(reasons)}; start it first, or use --datastore sqlite")
 
 
 def check_limits(spec: ClusterSpec) -> None:
