@@ -7,6 +7,8 @@ import json
 import logging
 import socket
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -37,6 +39,8 @@ class Target:
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port = host, port
         self.errors: list[str] = []
+        self.answers: Counter[int] = Counter()  # by status code
+        self.slowest = 0.0  # seconds
 
     def connect(self) -> socket.socket:
         """A connection to write bytes to."""
@@ -46,9 +50,13 @@ class Target:
         """One request on a connection of its own. OSError or HTTPException when there is no whole answer."""
         with closing(HTTPConnection(self.host, self.port, timeout=TIMEOUT)) as connection:
             given = {name.replace("_", "-"): value for name, value in headers.items()}
+            began = time.monotonic()
             connection.request(method, target, body, given)
             answer = connection.getresponse()
-            return Reply(answer.status, answer.getheader("Content-Type", ""), answer.read())
+            reply = Reply(answer.status, answer.getheader("Content-Type", ""), answer.read())
+        self.answers[reply.status] += 1
+        self.slowest = max(self.slowest, time.monotonic() - began)
+        return reply
 
     def raw(self, data: bytes, *, half_close: bool = False) -> bytes:
         """Send bytes as they are; what comes back until the server closes or falls silent."""
@@ -65,7 +73,14 @@ class Target:
                         break
             except OSError:
                 pass
+        code = received[9:12] if received.startswith(b"HTTP/1.1 ") else b""
+        self.answers[int(code) if code.isdigit() else 0] += 1
         return received
+
+    def figures(self) -> str:
+        """What was asked and answered so far; 0 is a connection closed without an answer."""
+        codes = ", ".join(f"{code}: {count:,}" for code, count in sorted(self.answers.items()))
+        return f"{self.answers.total():,} requests, the slowest {self.slowest:.2f} s; answers {codes}"
 
 
 class _Errors(logging.Handler):

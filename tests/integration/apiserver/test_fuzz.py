@@ -129,6 +129,8 @@ def fuzz(target: Target, attempt: Callable[[Random], None]) -> None:
     while time.monotonic() < until:
         several()
     healthy(target)
+    if SECONDS:
+        print(f"\n{target.figures()}; {resident() >> 20} MiB resident")
 
 
 def healthy(target: Target) -> None:
