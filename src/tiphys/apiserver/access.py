@@ -19,6 +19,7 @@ from tiphys.apiserver.authn.request_header import RequestHeaders
 from tiphys.apiserver.authn.tokens import TokenAuthenticator
 from tiphys.apiserver.authn.webhook import WebhookTokens
 from tiphys.apiserver.authn.x509 import ClientCertificateAuthenticator
+from tiphys.apiserver.authz.abac import AbacAuthorizer
 from tiphys.apiserver.authz.configuration import Configured
 from tiphys.apiserver.authz.configuration import load_configuration as load_authorization
 from tiphys.apiserver.authz.webhook import WebhookOptions
@@ -28,7 +29,7 @@ from tiphys.apiserver.options import ServerOptions
 from tiphys.base.clock import Clock
 from tiphys.machinery.field import quote
 
-MODES = ("AlwaysAllow", "AlwaysDeny", "Node", "RBAC", "Webhook")
+MODES = ("AlwaysAllow", "AlwaysDeny", "ABAC", "Webhook", "RBAC", "Node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +123,27 @@ def authorizers(options: ServerOptions) -> list[Configured]:
             )
         return load_authorization(access.authorization_config)
     _check_modes(modes, access)
-    return [_webhook(access) if mode == "Webhook" else Configured(mode) for mode in modes]
+    return [_of_mode(mode, access) for mode in modes]
+
+
+def _of_mode(mode: str, access: AccessOptions) -> Configured:
+    if mode == "Webhook":
+        return _webhook(access)
+    if mode == "ABAC":
+        assert access.policy_file is not None, "checked before"
+        try:
+            return Configured(mode, abac=AbacAuthorizer.from_file(access.policy_file))
+        except ConfigError as error:
+            raise ConfigError(f"invalid authorization config: {error}") from None
+    return Configured(mode)
 
 
 def _check_modes(modes: Sequence[str], access: AccessOptions) -> None:
     problems = [f"authorization-mode {quote(mode)} is not a valid mode" for mode in modes if mode not in MODES]
+    if "ABAC" in modes and access.policy_file is None:
+        problems.append("authorization-mode ABAC's authorization policy file not passed")
+    if "ABAC" not in modes and access.policy_file is not None:
+        problems.append("cannot specify --authorization-policy-file without mode ABAC")
     if "Webhook" in modes and access.webhook is None:
         problems.append("authorization-mode Webhook's authorization config file not passed")
     if "Webhook" not in modes and access.webhook is not None:

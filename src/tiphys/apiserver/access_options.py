@@ -37,6 +37,7 @@ class AccessOptions:
     header_names: HeaderNames = field(default_factory=HeaderNames)
     authorization_config: Path | None = None
     modes_given: bool = False  # whether --authorization-mode was
+    policy_file: Path | None = None  # of ABAC
     webhook: Path | None = None
     webhook_version: str = "v1beta1"
     webhook_authorized_ttl: float = 300.0

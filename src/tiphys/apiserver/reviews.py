@@ -22,8 +22,9 @@ from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authn.service_account import BoundObject, TokenIssuer, token_id
 from tiphys.apiserver.authn.tokens import InvalidToken
 from tiphys.apiserver.authz.interface import Attributes, Authorizer, Verdict, settled
-from tiphys.apiserver.authz.rbac import RBACAuthorizer
+from tiphys.apiserver.authz.resolve import Resolver, joined
 from tiphys.apiserver.authz.rules import PolicyRule
+from tiphys.apiserver.authz.selectors import selector_errors, selectors_of
 from tiphys.apiserver.endpoints.body import BodyDecoder, check_write_options, media_type_of
 from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
 from tiphys.apiserver.endpoints.encoding import value_response
@@ -48,17 +49,20 @@ MAX_LIFETIME: Final = 1 << 32
 EXTENDED_FROM: Final = 3607
 EXTENDED_LIFETIME: Final = 365 * 24 * 3600
 ISSUED: Final = "authentication.kubernetes.io/issued-credential-id"
+OTHER_NAMESPACE: Final = "the namespace of the provided object does not match the namespace sent on the request"
+# Errors of access reviews do not name the kind of review.
+NO_KIND: Final = GroupKind(AUTHORIZATION, "")
 BINDABLE: Final = {"Pod": "pods", "Secret": "secrets", "Node": "nodes"}
 
 
 class Reviews:
-    """Answers reviews. `rbac` is None where RBAC is not used; then rules reviews are incomplete."""
+    """Answers reviews. `resolvers` are the authorizers in order, for rules reviews."""
 
     def __init__(
         self,
         tokens: TokenChain,
         authorizer: Authorizer,
-        rbac: RBACAuthorizer | None,
+        resolvers: Sequence[Resolver],
         issuer: TokenIssuer | None,
         audiences: Sequence[str],
         *,
@@ -68,7 +72,7 @@ class Reviews:
         """`max_lifetime`: seconds tokens live at most, 0 is no limit; `extends`: see EXTENDED_LIFETIME."""
         self._tokens = tokens
         self._authorizer = authorizer
-        self._rbac = rbac
+        self._resolvers = tuple(resolvers)
         self._issuer = issuer
         self._audiences = tuple(audiences)
         self._max_lifetime = max_lifetime
@@ -128,11 +132,11 @@ class Reviews:
     async def _local_subject_access_review(self, api: ApiRequest, resource: Resource) -> Response:
         review = _decode(api, resource.gvk)
         spec = review.get("spec") or {}
-        namespace = (spec.get("resourceAttributes") or {}).get("namespace", "")
-        if namespace != api.info.namespace:
-            path = Path("spec").child("resourceAttributes").child("namespace")
-            error = field.invalid(path, namespace, "must match metadata.namespace")
-            raise invalid(resource.group_kind, "", [error])
+        if (review.get("metadata") or {}).get("namespace", api.info.namespace) != api.info.namespace:
+            raise bad_request(OTHER_NAMESPACE)
+        errors = [] if spec == {} else _namespace_errors(spec, api.info.namespace)
+        if errors:
+            raise invalid(NO_KIND, "", errors)
         return await self._decide(api, resource, review, _subject(spec))
 
     async def _self_subject_access_review(self, api: ApiRequest, resource: Resource) -> Response:
@@ -143,13 +147,16 @@ class Reviews:
         spec = review.get("spec") or {}
         errors = _access_errors(spec, asks_for_subject=resource.plural in _FOR_OTHERS)
         if errors:
-            raise invalid(resource.group_kind, "", errors)
-        decision = await settled(lambda: self._authorizer.authorize(attributes_of(spec, user)))
+            raise invalid(NO_KIND, "", errors)
+        attributes, problems = attributes_of(spec, user)
+        decision = await settled(lambda: self._authorizer.authorize(attributes))
         status: Object = {"allowed": decision.allowed}
         if decision.verdict is Verdict.DENY:
             status["denied"] = True
         if decision.reason:
             status["reason"] = decision.reason
+        if problems:
+            status["evaluationError"] = problems[0] if len(problems) == 1 else f"[{', '.join(problems)}]"
         return _answer(api, resource, review, status)
 
     async def _self_subject_rules_review(self, api: ApiRequest, resource: Resource) -> Response:
@@ -157,7 +164,8 @@ class Reviews:
         namespace = (review.get("spec") or {}).get("namespace", "")
         if not namespace:
             raise bad_request("no namespace on request")
-        rules = self._rbac.rules_for(api.request.user, namespace) if self._rbac is not None else []
+        found = joined(one.resolved(api.request.user, namespace) for one in self._resolvers)
+        rules = found.rules
         status: Object = {
             "resourceRules": [_resource_rule(rule) for rule in rules if rule.resources],
             "nonResourceRules": [
@@ -165,8 +173,10 @@ class Reviews:
                 for rule in rules
                 if rule.non_resource_urls
             ],
-            "incomplete": self._rbac is None,
+            "incomplete": found.incomplete,
         }
+        if found.problem:
+            status["evaluationError"] = found.problem
         value = {
             "kind": resource.kind,
             "apiVersion": resource.api_version,
@@ -283,13 +293,15 @@ def user_json(user: UserInfo) -> Object:
     return shown
 
 
-def attributes_of(spec: Mapping[str, Any], user: UserInfo) -> Attributes:
-    """The question of an access review's spec, asked about `user`."""
+def attributes_of(spec: Mapping[str, Any], user: UserInfo) -> tuple[Attributes, list[str]]:
+    """The question of an access review's spec, asked about `user`, and what of it was not understood."""
     resource = spec.get("resourceAttributes")
     if resource is None:
         other = spec.get("nonResourceAttributes") or {}
-        return Attributes(user=user, verb=other.get("verb", ""), resource_request=False, path=other.get("path", ""))
-    return Attributes(
+        verb, path = other.get("verb", ""), other.get("path", "")
+        return Attributes(user=user, verb=verb, resource_request=False, path=path), []
+    fields, labels, problems = selectors_of(resource, Path("spec").child("resourceAttributes"))
+    asked = Attributes(
         user=user,
         verb=resource.get("verb", ""),
         resource_request=True,
@@ -299,7 +311,27 @@ def attributes_of(spec: Mapping[str, Any], user: UserInfo) -> Attributes:
         resource=resource.get("resource", ""),
         subresource=resource.get("subresource", ""),
         name=resource.get("name", ""),
+        field_selector=fields,
+        label_selector=labels,
     )
+    return asked, problems
+
+
+def _namespace_errors(spec: Mapping[str, Any], namespace: str) -> list[FieldError]:
+    """What a local review may not ask: about other namespaces, and about what is in none."""
+    resource, other = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
+    path, errors = Path("spec"), []
+    if resource is not None and resource.get("namespace", "") != namespace:
+        where = path.child("resourceAttributes").child("namespace")
+        errors.append(field.invalid(where, resource.get("namespace", ""), "must match metadata.namespace"))
+    if other is not None:
+        message = "disallowed on this kind of request"
+        errors.append(field.invalid(path.child("nonResourceAttributes"), _shown_path(other), message))
+    return errors
+
+
+def _shown_path(other: Mapping[str, Any]) -> Object:
+    return {"Path": other.get("path", ""), "Verb": other.get("verb", "")}
 
 
 def _subject(spec: Mapping[str, Any]) -> UserInfo:
@@ -313,13 +345,13 @@ def _access_errors(spec: Mapping[str, Any], *, asks_for_subject: bool) -> list[F
     resource, other = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
     if resource is not None and other is not None:
         message = "cannot be specified in combination with resourceAttributes"
-        errors.append(field.invalid(path.child("nonResourceAttributes"), other, message))
+        errors.append(field.invalid(path.child("nonResourceAttributes"), _shown_path(other), message))
     if resource is None and other is None:
         message = "exactly one of nonResourceAttributes or resourceAttributes must be specified"
         errors.append(field.invalid(path.child("resourceAttributes"), None, message))
     if asks_for_subject and not spec.get("user") and not spec.get("groups"):
         errors.append(field.invalid(path.child("user"), "", "at least one of user or group must be specified"))
-    return errors
+    return errors + (selector_errors(resource, path.child("resourceAttributes")) if resource is not None else [])
 
 
 def _check_lifetime(seconds: int) -> None:

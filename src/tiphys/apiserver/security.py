@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -33,6 +33,7 @@ from tiphys.apiserver.authz.interface import Authorizer
 from tiphys.apiserver.authz.node import NodeAuthorizer
 from tiphys.apiserver.authz.pod_index import PodIndex
 from tiphys.apiserver.authz.rbac import KINDS, RBACAuthorizer
+from tiphys.apiserver.authz.resolve import Resolver
 from tiphys.apiserver.authz.rules import PolicyRule
 from tiphys.apiserver.authz.union import AlwaysAllow, AlwaysDeny, PrivilegedGroups, UnionAuthorizer
 from tiphys.apiserver.authz.webhook import WebhookAuthorizer
@@ -102,7 +103,8 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
         for one in configured
         if one.service is not None and one.options is not None
     ]
-    authorizer = _authorizer(configured, rbac, resources, reader, asked)
+    judges = _judges(configured, rbac, resources, reader, asked)
+    authorizer = UnionAuthorizer([PrivilegedGroups(), *judges])
     webhooks = HttpsCaller(reader, Egress(options.node_network_namespaces))
     parts = AdmissionParts(
         reader=reader,
@@ -121,12 +123,11 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
         one.close for one in (*others.tokens, *asked) if isinstance(one, WebhookTokens | WebhookAuthorizer)
     ]
     server.auditor = auditor(options.audit, moment)
-    rules = rbac if any(one.type == "RBAC" for one in configured) else None
     server.extra_resources.update(
         Reviews(
             chain,
             authorizer,
-            rules,
+            judges,
             issuer,
             audiences,
             max_lifetime=options.max_token_seconds,
@@ -261,15 +262,19 @@ def _rbac(resources: ResourceMap, reader: CacheReader) -> RBACAuthorizer:
     return RBACAuthorizer(lambda plural: reader.list(RBAC_GROUP, plural), versions)
 
 
-def _authorizer(
+class Judge(Authorizer, Resolver, Protocol):
+    """What every authorizer of the list is."""
+
+
+def _judges(
     configured: Sequence[Configured],
     rbac: RBACAuthorizer,
     resources: ResourceMap,
     reader: CacheReader,
-    asked: Sequence[Authorizer],
-) -> Authorizer:
+    asked: Sequence[Judge],
+) -> list[Judge]:
     outsiders = iter(asked)
-    found: list[Authorizer] = [PrivilegedGroups()]
+    found: list[Judge] = []
     for one in configured:
         match one.type:
             case "RBAC":
@@ -280,9 +285,12 @@ def _authorizer(
                 found.append(AlwaysAllow())
             case "AlwaysDeny":
                 found.append(AlwaysDeny())
+            case "ABAC":
+                assert one.abac is not None, "read before"
+                found.append(one.abac)
             case "Webhook":
                 found.append(next(outsiders))
-    return UnionAuthorizer(found)
+    return found
 
 
 def _node_authorizer(resources: ResourceMap, reader: CacheReader) -> NodeAuthorizer:

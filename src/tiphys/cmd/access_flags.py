@@ -50,6 +50,8 @@ def add_access_flags(flags: FlagParser) -> None:
 
 def _add_authorization_flags(flags: FlagParser) -> None:
     flags.add_argument("--authorization-config", type=Path, help="AuthorizationConfiguration: authorizers, in order")
+    text = "policies, one JSON object a line, for mode ABAC"
+    flags.add_argument("--authorization-policy-file", type=Path, help=text)
     text = "kubeconfig of a service that judges requests, for mode Webhook"
     flags.add_argument("--authorization-webhook-config-file", type=Path, help=text)
     flags.add_argument("--authorization-webhook-version", default="v1beta1", help="of its SubjectAccessReviews")
@@ -92,6 +94,7 @@ def access_options(found: Any, given: Sequence[str]) -> AccessOptions:
         ),
         authorization_config=found.authorization_config,
         modes_given=was_given("--authorization-mode"),
+        policy_file=found.authorization_policy_file,
         webhook=found.authorization_webhook_config_file,
         webhook_version=found.authorization_webhook_version,
         webhook_authorized_ttl=found.authorization_webhook_cache_authorized_ttl.total_seconds(),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tiphys.apiserver.authz.abac import AbacAuthorizer
 from tiphys.apiserver.authz.webhook import VARIABLES, WebhookOptions
 from tiphys.apiserver.cel.errors import CelSyntaxError
 from tiphys.apiserver.cel.program import Program, compile_expression
@@ -51,11 +52,12 @@ NOT_A_NAME: Final = f"authorizer name is invalid: {NOT_A_SUBDOMAIN}"
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """One authorizer: its type, and for a webhook whom to ask and how."""
+    """One authorizer: its type, for a webhook whom to ask and how, for ABAC the policies."""
 
     type: str
     service: RemoteService | None = None
     options: WebhookOptions | None = None
+    abac: AbacAuthorizer | None = None
 
 
 def load_configuration(path: Path) -> list[Configured]:

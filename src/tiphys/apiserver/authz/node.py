@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authz.interface import Attributes, Decision, Verdict
 from tiphys.apiserver.authz.references import secret_references
+from tiphys.apiserver.authz.resolve import Resolved
 from tiphys.apiserver.authz.rules import PolicyRule
 from tiphys.machinery.errors import StatusError
 from tiphys.machinery.selectors import FieldSelector
@@ -28,6 +29,11 @@ GET_ONLY: Final = frozenset(
         ("resource.k8s.io", "resourceclaims"),
         ("storage.k8s.io", "volumeattachments"),
     }
+)
+OWN_SLICES: Final = "can only list/watch/deletecollection resourceslices with nodeName field selector"
+SLICE_VERBS: Final = (
+    "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, "
+    "deletecollection"
 )
 Object = Mapping[str, Any]
 
@@ -71,6 +77,12 @@ class NodeAuthorizer:
             return Decision(Verdict.ALLOW)
         return Decision(Verdict.NO_OPINION)
 
+    def resolved(self, user: UserInfo, namespace: str) -> Resolved:
+        """See `Resolver`: what a node may do depends on its pods."""
+        if node_of(user) is None:
+            return Resolved()
+        return Resolved(incomplete=True, problem="node authorizer does not support user rule resolution")
+
     def _special(self, node: str, attributes: Attributes) -> Decision | None:
         """The resources of which a node may see only its own; None: the role's rules decide."""
         key = (attributes.api_group, attributes.resource)
@@ -92,13 +104,15 @@ class NodeAuthorizer:
             return self._lease(node, attributes)
         if key == ("storage.k8s.io", "csinodes"):
             return self._own_name(node, attributes, "can only access CSINode with the same name as the requesting node")
+        if key == ("resource.k8s.io", "resourceslices"):
+            return self._slice(node, attributes)
         return None
 
     @staticmethod
     def _own_node(node: str, attributes: Attributes) -> Decision | None:
         if attributes.subresource or attributes.verb not in READ:
             return None
-        name = attributes.name or _selected(attributes, "metadata.name")
+        name = attributes.name  # of lists too, where their field selector is for one name
         if name == node:
             return Decision(Verdict.ALLOW)
         what = f"'{name}'" if name else "all nodes"
@@ -107,7 +121,7 @@ class NodeAuthorizer:
     def _own_pods(self, node: str, attributes: Attributes) -> Decision | None:
         if attributes.subresource or attributes.verb not in READ:
             return None
-        if attributes.verb == "get":
+        if attributes.verb == "get" or attributes.name:
             return self._related(node, attributes)
         if _selected(attributes, "spec.nodeName") == node:
             return Decision(Verdict.ALLOW)
@@ -141,6 +155,9 @@ class NodeAuthorizer:
         if resource == "volumeattachments":
             found = self._get("storage.k8s.io", resource, "", name)
             return found is not None and found.get("spec", {}).get("nodeName") == node
+        if resource == "resourceslices":
+            found = self._get("resource.k8s.io", resource, "", name)
+            return found is not None and (found.get("spec") or {}).get("nodeName") == node
         if resource == "persistentvolumes":
             return any(volume == name for volume, _ in self._volumes(node))
         if self._pods.refers(node, resource, namespace, name):
@@ -167,6 +184,8 @@ class NodeAuthorizer:
 
     def _token(self, node: str, attributes: Attributes) -> Decision:
         if attributes.verb == "get" and not attributes.subresource:
+            if not attributes.namespace:
+                return Decision(Verdict.NO_OPINION, "can only read namespaced object of this type")
             return self._single(node, attributes)
         if attributes.verb != "create" or not attributes.name:
             return Decision(Verdict.NO_OPINION, "can only create tokens for individual service accounts")
@@ -185,6 +204,21 @@ class NodeAuthorizer:
             message = "can only access node lease with the same name as the requesting node"
             return Decision(Verdict.NO_OPINION, message)
         return Decision(Verdict.ALLOW)
+
+    def _slice(self, node: str, attributes: Attributes) -> Decision:
+        """Slices of the node's own devices. What a new one says of its node is looked at in admission."""
+        verb = attributes.verb
+        if attributes.subresource:
+            return Decision(Verdict.NO_OPINION, "cannot authorize ResourceSlice subresources")
+        if verb == "create":
+            return Decision(Verdict.ALLOW)
+        if verb in ("get", "update", "patch", "delete"):
+            return self._related(node, attributes)
+        if verb in ("list", "watch", "deletecollection"):
+            if _selected(attributes, "spec.nodeName") == node:
+                return Decision(Verdict.ALLOW)
+            return Decision(Verdict.NO_OPINION, OWN_SLICES)
+        return Decision(Verdict.NO_OPINION, SLICE_VERBS)
 
     @staticmethod
     def _own_name(node: str, attributes: Attributes, message: str) -> Decision:

@@ -21,6 +21,7 @@ from typing import Any, Final
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authn.service_account import USER_PREFIX
 from tiphys.apiserver.authz.interface import Attributes, Decision, Verdict
+from tiphys.apiserver.authz.resolve import Resolved
 from tiphys.apiserver.authz.rules import PolicyRule
 
 Subject = tuple[str, str, str]  # kind, namespace, name
@@ -138,6 +139,10 @@ class RBACAuthorizer:
         for rules, _, _ in _applicable(self._current(), user, namespace):
             found.extend(rules)
         return found
+
+    def resolved(self, user: UserInfo, namespace: str) -> Resolved:
+        """See `Resolver`."""
+        return Resolved(tuple(self.rules_for(user, namespace)))
 
     def rules_of_role(self, kind: str, namespace: str, name: str) -> Rules | None:
         """The rules of a Role or ClusterRole; None when it does not exist."""

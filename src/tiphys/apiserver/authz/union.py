@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tiphys.apiserver.authn.interface import GROUP_MASTERS
+from tiphys.apiserver.authn.interface import GROUP_MASTERS, UserInfo
 from tiphys.apiserver.authz.interface import Attributes, Authorizer, Decision, Verdict
+from tiphys.apiserver.authz.resolve import EVERYTHING, Resolved
 
 
 class PrivilegedGroups:
@@ -23,12 +24,18 @@ class AlwaysAllow:
     def authorize(self, attributes: Attributes) -> Decision:
         return Decision(Verdict.ALLOW)
 
+    def resolved(self, user: UserInfo, namespace: str) -> Resolved:
+        return EVERYTHING
+
 
 class AlwaysDeny:
     """`--authorization-mode=AlwaysDeny`."""
 
     def authorize(self, attributes: Attributes) -> Decision:
         return Decision(Verdict.NO_OPINION, "Everything is forbidden.")
+
+    def resolved(self, user: UserInfo, namespace: str) -> Resolved:
+        return Resolved()
 
 
 class UnionAuthorizer:

@@ -13,8 +13,10 @@ from typing import Any, Final
 
 import orjson
 
+from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authn.webhook import FIRST_WAIT, post_again
 from tiphys.apiserver.authz.interface import Attributes, Decision, Undecided, Verdict
+from tiphys.apiserver.authz.resolve import Resolved
 from tiphys.apiserver.cel.errors import EvalError
 from tiphys.apiserver.cel.program import Program
 from tiphys.apiserver.cel.types import STRING, Type, list_of, map_of
@@ -170,6 +172,10 @@ class WebhookAuthorizer:
         if known is not None and self._clock.monotonic() < known[0]:
             return known[1]
         raise Undecided(lambda: self._ask_once(key, spec))
+
+    def resolved(self, user: UserInfo, namespace: str) -> Resolved:
+        """See `Resolver`."""
+        return Resolved(incomplete=True, problem="webhook authorizer does not support user rule resolution")
 
     def _matches(self, spec: Object) -> Decision | None:
         """The decision when the conditions spare the webhook; None when it is to be asked."""

@@ -254,6 +254,8 @@ class ApiHandler:
 # Verbs that need a name in the path, and verbs that cannot have one.
 NAMED: Final = frozenset({"get", "update", "patch", "delete"})
 UNNAMED: Final = frozenset({"create", "list", "deletecollection"})
+# Only these are narrowed by selectors; elsewhere a selector in the query means nothing.
+_SELECTING: Final = frozenset({"list", "watch", "deletecollection"})
 # Whole resources that are on their way out.
 DEPRECATED: Final = {
     ("", "v1", "endpoints"): "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
@@ -332,6 +334,7 @@ def _info_of(request: Request) -> RequestInfo:
 
 
 def _attributes(request: Request, info: RequestInfo) -> Attributes:
+    selects = bool(request.raw_query) and info.verb in _SELECTING
     return Attributes(
         user=request.user,
         verb=info.verb,
@@ -343,8 +346,8 @@ def _attributes(request: Request, info: RequestInfo) -> Attributes:
         resource=info.resource,
         subresource=info.subresource,
         name=info.name,
-        field_selector=request.parameter("fieldSelector") if request.raw_query else "",
-        label_selector=request.parameter("labelSelector") if request.raw_query else "",
+        field_selector=request.parameter("fieldSelector") if selects else "",
+        label_selector=request.parameter("labelSelector") if selects else "",
     )
 
 

@@ -105,7 +105,7 @@ TABLE = [
     (ask("get", "nodes", "", "n1"), True, ""),
     (ask("get", "nodes", "", "n2"), False, "node 'n1' cannot read 'n2', only its own Node object"),
     (ask("list", "nodes"), False, "node 'n1' cannot read all nodes, only its own Node object"),
-    (ask("list", "nodes", selector="metadata.name=n1"), True, ""),
+    (ask("list", "nodes", name="n1", selector="metadata.name=n1"), True, ""),
     (ask("update", "nodes", "", "n1"), True, ""),
     (ask("get", "pods", "d", "a"), True, ""),
     (ask("get", "pods", "d", "x"), False, NONE),
