@@ -19,7 +19,7 @@ import msgspec
 
 from tiphys.api.cri import api_pb2
 from tiphys.base.log import get_logger
-from tiphys.runtime import linux, process
+from tiphys.runtime import linux, monitors, process
 from tiphys.runtime.errors import FailedPrecondition, InvalidArgument, NotFound, RuntimeFault
 from tiphys.runtime.node import Node, now
 from tiphys.runtime.oci import Monitor, OCIError
@@ -36,6 +36,8 @@ START_ERROR = 128
 UNKNOWN_EXIT = 255
 # conmon writes the exit code a few milliseconds after the process has ended.
 EXIT_FILE_WAIT = 5.0
+# How long a monitor may take for what it was about when the runtime that started it was killed.
+MONITOR_WAIT = 30.0
 
 
 class Container:
@@ -476,32 +478,52 @@ class Containers:
                     self._finish(container)
 
     async def _recover_starting(self, container: Container) -> None:
-        """Killed while it started a container: either its process runs, or it never will."""
-        runtime = self._node.oci(container.handler)
-        try:
-            pid = int((self._node.options.bundle(container.id) / "pid").read_text())
-        except (OSError, ValueError):
-            pid = 0
-        exited = self._read_exit_file(container.id) is not None
-        if pid and not runtime.is_created(container.id) and (exited or process.start_time(pid)):
+        """Killed while it started a container: what its monitor has made is started, the rest never will be."""
+        pid = await self._node.blocking(self._finish_start, container)
+        if pid:
             self._update(container, state="running", pid=pid, pid_started=process.start_time(pid), started_at=now())
             self._watch(container)
+            if self._read_exit_file(container.id) is not None:
+                self._finish(container)
             return
-        await self._node.blocking(self._clean_up, container)
-        self._update(
-            container,
-            state="exited",
-            finished_at=now(),
-            exit_code=START_ERROR,
-            reason="StartError",
-            message="the runtime ended while it started the container",
-        )
-        container.ended.set()
-        container.clean.set()
+        # It never ran: it is as it was before, and may be started again.
+        self._update(container, state="created")
+
+    def _finish_start(self, container: Container) -> int:
+        """The pid of the container's process once it has been started; 0 when it never was, and nothing of it is left.
+
+        Blocks.
+        """
+        runtime, bundle = self._node.oci(container.handler), self._node.options.bundle(container.id)
+        # The monitor goes on creating the container when nobody listens any more.
+        monitors.wait_for_pid(container.id, bundle / "pid", MONITOR_WAIT)
+        try:
+            pid = int((bundle / "pid").read_text())
+        except (OSError, ValueError):
+            pid = 0
+        alive = pid and (process.start_time(pid) or self._read_exit_file(container.id) is not None)
+        if alive and runtime.is_created(container.id):
+            try:
+                if not monitors.find(container.id):
+                    raise OCIError("it has lost its monitor")
+                runtime.start(container.id)
+            except (OCIError, OSError) as error:
+                log.warning("container %s was created and does not start: %s", container.id, error)
+                alive = 0
+        if alive:
+            return pid
+        monitors.kill(container.id)
+        runtime.delete(container.id)
+        self._node.cgroups.kill(container.record.cgroup)
+        self._node.cgroups.remove(container.record.cgroup)
+        for left in (bundle / "pid", bundle / "conmon.pid", self._node.options.exits / container.id):
+            left.unlink(missing_ok=True)
+        return 0
 
     def _sweep_away(self, container_id: str, cgroup: str = "") -> None:
         """A container without a usable record: whatever it left behind."""
         bundle = self._node.options.bundle(container_id)
+        monitors.kill(container_id)
         if not cgroup:
             with contextlib.suppress(OSError, msgspec.MsgspecError, KeyError, TypeError):
                 cgroup = msgspec.json.decode((bundle / "config.json").read_bytes())["linux"]["cgroupsPath"]

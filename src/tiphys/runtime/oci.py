@@ -53,7 +53,7 @@ class OCIRuntime:
         The process waits to be started. Raises OCIError with the runtime's own words; conmon is gone then.
         """
         bundle = monitor.bundle
-        receive, send = os.pipe()
+        receive, send = _answer_pipe(bundle / "answer")
         try:
             argv = self._conmon_argv(container_id, monitor)
             log = os.open(bundle / "conmon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -192,6 +192,18 @@ def _without_timestamp(text: str) -> str:
     last = text.strip().splitlines()[-1] if text.strip() else ""
     _, found, message = last.partition('msg="')
     return message.rstrip('"').replace('\\"', '"') if found else last
+
+
+def _answer_pipe(path: Path) -> tuple[int, int]:
+    """Both ends of what conmon answers through.
+
+    conmon ends when it cannot answer, and its container is without a monitor then. So its end is one that it could
+    read itself: the pipe does not break when this process is killed.
+    """
+    path.unlink(missing_ok=True)
+    os.mkfifo(path, 0o600)
+    receive = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return receive, os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
 
 def _read_line(fd: int, timeout: float) -> dict[str, object] | None:

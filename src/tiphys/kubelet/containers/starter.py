@@ -39,7 +39,10 @@ class Place:
 async def start_container(
     services: PodServices, pod: Pod, container: AnyContainer, runtime: RuntimePod, place: Place
 ) -> None:
-    """Start `container` anew. Raises StartError, whose reason the container then waits for."""
+    """Start `container` anew. Raises StartError, whose reason the container then waits for.
+
+    CRIError when the runtime went away meanwhile: how far it got is only known once it is back.
+    """
     emit = partial(services.event, pod, container=container)
     secrets = await services.pull_secrets(pod)
     try:
@@ -60,12 +63,16 @@ async def start_container(
     try:
         container_id = await services.runtime.create_container(place.sandbox_id, config, place.sandbox_config)
     except CRIError as error:
+        if error.unavailable:
+            raise
         emit("Warning", "Failed", f"Error: {error.description}")
         raise StartError(errors.CREATE_CONTAINER_ERROR, error.description) from error
     emit("Normal", "Created", "Container created")
     try:
         await services.runtime.start_container(container_id)
     except CRIError as error:
+        if error.unavailable:
+            raise
         emit("Warning", "Failed", f"Error: {error.description}")
         raise StartError(errors.RUN_CONTAINER_ERROR, error.description) from error
     emit("Normal", "Started", "Container started")

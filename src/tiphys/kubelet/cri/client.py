@@ -48,6 +48,11 @@ class CRIError(Exception):
     def not_found(self) -> bool:
         return self.code == "NotFound"
 
+    @property
+    def unavailable(self) -> bool:
+        """Nobody answers: the runtime has gone, with or without having done what it was asked."""
+        return self.code == "Unavailable"
+
 
 class CRIClient:
     """One connection to a runtime serving RuntimeService and ImageService."""
