@@ -44,7 +44,8 @@ class Server:
             [
                 sys.executable,
                 "-c",
-                "import sys; from tiphys.cmd.apiserver import main; sys.exit(main(sys.argv[1:]))",
+                "import sys; from tiphys.cmd.main import main; sys.exit(main(sys.argv[1:]))",
+                "apiserver",
                 "--bind-address=127.0.0.1",
                 "--secure-port=26443",
                 f"--datastore=sqlite:{directory / 'state'}",

@@ -9,14 +9,16 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
 from tiphys.base.log import get_logger, setup_logging
-from tiphys.client import Client, RestConfig
 from tiphys.cmd.errors import CommandError
 from tiphys.cmd.flags import FlagParser
+
+if TYPE_CHECKING:
+    from tiphys.client import Client
 
 log = get_logger(__name__)
 
@@ -63,6 +65,9 @@ def begin_logging(verbosity: int) -> None:
 
 def connect(kubeconfig: Path | None, component: str) -> Client:
     """A client with the component's user agent; raises CommandError when there is no usable configuration."""
+    # The API server is a component that is nobody's client: it is spared the HTTP client's memory and start-up time.
+    from tiphys.client import Client, RestConfig
+
     try:
         config = RestConfig.from_kubeconfig(kubeconfig) if kubeconfig else RestConfig.in_cluster()
     except (OSError, ValueError) as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Final
 
 import tiphys
@@ -51,6 +53,16 @@ def usage() -> str:
     )
 
 
+def imported(name: str) -> ModuleType:
+    """Import a module that brings many along: none of it is garbage, so nobody looks for any, then or later."""
+    gc.disable()
+    try:
+        return importlib.import_module(name)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 (it failed), 2 (the command line is wrong)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -67,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # NumPy's linear algebra would start a thread per core, and threads and fork do not go together.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        module = importlib.import_module(f"tiphys.cmd.{known[words[0]][0]}")
+        module = imported(f"tiphys.cmd.{known[words[0]][0]}")
         return int(module.main(words[1:]))
     except UsageError as error:
         print(f"tiphys {words[0]}: {error}", file=sys.stderr)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tiphys.apiserver.configfile import ConfigError
-from tiphys.client.config import RestConfig
 
 if TYPE_CHECKING:
+    from tiphys.client.config import RestConfig
     from tiphys.client.transport import AiohttpTransport
 
 HEADERS: Final = {
@@ -27,7 +27,11 @@ class RemoteError(OSError):
 
 
 class RemoteService:
-    """Posts documents to one URL, with TLS and the identity of a kubeconfig."""
+    """Posts documents to one URL, with TLS and the identity of a kubeconfig.
+
+    Most servers have no such service: they are spared the HTTP client's memory and start-up time, so `tiphys.client` is
+    imported where one is made.
+    """
 
     def __init__(self, config: RestConfig) -> None:
         self.url = config.server
@@ -35,10 +39,19 @@ class RemoteService:
         self._transport: AiohttpTransport | None = None
 
     @classmethod
+    def at(cls, url: str, ca: bytes) -> RemoteService:
+        """The service at `url`; `ca`: PEM, b"" trusts what the machine trusts."""
+        from tiphys.client.config import RestConfig
+
+        return cls(RestConfig(server=url, ca_data=ca))
+
+    @classmethod
     def from_kubeconfig(cls, path: Path) -> RemoteService:
         """Raises ConfigError when the file is not there or is no kubeconfig."""
         if not path.exists():
             raise ConfigError(f"stat {path}: no such file or directory")
+        from tiphys.client.config import RestConfig
+
         try:
             config = RestConfig.from_kubeconfig(path)
             config.ssl_context()
@@ -72,7 +85,6 @@ class RemoteService:
 
     def _opened(self) -> AiohttpTransport:
         if self._transport is None:
-            # Most servers have no such service: they are spared the HTTP client's memory and start-up time.
             from tiphys.client.transport import AiohttpTransport
 
             self._transport = AiohttpTransport(self._config)

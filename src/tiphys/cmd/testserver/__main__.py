@@ -26,8 +26,8 @@ import orjson
 import setproctitle
 
 from tiphys.base.log import setup_logging
-from tiphys.cmd.testserver.child import CONTROLLERS, Settings, serve
 
+CHILD: Final = "tiphys.cmd.testserver.child"
 # A message is the settings of one cluster: a few hundred bytes.
 LARGEST_MESSAGE: Final = 1 << 16
 # A cluster that was just forked has the machine to itself for so long (seconds).
@@ -49,7 +49,7 @@ def main() -> int:
     control.set_inheritable(False)
     children: list[int] = []
     signal.signal(signal.SIGCHLD, lambda *_: _reap(children))
-    gc.freeze()
+    _import(CHILD)
     try:
         while True:
             if children and not _message_within(control, IDLE):
@@ -76,15 +76,24 @@ def _message_within(control: socket.socket, seconds: float) -> bool:
 
 def _preload() -> None:
     """Import the controllers for the clusters to come."""
-    if CONTROLLERS not in sys.modules:
-        importlib.import_module(CONTROLLERS)
-        gc.freeze()
+    controllers = sys.modules[CHILD].CONTROLLERS
+    if controllers not in sys.modules:
+        _import(controllers)
+
+
+def _import(name: str) -> None:
+    """Nothing of a module is garbage: looking for some takes a fifth of the time, and later parts what forks share."""
+    gc.disable()
+    importlib.import_module(name)
+    gc.freeze()
+    gc.enable()
 
 
 def _become_cluster(message: bytes, descriptor: int) -> NoReturn:
     status = 1
     try:
-        serve(Settings.from_json(orjson.loads(message)), socket.socket(fileno=descriptor))
+        child = sys.modules[CHILD]
+        child.serve(child.Settings.from_json(orjson.loads(message)), socket.socket(fileno=descriptor))
         status = 0
     except BaseException:
         traceback.print_exc()

@@ -29,8 +29,10 @@ log = get_logger(__name__)
 
 # Nothing is at this address (RFC 5737); endpoints may not be on the loopback, where the server is.
 ADVERTISED: Final = "192.0.2.1"
-QUIET: Final = 0.005  # seconds without a write after which the controllers are taken to be done
-LONGEST_WAIT: Final = 0.25  # seconds
+# After so many turns without a write the controllers are taken to be done; a turn takes so many seconds, or longer.
+QUIET_TURNS: Final = 10
+TURN: Final = 0.0005
+LONGEST_WAIT: Final = 0.5  # seconds
 ROUNDS: Final = 5
 # Gathered from others by a controller, which mends it whenever it differs: no part of the base once it is there.
 AGGREGATED: Final = b'"aggregationRule":'
@@ -65,7 +67,7 @@ class ClusterServer:
         self._server = secured_server(self._options)
         self._writer = Writer(self._server.resources, self._server.reader, self._server.clock.now)
         self._base: dict[str, bytes] = {}
-        self._last_write = 0.0
+        self._writes = 0
         self.url = ""
 
     async def start(self) -> dict[str, Any]:
@@ -79,6 +81,7 @@ class ClusterServer:
         # What the controllers would do first, done before anybody looks: pods can be made at once.
         for namespace in objects.NAMESPACES:
             await self._furnish(namespace)
+        await self._writer.update("networking.k8s.io", "v1", "servicecidrs", "", "kubernetes", _guard, MANAGER)
         self._base = await self._state()
         self._server.store.subscribe(self._written)
         directory = self._identity.directory
@@ -132,16 +135,24 @@ class ClusterServer:
         return {item.key: item.value for item in found.items}
 
     def _written(self, _events: Sequence[Event]) -> None:
-        self._last_write = time.monotonic()
+        self._writes += 1
 
     async def _quiet(self) -> None:
-        """Wait until nobody has written for a moment."""
+        """Wait until nobody has written for a moment: so many turns of the event loop in a row.
+
+        Turns, as a machine with much else to do lets time pass without any in which a controller could have written.
+        """
         begun = time.monotonic()
-        while (now := time.monotonic()) - begun < LONGEST_WAIT:
-            left = max(self._last_write, begun) + QUIET - now
-            if left <= 0:
-                return
-            await asyncio.sleep(left)
+        turns = 0
+        while turns < QUIET_TURNS and time.monotonic() - begun < LONGEST_WAIT:
+            seen = self._writes
+            await asyncio.sleep(TURN)
+            turns = turns + 1 if seen == self._writes else 0
+
+
+def _guard(cidr: Object) -> None:
+    """What its controller makes of a service range: one that a reset took away would be put there again, and again."""
+    cidr["metadata"]["finalizers"] = ["networking.k8s.io/service-cidr-finalizer"]
 
 
 def difference(base: Mapping[str, bytes], state: Mapping[str, bytes]) -> list[Put | Delete]:

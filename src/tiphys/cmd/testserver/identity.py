@@ -10,13 +10,15 @@ import base64
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import yaml
 
 from tiphys.apiserver.pki import Authority, KeyPair, key_pem, new_key
 from tiphys.cmd.cluster.identities import kubeconfig
 
+# In C where the library has it: in Python the kubeconfig would be a tenth of a cluster's start.
+DUMPER: Final[Any] = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 SERVER_NAMES: Final = (
     "kubernetes",
     "kubernetes.default",
@@ -73,5 +75,5 @@ class Identity:
         certificate, key = (base64.b64encode(data).decode() for data in (self.client.certificate, self.client.key))
         user = {"client-certificate-data": certificate, "client-key-data": key}
         document = kubeconfig(self.directory.name, url, self.ca, user)
-        self.write("kubeconfig", yaml.safe_dump(document, sort_keys=False).encode())
+        self.write("kubeconfig", yaml.dump(document, Dumper=DUMPER, sort_keys=False).encode())
         return self.directory / "kubeconfig"

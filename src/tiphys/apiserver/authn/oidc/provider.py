@@ -14,7 +14,6 @@ from tiphys.apiserver.authn.oidc.jose import Key, Token, keys_of, verify
 from tiphys.apiserver.http.remote import RemoteError, RemoteService
 from tiphys.base.clock import Clock
 from tiphys.base.log import get_logger
-from tiphys.client.config import RestConfig
 
 log = get_logger(__name__)
 
@@ -74,7 +73,7 @@ class Provider:
         self._fetched = self._clock.monotonic()
 
     async def _get(self, url: str) -> dict[str, Any]:
-        service = RemoteService(RestConfig(server=url, ca_data=self._ca))
+        service = RemoteService.at(url, self._ca)
         try:
             found = orjson.loads(await service.get())
         except RemoteError as error:
