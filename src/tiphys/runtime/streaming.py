@@ -134,7 +134,7 @@ class StreamingServer:
         if target is None or time.monotonic() - made > TOKEN_LIFE:
             raise http.HTTPError(404, "the streaming token is unknown or has been used")
         if isinstance(target, PortForwardTarget):
-            await portforward.serve(head, stream, lambda port: self._dial(target, port))
+            await portforward.serve(head, stream, lambda port: self._dial(target, port), target.ports)
         elif isinstance(target, ExecTarget):
             exec_target = target
             await remotecommand.serve(head, stream, _streams(target), lambda session: self._exec(session, exec_target))

@@ -210,7 +210,7 @@ async def test_port_forward_over_channels(cri_client: Client) -> None:
     url, port = await forward_url(cri_client)
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-    request = websocket.request(f"{parts.path}?port={port}", parts.netloc, ["v4.channel.k8s.io"])
+    request = websocket.request(parts.path, parts.netloc, ["v4.channel.k8s.io"])
     writer.write(request.encode())
     websocket.confirm(request, http.parse_response(await http.read_head(reader)))
     connection = WebSocketConnection(SocketStream(reader, writer), server=False)

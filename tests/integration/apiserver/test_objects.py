@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from tests.integration.apiserver.server import CONFIG_MAPS, PODS, Api, api_server, config_map, pod, state_directory
 from tiphys.store import MemoryStore
 
@@ -47,6 +49,13 @@ async def test_generated_names_are_free_names(api: Api) -> None:
     names = {one["metadata"]["name"] for one in made}
     assert len(names) == 20
     assert all(name.startswith("x-") and len(name) == 7 for name in names)
+
+
+@pytest.mark.parametrize(("version", "status"), [("v1", 201), ("0", 201), ("", 201), ("1", 500)])
+async def test_only_a_number_is_a_version_a_new_object_must_not_have(api: Api, version: str, status: int) -> None:
+    made = await api.post(CONFIG_MAPS, {"metadata": {"name": "c", "resourceVersion": version}})
+    assert api.status == status
+    assert made["metadata"].get("resourceVersion") != version
 
 
 async def test_a_dry_run_leaves_nothing(api: Api) -> None:

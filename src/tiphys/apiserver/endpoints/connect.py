@@ -191,7 +191,8 @@ class Connector:
         pod = _pod(api, served)
         node = _assigned_node(pod)
         await self._admit(api, served)
-        query = urlencode([("port", one) for one in api.query.get("ports", ())])
+        # Clients write one parameter for each port, or one with commas; kubelets read the first form.
+        query = urlencode([("port", one) for one in connect_options(api).get("ports", ())])
         path = f"/portForward/{api.info.namespace}/{api.info.name}?{query}"
         return await self._pass_on(api, self._kubelet(api, node, path.rstrip("?")))
 

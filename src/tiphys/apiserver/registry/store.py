@@ -146,7 +146,7 @@ class ResourceStore(StoredObjects):
         template = self._templates.find(obj.get(strategy.template_part)) if strategy.template_part else None
         self._validate_new(ctx, obj, template)
         await admission.validate(obj, None)
-        if metadata.get("resourceVersion"):
+        if (metadata.get("resourceVersion") or "").strip("0").isdecimal():  # what is no number counts as none
             raise StatusError(status_of(500, "", "resourceVersion should not be set on objects to be created"))
         finish = await strategy.begin_create(ctx, obj)
         committed = False

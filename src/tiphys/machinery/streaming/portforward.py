@@ -12,7 +12,7 @@ import asyncio
 import base64
 import contextlib
 import struct
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol
 
 from tiphys.machinery.streaming import http, websocket
@@ -41,21 +41,22 @@ class Pipe(Protocol):
 Dial = Callable[[int], Awaitable[Pipe]]
 
 
-async def serve(head: http.RequestHead, transport: ByteStream, dial: Dial) -> None:
+async def serve(head: http.RequestHead, transport: ByteStream, dial: Dial, ports: Sequence[int] = ()) -> None:
     """Answer a request for port forwarding and forward until the client goes away.
 
-    `dial(port)` connects to the pod, or raises OSError. HTTPError, before anything was answered, when the
-    request is not one.
+    `dial(port)` connects to the pod, or raises OSError. `ports` are those of a client of WebSocket channels, which
+    cannot name one later; without them the request's own parameters count. HTTPError, before anything was answered,
+    when the request is not one.
     """
     if websocket.is_request(head):
         response, protocol = websocket.accept(head, WEBSOCKET_PROTOCOLS)
-        ports = _query_ports(head) if protocol != TUNNEL_PROTOCOL else []
+        wanted = (list(ports) or _query_ports(head)) if protocol != TUNNEL_PROTOCOL else []
         await transport.write(response.encode())
         connection = WebSocketConnection(transport, server=True)
         if protocol == TUNNEL_PROTOCOL:
             await _serve_spdy(SpdyConnection(WebSocketTunnel(connection), server=True), dial)
         else:
-            await _serve_channels(connection, ports, dial, encoded="base64" in protocol)
+            await _serve_channels(connection, wanted, dial, encoded="base64" in protocol)
         return
     if not http.wants_upgrade(head, "SPDY/3.1"):
         raise http.HTTPError(400, "unable to upgrade: missing upgrade headers in request")
