@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-_OMITTED = object()
+# A value that errors do not show.
+OMITTED = object()
 
 # Cause reason → the words its message begins with.
 _WORDS = {
@@ -61,7 +62,7 @@ class FieldError:
     def body(self) -> str:
         """The message without the path, as a cause carries it."""
         head = _WORDS[self.type]
-        if self.type not in _WITHOUT_VALUE and self.value is not _OMITTED:
+        if self.type not in _WITHOUT_VALUE and self.value is not OMITTED:
             head = f"{head}: {show(self.value)}"
         return f"{head}: {self.detail}" if self.detail else head
 
@@ -79,7 +80,9 @@ def show(value: Any) -> str:
         return quote(value)
     if isinstance(value, (int, float)):
         return str(value)
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=str)
+    # As texts for web pages are written; these characters are nowhere in JSON but in its strings.
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 _ESCAPES = {

@@ -78,7 +78,7 @@ class Struct(Node):
 
 @dataclass(slots=True)
 class Macro(Node):
-    """`target.name(v, …, body…)`: the comprehensions, cel.bind and the optional macros."""
+    """`target.name(v, …, body…)`: the comprehensions, and the optional macros."""
 
     at: int
     name: str

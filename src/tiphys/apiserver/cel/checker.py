@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tiphys.apiserver.cel.ast import Call, Ident, ListOf, Literal, Macro, MapOf, Node, Select, Struct
+from tiphys.apiserver.cel.constants import argument_problems
 from tiphys.apiserver.cel.errors import CelSyntaxError, located
 from tiphys.apiserver.cel.parser import dotted_name as dotted
 from tiphys.apiserver.cel.signatures import FUNCTIONS, METHODS, NAMESPACES, TYPE_NAMES, Overload
@@ -32,8 +33,9 @@ def check(source: str, node: Node, variables: Scope) -> Type:
     """The type of an expression over variables of known types. Raises CelSyntaxError with all that is wrong."""
     checker = Checker(source)
     found = checker.type_of(node, variables)
-    if checker.problems:
-        raise CelSyntaxError(located(source, sorted(checker.problems)))
+    problems = checker.problems or checker.mixed
+    if problems:
+        raise CelSyntaxError(located(source, sorted(problems)))
     return found
 
 
@@ -43,12 +45,17 @@ class Checker:
     def __init__(self, source: str) -> None:
         self.source = source
         self.problems: list[tuple[int, str]] = []
+        # Literals with items of several types: told when everything else is in order.
+        self.mixed: list[tuple[int, str]] = []
+        self._may_mix = False
         self.types: dict[int, Type] = {}
 
     def type_of(self, node: Node, scope: Scope) -> Type:
         """The type of a node; dyn where there was a problem."""
         found = self._type_of(node, scope)
         self.types[id(node)] = found
+        if isinstance(node, Call):
+            self.problems += argument_problems(node, self.types)
         return found
 
     def _problem(self, at: int, message: str) -> Type:
@@ -70,12 +77,22 @@ class Checker:
             case Struct():
                 for _, value, _ in node.fields:
                     self.type_of(value, scope)
-                return Type("object", name=node.name) if node.name == "JSONPatch" else DYN
+                return self._struct(node)
             case Macro():
                 return self._macro(node, scope)
             case Call():
                 return self._call(node, scope)
         raise AssertionError(node)
+
+    def _struct(self, node: Struct) -> Type:
+        name = node.name
+        if name == "JSONPatch":
+            return Type("object", name=name)
+        if name in TYPE_NAMES:
+            return TYPE_NAMES[name]
+        if name.split(".")[0] not in ("Object", "google"):
+            return self._problem(node.at, f"undeclared reference to '{name}' (in container '')")
+        return DYN
 
     def _ident(self, at: int, name: str, scope: Scope) -> Type:
         if name in scope:
@@ -127,7 +144,9 @@ class Checker:
             return found
         joined = common(known, found)
         if joined is None:
-            return self._problem(at, f"expected type '{known}' but found '{found}'")
+            if not self._may_mix:
+                self.mixed.append((at, f"expected type '{known}' but found '{found}'"))
+            return DYN
         return joined
 
     def _map(self, node: MapOf, scope: Scope) -> Type:
@@ -144,6 +163,8 @@ class Checker:
     # --- calls ------------------------------------------------------------------------------------
     def _call(self, node: Call, scope: Scope) -> Type:
         name = node.name
+        if name in ("_&&_", "_||_"):
+            return self._logic(node, scope)
         if node.target is None:
             args = [self.type_of(one, scope) for one in node.args]
             return self._resolve(node.at, name, FUNCTIONS.get(name), args)
@@ -153,16 +174,27 @@ class Checker:
             return self._resolve(node.at, f"{space}.{name}", FUNCTIONS.get(f"{space}.{name}"), args)
         target = self.type_of(node.target, scope)
         if name == "format" and len(node.args) == 1 and isinstance(node.args[0], ListOf):
-            for one in node.args[0].items:  # the one list whose items may differ
+            self._may_mix, before = True, self._may_mix  # the one list whose items may differ
+            for one in node.args[0].items:
                 self.type_of(one, scope)
+            self._may_mix = before
             args = [target, list_of(DYN)]
         else:
             args = [target, *(self.type_of(one, scope) for one in node.args)]
         return self._resolve(node.at, name, METHODS.get(name), args, method=True)
 
+    def _logic(self, node: Call, scope: Scope) -> Type:
+        for one in node.args:
+            found = self.type_of(one, scope)
+            if not fits(BOOL, found, {}):
+                self._problem(one.at, f"expected type 'bool' but found '{found}'")
+        return BOOL
+
     def _resolve(
         self, at: int, name: str, overloads: Sequence[Overload] | None, args: list[Type], *, method: bool = False
     ) -> Type:
+        if overloads is None and name in (FUNCTIONS if method else METHODS):
+            overloads = ()
         if overloads is None:
             return self._problem(at, f"undeclared reference to '{name}' (in container '')")
         result: Type | None = None
@@ -181,8 +213,6 @@ class Checker:
     # --- macros -----------------------------------------------------------------------------------
     def _macro(self, node: Macro, scope: Scope) -> Type:
         target = self.type_of(node.target, scope)
-        if node.name == "bind":
-            return self.type_of(node.args[0], {**scope, node.variables[0]: target})
         if node.name in ("optMap", "optFlatMap"):
             value = target.element if target.kind == "optional_type" else DYN
             found = self.type_of(node.args[0], {**scope, node.variables[0]: value})
@@ -191,8 +221,10 @@ class Checker:
         types = [self.type_of(one, inner) for one in node.args]
         judged = node.name in ("all", "exists", "exists_one", "filter") or len(types) == 2
         if judged and not fits(BOOL, types[0], {}):
-            self._problem(node.args[0].at, f"expected type 'bool' but found '{types[0]}'")
+            self._not_bool(node, types, inner)
         match node.name:
+            case "sortBy":
+                return target if target.kind == "list" else list_of(DYN)
             case "filter":
                 return list_of(inner[node.variables[0]])
             case "map" | "transformList":
@@ -202,6 +234,15 @@ class Checker:
             case "transformMapEntry":
                 return types[-1]
         return BOOL
+
+    def _not_bool(self, node: Macro, types: Sequence[Type], inner: Scope) -> None:
+        """A condition that is none: each macro says so by what it is made of."""
+        if node.name in ("all", "exists"):
+            self._problem(node.args[0].at, f"expected type 'bool' but found '{types[0]}'")
+            return
+        out = types[-1] if len(types) == 2 else inner[node.variables[0]]
+        shown = "int, int" if node.name == "exists_one" else ", ".join([str(list_of(out))] * 2)
+        self._problem(node.at, f"found no matching overload for '_?_:_' applied to '({types[0]}, {shown})'")
 
     def _iterated(self, node: Macro, target: Type) -> dict[str, Type]:
         """The types of the variables of a comprehension."""

@@ -6,7 +6,8 @@ and a tenth of the characters it reads; a comprehension what its body costs each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 from tiphys.apiserver.cel.ast import Call, Ident, ListOf, Literal, Macro, MapOf, Node, Select, Struct
@@ -104,10 +105,10 @@ def _field(value: Any, name: str) -> Any:
     if isinstance(value, dict):
         found = value.get(name, _MISSING)
         return found() if type(found) is Lazy else found
+    if isinstance(value, list):
+        raise EvalError("unsupported index type 'string' in list")
     found = getattr(value, "cel_fields", None)
-    if found is None:
-        raise no_overload()
-    return found.get(name, _MISSING)
+    return _MISSING if found is None else found.get(name, _MISSING)
 
 
 def _select(node: Select) -> Step:
@@ -185,8 +186,6 @@ def _map(node: MapOf) -> Step:
         out: dict[Any, Any] = {}
         for make_key, make, optional in steps:
             key, value = make_key(state), make(state)
-            if key in out:
-                raise EvalError(f"Failed with repeated key [{key}]")
             if not optional:
                 out[key] = value
             elif _optional(value).present:
@@ -220,34 +219,32 @@ def _call(node: Call) -> Step:
         special = _SPECIAL.get(name)
         if special is not None:
             return special(*args)
-        return _function(FUNCTIONS[name], args)
+        return _function(FUNCTIONS[name], args, name)
     space = dotted_name(node.target)
     if space in NAMESPACES and f"{space}.{name}" in FUNCTIONS:
-        return _function(FUNCTIONS[f"{space}.{name}"], args)
+        return _function(FUNCTIONS[f"{space}.{name}"], args, f"{space}.{name}")
     target = compile_node(node.target)
     if name in ("or", "orValue"):
         return _or_value(target, args[0], unwrap=name == "orValue")
-    return _function(METHODS[name], [target, *args])
+    return _function(METHODS[name], [target, *args], name)
 
 
-def _function(call: Callable[..., Any], args: list[Step]) -> Step:
+def _function(call: Callable[..., Any], args: list[Step], name: str) -> Step:
+    misfit = f"no such overload: {name}" if name[0].isalpha() else "no such overload"
     if len(args) == 2:
         first, second = args
 
         def binary(state: State) -> Any:
             a, b = first(state), second(state)
             state.spend(1 + _read(a) + _read(b))
-            try:
-                return call(a, b)
-            except _MISFITS:
-                raise no_overload() from None
+            return _apply(call, (a, b), misfit)
 
         return binary
 
     def step(state: State) -> Any:
         values = [one(state) for one in args]
         state.spend(1 + sum(_read(value) for value in values))
-        return _apply(call, values)
+        return _apply(call, values, misfit)
 
     return step
 
@@ -257,11 +254,15 @@ def _function(call: Callable[..., Any], args: list[Step]) -> Step:
 _MISFITS: Final = (TypeError, AttributeError, LookupError, ValueError)
 
 
-def _apply(call: Callable[..., Any], values: list[Any]) -> Any:
+def _apply(call: Callable[..., Any], values: Sequence[Any], misfit: str) -> Any:
     try:
         return call(*values)
     except _MISFITS:
-        raise no_overload() from None
+        raise EvalError(misfit) from None
+    except EvalError as error:
+        if str(error) == "no such overload":
+            raise EvalError(misfit) from None
+        raise
 
 
 def _read(value: Any) -> int:
@@ -352,8 +353,6 @@ def _or_value(target: Step, other: Step, *, unwrap: bool) -> Step:
 def _macro(node: Macro) -> Step:
     target = compile_node(node.target)
     steps = [compile_node(one) for one in node.args]
-    if node.name == "bind":
-        return _bound(target, node.variables[0], steps[0])
     if node.name in ("optMap", "optFlatMap"):
         return _opt_map(target, node.variables[0], steps[0], flat=node.name == "optFlatMap")
     condition = steps[0] if node.name in ("all", "exists", "exists_one", "filter") or len(steps) == 2 else None
@@ -368,6 +367,8 @@ def _macro(node: Macro) -> Step:
             return lambda state: sum(_bool(body(state)) for _ in loop.turns(state)) == 1
         case "filter":
             return lambda state: [value for value in loop.turns(state) if _bool(body(state))]
+        case "sortBy":
+            return lambda state: _sorted_by(loop, state, body)
         case "map" | "transformList":
             return lambda state: [
                 body(state) for _ in loop.turns(state) if condition is None or _bool(condition(state))
@@ -377,6 +378,15 @@ def _macro(node: Macro) -> Step:
                 key: body(state) for key in loop.turns(state) if condition is None or _bool(condition(state))
             }
     return lambda state: _entries(loop, state, condition, body)
+
+
+def _sorted_by(loop: _Loop, state: State, key: Step) -> list[Any]:
+    """The items in the order of what the body makes of each."""
+    items = [(key(state), item) for item in loop.turns(state)]
+    order = FUNCTIONS["_<=_"]
+    for (one, _), (other, _) in pairwise(items):
+        order(one, other)  # refuses what has no order
+    return [item for _, item in sorted(items, key=lambda pair: pair[0])]
 
 
 def _entries(loop: _Loop, state: State, condition: Step | None, body: Step) -> dict[Any, Any]:
@@ -445,29 +455,19 @@ def _quantified(loop: _Loop, state: State, body: Step, *, until: bool) -> bool:
     return not until
 
 
-def _bound(target: Step, name: str, body: Step) -> Step:
-    def step(state: State) -> Any:
-        value = target(state)
-        variables = state.variables
-        before = variables.get(name, _MISSING)
-        variables[name] = value
-        try:
-            return body(state)
-        finally:
-            if before is _MISSING:
-                del variables[name]
-            else:
-                variables[name] = before
-
-    return step
-
-
 def _opt_map(target: Step, name: str, body: Step, *, flat: bool) -> Step:
     def step(state: State) -> Any:
         found = _optional(target(state))
         if not found.present:
             return NONE
-        value = _bound(lambda _: found.value, name, body)(state)
+        before = state.variables.get(name, _MISSING)
+        state.variables[name] = found.value
+        try:
+            value = body(state)
+        finally:
+            state.variables.pop(name)
+            if before is not _MISSING:
+                state.variables[name] = before
         return value if flat else Optional(value)
 
     return step

@@ -6,9 +6,20 @@ from __future__ import annotations
 class CelSyntaxError(ValueError):
     """The text is no expression, or its types do not fit. The message points to the place, as cel-go writes it."""
 
+    def said(self) -> str:
+        """The message with what failed before it."""
+        return f"compilation failed: {self}"
+
+
+class CelProgramError(CelSyntaxError):
+    """The expression is well formed but can never be evaluated: `int('a')`."""
+
+    def said(self) -> str:
+        return f"program instantiation failed: {self}"
+
 
 class EvalError(Exception):
-    """Evaluation failed: `no such key: a`, `divide by zero`, `index out of bounds: 3`, …"""
+    """Evaluation failed: `no such key: a`, `division by zero`, `index out of bounds: 3`, …"""
 
 
 class CostError(EvalError):

@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
 from tiphys.apiserver.cel.errors import EvalError
-from tiphys.apiserver.cel.values import NONE, Optional, checked_int, no_overload
+from tiphys.apiserver.cel.values import INT_MAX, NONE, Optional, checked_int, no_overload
 from tiphys.apiserver.registry.validation import formats
 from tiphys.machinery.quantity import Quantity
 
@@ -50,8 +50,13 @@ def _amount(value: Any) -> Decimal:
     return value.amount if isinstance(value, Quantity) else Decimal(value)
 
 
+def _is_integer(value: Quantity) -> bool:
+    """Whether it is a whole number that an int has room for."""
+    return value.amount == value.amount.to_integral_value() and abs(value.amount) <= INT_MAX
+
+
 def _as_integer(value: Quantity) -> int:
-    if value.amount != value.amount.to_integral_value():
+    if not _is_integer(value):
         raise EvalError("cannot convert value to integer")
     return checked_int(int(value.amount))
 
@@ -77,13 +82,18 @@ class Url:
     cel_type = "kubernetes.URL"
 
 
+_BAD_URL: Final = "URL parse error during conversion from string: "
+
+
 def _url(text: Any) -> Url:
     """An absolute URI or an absolute path, as Go's url.ParseRequestURI takes them."""
     if not isinstance(text, str):
         raise no_overload()
-    problem = f'URL parse error during conversion from string: parse "{text}": '
+    problem = f'{_BAD_URL}parse "{text}": '
     if not text:
         raise EvalError(problem + "empty url")
+    if not text.startswith("/") and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text) and not text.startswith(":"):
+        raise EvalError(problem + "invalid URI for request")
     if re.search(r"[\x00-\x20\x7f]", text):
         raise EvalError(
             problem + "invalid control character in URL"
@@ -94,9 +104,15 @@ def _url(text: Any) -> Url:
         parts = urlsplit(text)
         _ = parts.port  # looks at it, and may refuse
     except ValueError:
-        raise EvalError(problem + "invalid port or host") from None
+        unclosed = "[" in text and "]" not in text
+        raise EvalError(problem + ("missing ']' in host" if unclosed else "invalid port or host")) from None
+    if text.startswith(":"):
+        raise EvalError(problem + "missing protocol scheme")
     if not text.startswith("/") and not parts.scheme:
         raise EvalError(problem + "invalid URI for request")
+    bad = re.search(r"%(?![0-9A-Fa-f]{2}).{0,2}", parts.path)
+    if bad is not None:
+        raise EvalError(f'{problem}invalid URL escape "{bad[0]}"')
     return Url(text, parts)
 
 
@@ -118,9 +134,8 @@ def _ip(text: Any) -> Address:
     try:
         found = ipaddress.ip_address(text)
     except ValueError:
-        raise EvalError(
-            f'IP Address {text!r} parse error during conversion from string: ParseAddr("{text}"): unable to parse IP'
-        ) from None
+        problem = f'ParseAddr("{text}"): {_address_problem(text)}'
+        raise EvalError(f'IP Address "{text}" parse error during conversion from string: {problem}') from None
     if "%" in text:
         raise EvalError(f'IP address "{text}" with zone value is not allowed')
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
@@ -131,16 +146,40 @@ def _ip(text: Any) -> Address:
 def _cidr(text: Any) -> Network:
     if not isinstance(text, str):
         raise no_overload()
-    address, slash, bits = text.partition("/")
+    address, slash, bits = text.rpartition("/")
     try:
-        if not slash or not bits.isdigit() or (len(bits) > 1 and bits[0] == "0"):
-            raise ValueError
-        _ip(address)
-        return ipaddress.ip_interface(text)
-    except (ValueError, EvalError):
-        raise EvalError(
-            f"network address parse error during conversion from string: netip.ParsePrefix(\"{text}\"): no '/'"
-        ) from None
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        found = None
+    if found is None or not bits.isdigit() or (len(bits) > 1 and bits[0] == "0") or int(bits) > found.max_prefixlen:
+        problem = f'{_BAD_NETWORK}netip.ParsePrefix("{text}"): '
+        if not slash:
+            problem += "no '/'"
+        elif found is None:
+            problem += f'ParseAddr("{address}"): {_address_problem(address)}'
+        elif not bits.isdigit() or (len(bits) > 1 and bits[0] == "0"):
+            problem += f'bad bits after slash: "{bits}"'
+        else:
+            problem += "prefix length out of range"
+        raise EvalError(_BAD_NETWORK + problem)
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        raise EvalError(f'{_BAD_NETWORK}IPv4-mapped IPv6 address "{text}" is not allowed')
+    return ipaddress.ip_interface(text)
+
+
+_BAD_NETWORK: Final = "network address parse error during conversion from string: "
+
+
+def _address_problem(text: str) -> str:
+    """Why a text is no address."""
+    parts = text.split(".")
+    if len(parts) == 4 and all(part.isdigit() for part in parts):
+        if any(len(part) > 1 and part[0] == "0" for part in parts):
+            return "IPv4 field has octet with leading zero"
+        return "IPv4 field has value >255"
+    if text.count("::") > 1:
+        return f'multiple :: in address (at "{text[text.rindex("::") + 1 :]}")'
+    return "unable to parse IP"
 
 
 def _contains_ip(network: Network, address: Any) -> bool:
@@ -200,18 +239,25 @@ def _uri(text: str) -> list[str]:
     try:
         _url(text)
     except EvalError as error:
-        return [str(error)]
+        return [str(error).removeprefix(_BAD_URL)]
     return []
+
+
+def _before_dash(text: str) -> str:
+    """A prefix of a name may end with a dash, as what follows will end the name."""
+    return text[:-2] + "a" if len(text) > 1 and text.endswith("-") else text
 
 
 _FORMATS: Final = {
     "dns1123Label": formats.dns1123_label,
     "dns1123Subdomain": formats.dns1123_subdomain,
     "dns1035Label": formats.dns1035_label,
-    "qualifiedName": lambda text: list(formats.qualified_name(text)),
-    "dns1123LabelPrefix": lambda text: formats.dns1123_label(text.rstrip("-") if len(text) > 1 else text),
-    "dns1123SubdomainPrefix": lambda text: formats.dns1123_subdomain(text.rstrip("-") if len(text) > 1 else text),
-    "dns1035LabelPrefix": lambda text: formats.dns1035_label(text.rstrip("-") if len(text) > 1 else text),
+    "qualifiedName": lambda text: [
+        one.replace("a qualified name", "a valid label key", 1) for one in formats.qualified_name(text)
+    ],
+    "dns1123LabelPrefix": lambda text: formats.dns1123_label(_before_dash(text)),
+    "dns1123SubdomainPrefix": lambda text: formats.dns1123_subdomain(_before_dash(text)),
+    "dns1035LabelPrefix": lambda text: formats.dns1035_label(_before_dash(text)),
     "labelValue": lambda text: list(formats.label_value(text)),
     "uri": _uri,
     "uuid": _pattern(
@@ -265,16 +311,30 @@ class Semver:
 def _semver(text: str, normalize: bool = False) -> Semver:
     if not isinstance(text, str):
         raise no_overload()
-    given = text
     if normalize:
         head, mark, tail = re.match(r"v?([^-+]*)([-+]?)(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
         parts = [part.lstrip("0") or "0" if part.isdigit() else part for part in head.split(".")]
         text = ".".join([*parts, *["0"] * (3 - len(parts))]) + mark + tail
     match = _SEMVER.fullmatch(text)
     if match is None:
-        raise EvalError(f"No Major.Minor.Patch elements found: {given}")
+        raise EvalError(_version_problem(text))
     numbers = (int(match[1]), int(match[2]), int(match[3]))
     return Semver(numbers, tuple(match[4].split(".")) if match[4] else ())
+
+
+def _version_problem(text: str) -> str:
+    """Why a text is no version."""
+    if not text:
+        return "Version string empty"
+    numbers = re.split(r"[-+]", text, maxsplit=1)[0].split(".", 2)
+    if len(numbers) < 3:
+        return "No Major.Minor.Patch elements found"
+    for name, number in zip(("Major", "Minor", "Patch"), numbers, strict=True):
+        if not re.fullmatch("[0-9]+", number):
+            return f'Invalid character(s) found in {name.lower()} number "{number}"'
+        if len(number) > 1 and number[0] == "0":
+            return f'{name} number must not contain leading zeroes "{number}"'
+    return "Prerelease is empty" if re.search(r"-(\+|$)", text) else "Build meta data is empty"
 
 
 def _escape_key(key: str) -> str:
@@ -300,6 +360,7 @@ def _on(name: str) -> Callable[..., Any]:
 FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "quantity": _quantity,
     "isQuantity": _is(_quantity),
+    "sign": lambda value: value.sign(),
     "url": _url,
     "isURL": _is(_url),
     "ip": _ip,
@@ -314,8 +375,7 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "jsonpatch.escapeKey": _escape_key,
 }
 METHODS: Final[dict[str, Callable[..., Any]]] = {
-    "sign": lambda value: value.sign(),
-    "isInteger": lambda value: value.amount == value.amount.to_integral_value(),
+    "isInteger": _is_integer,
     "asInteger": _as_integer,
     "asApproximateFloat": lambda value: float(value.amount),
     "add": lambda value, other: _plus(value, other, 1),

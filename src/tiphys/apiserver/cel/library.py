@@ -85,7 +85,7 @@ def _divide(a: Any, b: Any) -> Any:
         if b == 0:
             return math.nan if a == 0 or a != a else math.copysign(math.inf, a) * math.copysign(1, b)
         return a / b
-    return _whole(a, b, "divide by zero", lambda x, y: abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1))
+    return _whole(a, b, "division by zero", lambda x, y: abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1))
 
 
 def _modulo(a: Any, b: Any) -> Any:
@@ -161,7 +161,7 @@ def _index(values: Any, key: Any) -> Any:
         return values[key]
     if isinstance(values, list):
         if isinstance(key, bool) or not isinstance(key, (int, float)) or key != int(key):
-            raise no_overload()
+            raise EvalError(f"unsupported index type '{type_of(key)}' in list")
         if not 0 <= key < len(values):
             raise EvalError(f"index out of bounds: {int(key)}")
         return values[int(key)]
@@ -187,6 +187,10 @@ def _size(value: Any) -> int:
 
 
 # --- conversions ----------------------------------------------------------------------------------
+def _not_a(kind: str) -> EvalError:
+    return EvalError(f"type conversion error from 'string' to '{kind}'")
+
+
 def _to_int(value: Any) -> int:
     if isinstance(value, datetime):
         return math.floor(value.timestamp())
@@ -198,7 +202,7 @@ def _to_int(value: Any) -> int:
         try:
             return checked_int(int(value, 10))
         except ValueError:
-            raise EvalError(f'strconv.ParseInt: parsing "{value}": invalid syntax') from None
+            raise _not_a("int") from None
     if isinstance(value, int) and not isinstance(value, bool):
         return checked_int(int(value))
     raise no_overload()
@@ -213,7 +217,7 @@ def _to_uint(value: Any) -> UInt:
         try:
             return checked_uint(int(value, 10))
         except ValueError:
-            raise EvalError(f'strconv.ParseUint: parsing "{value}": invalid syntax') from None
+            raise _not_a("uint") from None
     if isinstance(value, int) and not isinstance(value, bool):
         return checked_uint(int(value))
     raise no_overload()
@@ -224,7 +228,7 @@ def _to_double(value: Any) -> float:
         try:
             return float(value)
         except ValueError:
-            raise EvalError(f'strconv.ParseFloat: parsing "{value}": invalid syntax') from None
+            raise _not_a("double") from None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     raise no_overload()
@@ -238,7 +242,7 @@ def _to_bool(value: Any) -> bool:
             return True
         if value in ("0", "f", "F", "FALSE", "false", "False"):
             return False
-        raise EvalError(f'strconv.ParseBool: parsing "{value}": invalid syntax')
+        raise _not_a("bool")
     raise no_overload()
 
 
@@ -282,10 +286,6 @@ def _extreme(name: str, compare: Callable[[Any, Any], bool]) -> Function:
     return step
 
 
-def _variadic(choose: Function) -> Function:
-    return lambda *values: choose(values[0] if len(values) == 1 and isinstance(values[0], list) else list(values))
-
-
 def _index_of(values: Any, wanted: Any, offset: int = 0) -> int:
     if isinstance(values, str):
         return strings.index_of(values, wanted, offset)
@@ -306,18 +306,28 @@ def _distinct(values: list[Any]) -> list[Any]:
     return found
 
 
-def _flatten(values: list[Any]) -> list[Any]:
+def _flatten(values: list[Any], depth: int = 1) -> list[Any]:
+    if depth < 0:
+        raise EvalError("level must be non-negative")
     out: list[Any] = []
     for one in values:
-        if isinstance(one, list):
-            out += one
+        if isinstance(one, list) and depth:
+            out += _flatten(one, depth - 1)
         else:
             out.append(one)
     return out
 
 
+def _unwrapped(values: list[Any]) -> list[Any]:
+    return [one.value for one in values if one.present]
+
+
 def _slice(values: list[Any], start: int, end: int) -> list[Any]:
-    if not 0 <= start <= end <= len(values):
+    if start < 0 or end < 0:
+        raise EvalError(f"cannot slice({start}, {end}), negative indexes not supported")
+    if start > end:
+        raise EvalError(f"cannot slice({start}, {end}), start index must be less than or equal to end index")
+    if end > len(values):
         raise EvalError(f"cannot slice({start}, {end}), list is length {len(values)}")
     return values[start:end]
 
@@ -339,10 +349,6 @@ def _contains_all(values: list[Any], wanted: list[Any]) -> bool:
 
 def _reverse(value: Any) -> Any:
     return value[::-1]
-
-
-def _round(value: float) -> float:
-    return float(math.floor(abs(value) + 0.5)) * math.copysign(1, value) if math.isfinite(value) else value
 
 
 def _of_non_zero(value: Any) -> Optional:
@@ -383,22 +389,12 @@ FUNCTIONS: Final[dict[str, Function]] = {
     "optional.of": Optional,
     "optional.ofNonZeroValue": _of_non_zero,
     "optional.none": lambda: NONE,
+    "optional.unwrap": _unwrapped,
     "strings.quote": strings.quoted,
     "lists.range": _range,
     "sets.contains": _contains_all,
     "sets.equivalent": lambda a, b: _contains_all(a, b) and _contains_all(b, a),
     "sets.intersects": lambda a, b: any(contained(one, b) for one in a),
-    "math.greatest": _variadic(_extreme("math.greatest", operator.gt)),
-    "math.least": _variadic(_extreme("math.least", operator.lt)),
-    "math.abs": lambda value: abs(value) if isinstance(value, float) else checked_int(abs(value)),
-    "math.ceil": lambda value: float(math.ceil(value)) if math.isfinite(value) else value,
-    "math.floor": lambda value: float(math.floor(value)) if math.isfinite(value) else value,
-    "math.trunc": lambda value: float(math.trunc(value)) if math.isfinite(value) else value,
-    "math.round": _round,
-    "math.sign": lambda value: type(value)((value > 0) - (value < 0)),
-    "math.isNaN": math.isnan,
-    "math.isInf": math.isinf,
-    "math.isFinite": math.isfinite,
     **kubernetes.FUNCTIONS,
 }
 METHODS: Final[dict[str, Function]] = {
@@ -417,6 +413,7 @@ METHODS: Final[dict[str, Function]] = {
     "sort": _sort,
     "first": lambda values: Optional(values[0]) if values else NONE,
     "last": lambda values: Optional(values[-1]) if values else NONE,
+    "unwrapOpt": _unwrapped,
     "hasValue": lambda value: value.present,
     "value": lambda value: value.value,
     **strings.METHODS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 from tiphys.apiserver.cel.errors import CelSyntaxError, located
@@ -22,6 +23,8 @@ def number(source: str, at: int, text: str) -> Any:
             raise CelSyntaxError(located(source, [(at, "invalid uint literal")]))
         return UInt(value)
     if "x" not in text and ("." in text or "e" in text or "E" in text):
+        if math.isinf(float(text)):
+            raise CelSyntaxError(located(source, [(at, "invalid double literal")]))
         return float(text)
     value = int(text, 16 if "x" in text else 10)
     if not INT_MIN <= value <= INT_MAX:

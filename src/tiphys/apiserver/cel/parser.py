@@ -64,10 +64,11 @@ _RELATIONS: Final = {"==": "_==_", "!=": "_!=_", "<": "_<_", "<=": "_<=_", ">": 
 _MACROS: Final[dict[str, dict[int, int]]] = {
     "all": {2: 1, 3: 2},
     "exists": {2: 1, 3: 2},
-    "exists_one": {2: 1},
-    "existsOne": {2: 1, 3: 2},
+    "exists_one": {2: 1, 3: 2},
+    "existsOne": {3: 2},
     "map": {2: 1, 3: 1},
     "filter": {2: 1},
+    "sortBy": {2: 1},
     "transformList": {3: 2, 4: 2},
     "transformMap": {3: 2, 4: 2},
     "transformMapEntry": {3: 2, 4: 2},
@@ -232,7 +233,7 @@ class _Parser:
     def _selected(self, node: Node, at: int, optional: bool) -> Node:
         token = self._take()
         if token.kind == "quoted":
-            return Select(at, node, token.text[1:-1], optional=optional)
+            raise self._error(token.at, "unsupported syntax: '`'")
         if token.kind != "name" or token.text in ("in", "true", "false", "null"):
             shown = "." if token.kind == "end" else f".{token.text}"
             raise self._error(token.at, f"Syntax error: no viable alternative at input '{shown}'")
@@ -242,8 +243,6 @@ class _Parser:
         return Select(at, node, token.text, optional=optional)
 
     def _method(self, target: Node, name: str, at: int, args: list[Node]) -> Node:
-        if name == "bind" and isinstance(target, Ident) and target.name == "cel" and len(args) == 3:
-            return Macro(at, "bind", args[1], (self._variable(args[0], name),), [args[2]])
         counts = _MACROS.get(name)
         if counts is not None and len(args) in counts:
             variables = counts[len(args)]
@@ -300,7 +299,7 @@ class _Parser:
             only = args[0]
             if not isinstance(only, Select) or only.optional:
                 raise self._error(only.at, "invalid argument to has() macro")
-            return Select(only.at, only.operand, only.field, test=True)
+            return Select(at, only.operand, only.field, test=True)
         return Call(at, name, None, args)
 
     def _list(self, at: int) -> Node:

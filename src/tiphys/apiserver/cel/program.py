@@ -9,7 +9,8 @@ from typing import Any, Final
 from tiphys.apiserver.cel.ast import Node
 from tiphys.apiserver.cel.checker import check
 from tiphys.apiserver.cel.compiler import State, Step, compile_node
-from tiphys.apiserver.cel.errors import CelSyntaxError, EvalError
+from tiphys.apiserver.cel.constants import folding_problem
+from tiphys.apiserver.cel.errors import CelProgramError, CelSyntaxError, EvalError
 from tiphys.apiserver.cel.parser import parse
 from tiphys.apiserver.cel.types import Type
 
@@ -45,6 +46,10 @@ def compile_expression(source: str, variables: Mapping[str, Type]) -> Program:
     """Parse, check and compile. Raises CelSyntaxError with every problem and its place."""
     try:
         node = parse(source)
-        return Program(source, check(source, node, variables), node, compile_node(node))
+        found = check(source, node, variables)
+        problem = folding_problem(node)
+        if problem:
+            raise CelProgramError(problem)
+        return Program(source, found, node, compile_node(node))
     except RecursionError:
         raise CelSyntaxError("expression recursion limit exceeded") from None

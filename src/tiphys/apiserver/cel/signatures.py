@@ -139,7 +139,6 @@ string.substring(int) -> string
 string.substring(int, int) -> string
 string.trim() -> string
 string.format(list(dyn)) -> string
-string.reverse() -> string
 strings.quote(string) -> string
 list(string).join() -> string
 list(string).join(string) -> string
@@ -156,7 +155,8 @@ list(A).max() -> A
 list(A).indexOf(A) -> int
 list(A).lastIndexOf(A) -> int
 list(A).distinct() -> list(A)
-list(A).flatten() -> list(dyn)
+list(list(A)).flatten() -> list(A)
+list(dyn).flatten(int) -> list(dyn)
 list(A).reverse() -> list(A)
 list(A).slice(int, int) -> list(A)
 list(A).sort() -> list(A)
@@ -166,25 +166,10 @@ lists.range(int) -> list(int)
 sets.contains(list(A), list(A)) -> bool
 sets.equivalent(list(A), list(A)) -> bool
 sets.intersects(list(A), list(A)) -> bool
-math.greatest(A) -> A
-math.greatest(A, A) -> A
-math.greatest(A, A, A) -> A
-math.greatest(A, A, A, A) -> A
-math.least(A) -> A
-math.least(A, A) -> A
-math.least(A, A, A) -> A
-math.least(A, A, A, A) -> A
-math.abs(A) -> A
-math.ceil(double) -> double
-math.floor(double) -> double
-math.round(double) -> double
-math.trunc(double) -> double
-math.sign(A) -> A
-math.isNaN(double) -> bool
-math.isInf(double) -> bool
-math.isFinite(double) -> bool
 optional.of(A) -> optional_type(A)
 optional.ofNonZeroValue(A) -> optional_type(A)
+optional.unwrap(list(optional_type(A))) -> list(A)
+list(optional_type(A)).unwrapOpt() -> list(A)
 optional.none() -> optional_type(A)
 optional_type(A).hasValue() -> bool
 optional_type(A).value() -> A
@@ -192,7 +177,7 @@ optional_type(A).or(optional_type(A)) -> optional_type(A)
 optional_type(A).orValue(A) -> A
 quantity(string) -> quantity
 isQuantity(string) -> bool
-quantity.sign() -> int
+sign(quantity) -> int
 quantity.isInteger() -> bool
 quantity.asInteger() -> int
 quantity.asApproximateFloat() -> double
@@ -273,7 +258,7 @@ decision.error() -> string
 jsonpatch.escapeKey(string) -> string
 """
 # Namespaces of functions: `sets.contains(a, b)` is no method of a variable `sets`.
-NAMESPACES: Final = frozenset({"sets", "math", "optional", "lists", "strings", "format", "jsonpatch", "ip"})
+NAMESPACES: Final = frozenset({"sets", "optional", "lists", "strings", "format", "jsonpatch", "ip"})
 _ORDERED: Final = ("int", "uint", "double", "bool", "string", "bytes", "timestamp", "duration")
 
 

@@ -26,9 +26,10 @@ def timestamp(value: Any) -> datetime:
     if not isinstance(value, str):
         raise no_overload()
     try:
-        return parse_rfc3339(value)
+        found = parse_rfc3339(value)
     except ValueError as error:
         raise EvalError(str(error)) from None
+    return found if value[-1:] in "zZ" else found.astimezone(_zone(value[-6:]))
 
 
 def duration(value: Any) -> timedelta:
@@ -45,8 +46,10 @@ def duration(value: Any) -> timedelta:
 
 def timestamp_text(value: datetime) -> str:
     """RFC 3339, with no more digits than are needed."""
-    text = value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{text}.{value.microsecond:06}".rstrip("0") + "Z" if value.microsecond else f"{text}Z"
+    text = value.strftime("%Y-%m-%dT%H:%M:%S")
+    zone = value.strftime("%z") if value.utcoffset() else ""
+    shown = f"{zone[:3]}:{zone[3:5]}" if zone else "Z"
+    return (f"{text}.{value.microsecond:06}".rstrip("0") if value.microsecond else text) + shown
 
 
 def duration_text(value: timedelta) -> str:

@@ -55,7 +55,7 @@ class Type:
         return cls(kind, tuple(cls.parse(one) for one in split_arguments(rest[:-1])))
 
 
-_SHOWN: Final = {"timestamp": "google.protobuf.Timestamp", "duration": "google.protobuf.Duration", "null": "null"}
+_SHOWN: Final = {"null": "null"}
 
 
 def split_arguments(text: str) -> list[str]:

@@ -11,7 +11,7 @@ from tiphys.apiserver.cel.regex import compile_pattern
 from tiphys.apiserver.crd.celtypes import cel_type
 from tiphys.apiserver.crd.jsonpath import parse as parse_path
 from tiphys.apiserver.crd.jsonpath import simple_steps
-from tiphys.apiserver.crd.rules import RuleError, compile_rule
+from tiphys.apiserver.crd.rules import RuleError, compile_rule, default_errors
 from tiphys.apiserver.crd.structural import structural
 from tiphys.apiserver.crd.validation import schema_errors
 from tiphys.machinery import field
@@ -225,6 +225,7 @@ def _schema_errors(schema: Json, path: Path) -> list[FieldError]:
     errors += _node_errors(schema, path, root=True)
     if not errors:
         errors += _default_errors(schema, path)
+    if not errors:
         errors += _rule_errors(schema, path, root=True)
     return errors
 
@@ -306,7 +307,8 @@ def _default_errors(schema: Json, path: Path) -> list[FieldError]:
     """Defaults must be valid; asked of a schema that is otherwise in order."""
     errors: list[FieldError] = []
     if schema.get("default") is not None:
-        errors += schema_errors(schema["default"], schema, path.child("default"))
+        where = path.child("default")
+        errors += schema_errors(schema["default"], schema, where) or default_errors(structural(schema), where)
     for _, where, inner in _inner(schema, path):
         errors += _default_errors(inner, where)
     return errors

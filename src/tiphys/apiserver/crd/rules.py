@@ -69,8 +69,8 @@ class RuleError(ValueError):
         self.value = value
 
 
-def compile_rules(node: Structural, *, resource: bool = False) -> Ruled | None:
-    """The rules of a schema; None without any. Raises RuleError."""
+def compile_rules(node: Structural, *, resource: bool = False, messages: bool = True) -> Ruled | None:
+    """The rules of a schema; None without any. Raises RuleError; not for messages when they do not matter."""
     if not node.has_rules:
         return None
     found = Ruled(node)
@@ -78,14 +78,25 @@ def compile_rules(node: Structural, *, resource: bool = False) -> Ruled | None:
     if specs:
         own = cel_type(node, resource=resource)
         found.convert = converter(node)
-        found.rules = [compile_rule(index, spec, own) for index, spec in enumerate(specs)]
+        found.rules = [_lenient(index, spec, own, messages) for index, spec in enumerate(specs)]
     for name, one in node.properties.items():
-        inner = compile_rules(one, resource=one.embedded)
+        inner = compile_rules(one, resource=one.embedded, messages=messages)
         if inner is not None:
             found.properties[name] = inner
-    found.items = compile_rules(node.items, resource=node.items.embedded) if node.items is not None else None
-    found.additional = compile_rules(node.additional) if node.additional is not None else None
+    if node.items is not None:
+        found.items = compile_rules(node.items, resource=node.items.embedded, messages=messages)
+    if node.additional is not None:
+        found.additional = compile_rules(node.additional, messages=messages)
     return found
+
+
+def _lenient(index: int, spec: Mapping[str, Any], own: Type, messages: bool) -> Rule:
+    try:
+        return compile_rule(index, spec, own)
+    except RuleError as error:
+        if messages or error.where == "rule":
+            raise
+    return compile_rule(index, {**spec, "messageExpression": ""}, own)
 
 
 def compile_rule(index: int, spec: Mapping[str, Any], own: Type) -> Rule:
@@ -96,18 +107,16 @@ def compile_rule(index: int, spec: Mapping[str, Any], own: Type) -> Rule:
     try:
         program = compile_expression(source, variables)
     except CelSyntaxError as error:
-        raise RuleError(index, "rule", source, f"compilation failed: {error}") from None
-    if program.type.kind not in ("bool", "dyn"):
+        raise RuleError(index, "rule", source, error.said()) from None
+    if program.type.kind != "bool":
         raise RuleError(index, "rule", source, "cel expression must evaluate to a bool")
     message = None
     if text := spec.get("messageExpression"):
         try:
             message = compile_expression(text, variables)
         except CelSyntaxError as error:
-            raise RuleError(
-                index, "messageExpression", text, f"messageExpression compilation failed: {error}"
-            ) from None
-        if message.type.kind not in ("string", "dyn"):
+            raise RuleError(index, "messageExpression", text, f"messageExpression {error.said()}") from None
+        if message.type.kind != "string":
             raise RuleError(index, "messageExpression", text, "messageExpression must evaluate to a string")
     return Rule(spec, program, message, mentions(program.node, "oldSelf"))
 
@@ -166,15 +175,15 @@ class Judge:
             self._out_of_budget(rule, path, value)
             return
         except EvalError as error:
-            if str(error) == "no such overload":
-                detail = f"{NO_MATCH} for rule: {rule.text}"
+            if str(error).startswith("no such overload"):
+                detail = f"'{error}': {NO_MATCH} for rule: {rule.text}"
             else:
                 detail = f"{error} evaluating rule: {rule.text}"
             self.found.append(errors.invalid(path, shown(value, schema), detail))
             return
         self._budget -= cost
         if passed is not True:
-            self.found.append(self._failure(rule, variables, value, path, schema))
+            self.found.append(self._failure(rule, variables, value, path))
 
     def _out_of_budget(self, rule: Rule, path: Path, value: Any) -> None:
         if self._budget < PER_CALL_LIMIT:
@@ -184,7 +193,7 @@ class Judge:
         self.found.append(errors.invalid(path, _kind(value), detail))
         self._budget = -1
 
-    def _failure(self, rule: Rule, variables: dict[str, Any], value: Any, path: Path, schema: Structural) -> FieldError:
+    def _failure(self, rule: Rule, variables: dict[str, Any], value: Any, path: Path) -> FieldError:
         detail = self._message(rule, variables)
         where = _joined(path, rule.spec.get("fieldPath") or "")
         match rule.spec.get("reason"):
@@ -193,8 +202,8 @@ class Judge:
             case "FieldValueRequired":
                 return errors.required(where, detail)
             case "FieldValueDuplicate":
-                return errors.duplicate(where, shown(value, schema))
-        return errors.invalid(where, shown(value, schema), detail)
+                return errors.duplicate(where, _short(value))
+        return errors.invalid(where, _short(value), detail)
 
     def _message(self, rule: Rule, variables: dict[str, Any]) -> str:
         if rule.message is not None:
@@ -224,10 +233,26 @@ def shown(value: Any, schema: Structural) -> Any:
     return schema.type or _kind(value) if isinstance(value, (dict, list)) else value
 
 
-def rule_errors(ruled: Ruled | None, new: Any, old: Any = NEW) -> list[FieldError]:
-    """What the rules of a schema say about an object."""
+def _short(value: Any) -> Any:
+    """The value where a rule failed: objects and lists are left out, they may be long."""
+    return errors.OMITTED if isinstance(value, (dict, list)) else value
+
+
+def rule_errors(ruled: Ruled | None, new: Any, old: Any = NEW, path: Path | None = None) -> list[FieldError]:
+    """What the rules of a schema say about an object, or about a value at `path`."""
     if ruled is None:
         return []
     judge = Judge()
-    judge.walk(ruled, new, Path(), old)
+    judge.walk(ruled, new, path or Path(), old)
     return judge.found
+
+
+def default_errors(node: Structural, path: Path) -> list[FieldError]:
+    """What the rules of a schema, and of what is below it, say about its default, which is at `path`."""
+    try:
+        ruled = compile_rules(node, resource=node.embedded, messages=False)
+    except RuleError as error:
+        if not str(error.value).strip():
+            return []  # that there is no rule is said where it should be
+        return [errors.invalid(path, shown(node.default, node), f"rule compile error: {error}")]
+    return rule_errors(ruled, node.default, path=path)
