@@ -17,6 +17,9 @@ class ServerOptions:
     # A state directory or the URLs of etcd's members (see `tiphys.store.open_store`); "memory" keeps nothing.
     store: str | Path = "memory"
     etcd: EtcdAccess = field(default_factory=EtcdAccess)
+    # EncryptionConfiguration: what is sealed in the store, and whether it is read again when it changes.
+    encryption_config: Path | None = None
+    encryption_config_reload: bool = False
     # Addresses to listen on; port 0 takes any free one, the same for all addresses.
     bind_addresses: tuple[str, ...] = ("127.0.0.1",)
     port: int = 6443

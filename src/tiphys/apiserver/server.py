@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tiphys.api.schemas import has_schema, schema_of
 from tiphys.api.table import ALL_RESOURCES, Resource
@@ -25,7 +25,7 @@ from tiphys.apiserver.discovery.documents import Discovery, storage_version_hash
 from tiphys.apiserver.endpoints.connect import Connector, KubeletAccess
 from tiphys.apiserver.endpoints.context import Services
 from tiphys.apiserver.endpoints.handler import ApiHandler
-from tiphys.apiserver.endpoints.health import Health
+from tiphys.apiserver.endpoints.health import Check, Health
 from tiphys.apiserver.endpoints.paths import PathHandler, PathHandlers
 from tiphys.apiserver.flowcontrol.gate import Gate
 from tiphys.apiserver.housekeeping import Compactor, SharedLeases
@@ -43,6 +43,9 @@ from tiphys.apiserver.watchcache import WatchCache
 from tiphys.base.clock import Clock, SystemClock
 from tiphys.base.log import get_logger
 from tiphys.store import Store, open_store
+
+if TYPE_CHECKING:
+    from tiphys.apiserver.encryption.keeper import EncryptionKeeper
 
 log = get_logger(__name__)
 
@@ -97,7 +100,11 @@ class ApiServer:
         self._services: ServiceKeeper | None = None
         ttl = timedelta(seconds=options.event_ttl_seconds)
         self._event_leases = SharedLeases(lambda: self.store, self.clock, ttl)
-        self._compaction: asyncio.Task[None] | None = None
+        self._housekeeping: list[asyncio.Task[None]] = []
+        # What keeps to the EncryptionConfiguration, if there is one.
+        self.keeper: EncryptionKeeper | None = None
+        # Further checks of /healthz, /livez and /readyz.
+        self._extra_checks: list[tuple[str, Check]] = []
         # Decides when a request is served; without one each is at once.
         self.gate: Gate | None = None
         # Records requests; without one none is.
@@ -129,6 +136,7 @@ class ApiServer:
     async def load(self) -> None:
         """Open the store and fill the cache; nothing is served yet, but the registry can be used."""
         self._store = self._given_store or await open_store(self.options.store, etcd=self.options.etcd)
+        self.keeper = await self._seal()
         self._cache = WatchCache(self._store)
         for resource in served_resources(self.options.runtime_config):
             self._serve(resource)
@@ -140,7 +148,23 @@ class ApiServer:
         await self._services.start()
         compactor = Compactor(self._store, self.clock, timedelta(seconds=options.compaction_interval_seconds))
         if options.compaction_interval_seconds:
-            self._compaction = asyncio.create_task(compactor.run(), name="compaction")
+            self._housekeeping.append(asyncio.create_task(compactor.run(), name="compaction"))
+        if self.keeper is not None and options.encryption_config_reload:
+            task = asyncio.create_task(self.keeper.run(self._cache.read_again), name="encryption-configuration")
+            self._housekeeping.append(task)
+
+    async def _seal(self) -> EncryptionKeeper | None:
+        """Put encryption around the store, if the options ask for it. Raises ConfigError."""
+        options = self.options
+        if options.encryption_config is None:
+            return None
+        # Ciphers and gRPC are loaded only by who uses them.
+        from tiphys.apiserver.encryption.keeper import EncryptionKeeper
+
+        keeper = await EncryptionKeeper.open(self.store, options.encryption_config, options.etcd.prefix, self.clock)
+        self._store = keeper.store
+        self._extra_checks.append(("kms-providers", keeper.check))
+        return keeper
 
     def bind(self) -> list[tuple[str, int]]:
         """Take the addresses of the options, so that a port of 0 is known, without serving yet. OSError: one is taken.
@@ -171,6 +195,7 @@ class ApiServer:
         openapi = OpenApiService(self.resources, discovery, options.cache_directory)
         openapi.custom = self.custom_definitions
         health = Health(etcd=self._check_store, started=lambda: self.started, stopping=self._stopping)
+        health.add(self._extra_checks)
         paths = PathHandlers(discovery, health, openapi, self._server_address, self.extra_paths)
         self._handler = ApiHandler(
             services, self.security.authenticator, paths, RequestMetrics(), self.gate, self.auditor
@@ -196,10 +221,10 @@ class ApiServer:
 
     async def stop(self) -> None:
         """End everything this server began, in the reverse order. May be called at any time, also twice."""
-        if self._compaction is not None:
-            self._compaction.cancel()
-            await asyncio.gather(self._compaction, return_exceptions=True)
-            self._compaction = None
+        for task in self._housekeeping:
+            task.cancel()
+        await asyncio.gather(*self._housekeeping, return_exceptions=True)
+        self._housekeeping.clear()
         if self._services is not None:
             await self._services.stop()
             self._services = None

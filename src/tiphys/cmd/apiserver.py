@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from tiphys.apiserver.bootstrap.reconcile import ClusterFacts, authentication_data, keep, reconcile
 from tiphys.apiserver.bootstrap.writer import Writer
+from tiphys.apiserver.configfile import ConfigError
 from tiphys.apiserver.options import ServerOptions
 from tiphys.apiserver.security import secured_server
 from tiphys.apiserver.server import ApiServer
@@ -105,6 +106,8 @@ def _add_store_flags(flags: FlagParser) -> None:
     ):
         flags.add_argument(f"--{name}", type=Path, help=help_text)
     flags.add_argument("--etcd-prefix", default="/registry", help="what every key in etcd begins with")
+    flags.add_argument("--encryption-provider-config", type=Path, help="EncryptionConfiguration: what is sealed, how")
+    flags.boolean("encryption-provider-config-automatic-reload", False, "read it again when it changes")
     compaction = timedelta(minutes=5)
     flags.add_argument(
         "--etcd-compaction-interval", type=duration, default=compaction, help="how long revisions are kept"
@@ -135,7 +138,9 @@ def _add_flow_control_flags(flags: FlagParser) -> None:
 
 
 def options_of(found: Any, arguments: Sequence[str] = ()) -> ServerOptions:
-    """The flags as the server's options; `arguments` tell which of them were given."""
+    """The flags as the server's options; `arguments` tell which of them were given. Raises ValueError."""
+    if found.encryption_provider_config_automatic_reload and found.encryption_provider_config is None:
+        raise ConfigError("--encryption-provider-config-automatic-reload must be set with --encryption-provider-config")
     return ServerOptions(
         store=found.datastore or ",".join(found.etcd_servers) or "memory",
         etcd=EtcdAccess(
@@ -144,6 +149,8 @@ def options_of(found: Any, arguments: Sequence[str] = ()) -> ServerOptions:
             key=found.etcd_keyfile,
             prefix=found.etcd_prefix,
         ),
+        encryption_config=found.encryption_provider_config,
+        encryption_config_reload=found.encryption_provider_config_automatic_reload,
         bind_addresses=tuple(found.bind_address),
         port=found.secure_port,
         advertise_address=found.advertise_address,
@@ -223,6 +230,8 @@ async def start(server: ApiServer) -> Writer:
         await reconcile(writer, cluster_facts(options, server.addresses[0][1]), server.clock.now)
         await server.listen()
         return writer
+    except ConfigError as error:
+        raise CommandError(str(error)) from error
     except StoreError as error:
         raise CommandError(f"the store cannot be used: {error}") from error
     except OSError as error:

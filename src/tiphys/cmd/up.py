@@ -62,6 +62,8 @@ def parser() -> FlagParser:
     ):
         flags.add_argument(f"--etcd-{name}", type=Path, help=help_text)
     flags.add_argument("--etcd-prefix", help="what every key in etcd begins with (/registry)")
+    help_text = "EncryptionConfiguration: what is sealed in the datastore, and how; read again when it changes"
+    flags.add_argument("--encryption-provider-config", type=Path, help=help_text)
     flags.add_argument("--network", choices=NETWORKS, help="how pods reach each other across nodes (vxlan)")
     flags.add_argument("--proxy-mode", choices=PROXY_MODES, help="how services are made (nftables)")
     flags.add_argument("--container-runtime-endpoint", help="use this CRI runtime instead of our own")
@@ -142,7 +144,7 @@ def _spec(options: Any, layout: Layout) -> ClusterSpec:
         "container_runtime_endpoint": options.container_runtime_endpoint,
         "kubeconfig": str(options.kubeconfig.absolute()) if options.kubeconfig else None,
     }
-    for name in ("etcd_cafile", "etcd_certfile", "etcd_keyfile"):
+    for name in ("etcd_cafile", "etcd_certfile", "etcd_keyfile", "encryption_provider_config"):
         path = getattr(options, name)
         given[name] = str(path.absolute()) if path else None
     if options.simulated_nodes is not None:

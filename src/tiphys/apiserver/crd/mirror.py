@@ -47,6 +47,7 @@ class Mirror:
         self._following = False  # changes are queued
         self._loaded = False
         self._lock = asyncio.Lock()
+        kind.cache.unreadable = source.cache.unreadable
         source.followers.append(self._follow)
 
     def detach(self) -> None:

@@ -82,6 +82,11 @@ class Health:
             "readyz": [*ready, ("shutdown", shutdown)],
         }
 
+    def add(self, checks: Sequence[tuple[str, Check]]) -> None:
+        """Further checks of every endpoint."""
+        for group, there in self._groups.items():
+            self._groups[group] = [*there, *checks]
+
     def handles(self, path: str) -> bool:
         """Whether `path` is one of the endpoints."""
         return path.split("/", 2)[1] in self._groups

@@ -22,8 +22,9 @@ from tiphys.apiserver.endpoints.list_options import (
 from tiphys.apiserver.http.response import Response
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.watchcache import Entry, Filter, WatchCache
+from tiphys.apiserver.watchcache.unreadable import why_unreadable
 from tiphys.machinery.errors import StatusError, bad_request, status_of
-from tiphys.store import CompactedError, FutureRevisionError, prefix_end
+from tiphys.store import CompactedError, FutureRevisionError, KeyValue, prefix_end
 
 FRESH_TIMEOUT = 3.0  # seconds a read waits for a revision the cache has not seen
 
@@ -92,6 +93,8 @@ async def read_page(served: ServedResource, cache: WatchCache, options: ListOpti
     await served.store.fresh()
     now = served.store.revision
     kind = served.store.kind.cache
+    if kind.unreadable and options.resource_version != "0":
+        served.store.check_all_readable(wanted.namespace, wanted.name)
     prefix = f"{wanted.namespace}/" if wanted.namespace and served.resource.namespaced else ""
     if after and not (prefix + after).startswith(prefix):
         raise bad_request("continue token is not valid")
@@ -161,15 +164,22 @@ async def _entries_at(
     entries: list[Entry] = []
     for item in found.items:
         own = item.key[len(kind.prefix) :]
-        namespace, _, name = own.rpartition("/")
         known = kind.entries.get(own)
         if known is not None and known.revision == item.mod_revision:
             entry = known
         else:
-            entry = Entry(own, namespace, name, item.value, item.mod_revision, item.create_revision)
+            entry = _old_entry(served, item, own)
         entries.append(entry)
     keys = [entry.key for entry in entries]
     return [entry for entry in await served.store.shown(entries) if wanted.matches(entry, kind.fields_of)], keys
+
+
+def _old_entry(served: ServedResource, item: KeyValue, own: str) -> Entry:
+    namespace, _, name = own.rpartition("/")
+    try:
+        return Entry(own, namespace, name, item.value, item.mod_revision, item.create_revision)
+    except ValueError as error:
+        raise served.store.cannot_read(own, why_unreadable(item.value) or str(error)) from None
 
 
 def _expired(

@@ -20,6 +20,7 @@ from tiphys.apiserver.endpoints.list_options import ListOptions, parse_revision,
 from tiphys.apiserver.http.response import Headers, Stream, StreamResponse
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.watchcache import CacheEvent, Entry, Filter, WatchCache, Watcher
+from tiphys.apiserver.watchcache.unreadable import why_unreadable
 from tiphys.machinery.errors import StatusError, expired
 from tiphys.store import CompactedError, EventType, KeyValue, prefix_end
 
@@ -95,6 +96,7 @@ class _Watch:
             await self._store.fresh()
             older = await self._older(stream, with_state=with_state)
             await self._store.fresh()
+            self._store.check_all_readable(self._wanted.namespace, self._wanted.name)
         except StatusError as error:
             stream.write_framed(self._form.error(error.status))
             return
@@ -216,7 +218,10 @@ class _Watch:
     def _entry(self, kv: KeyValue) -> Entry:
         own = kv.key[len(self._kind.cache.prefix) :]
         namespace, _, name = own.rpartition("/")
-        return Entry(own, namespace, name, kv.value, kv.mod_revision, kv.create_revision)
+        try:
+            return Entry(own, namespace, name, kv.value, kv.mod_revision, kv.create_revision)
+        except ValueError as error:
+            raise self._store.cannot_read(own, why_unreadable(kv.value) or str(error)) from None
 
 
 def too_old(start: int, oldest: int) -> dict[str, object]:

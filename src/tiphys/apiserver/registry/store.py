@@ -25,6 +25,7 @@ from tiphys.apiserver.registry.options import DeleteOptions, Preconditions
 from tiphys.apiserver.registry.stored import StoredObjects, same_object
 from tiphys.apiserver.registry.strategy import Finish, Object, RequestContext
 from tiphys.apiserver.registry.templates import Known
+from tiphys.apiserver.registry.upstream_keys import upstream_place
 from tiphys.apiserver.registry.validation.meta import validate_object_meta, validate_object_meta_update
 from tiphys.apiserver.watchcache import Entry
 from tiphys.machinery import field
@@ -49,16 +50,6 @@ NAME_ATTEMPTS: Final = 8
 UPDATE_ATTEMPTS: Final = 100
 METADATA: Final = Path("metadata")
 
-# Where upstream stores what is named otherwise: only error messages show it.
-_UPSTREAM_KEYS: Final = {
-    GroupResource("", "nodes"): "minions",
-    GroupResource("", "services"): "services/specs",
-    GroupResource("", "endpoints"): "services/endpoints",
-    GroupResource("networking.k8s.io", "ingresses"): "ingress",
-    GroupResource("apiextensions.k8s.io", "customresourcedefinitions"): "apiextensions.k8s.io/"
-    "customresourcedefinitions",
-    GroupResource("apiregistration.k8s.io", "apiservices"): "apiregistration.k8s.io/apiservices",
-}
 # Those with a deletion of their own upstream: preconditions fail in the words of the storage.
 _CHECKED_BY_STORAGE: Final = frozenset(
     {GroupResource("", "namespaces"), GroupResource("apiextensions.k8s.io", "customresourcedefinitions")}
@@ -254,9 +245,7 @@ class ResourceStore(StoredObjects):
 
     def uid_conflict(self, namespace: str, name: str, wanted: str, found: str) -> StatusError:
         """409: the object is another one than the request means, in the words of upstream's storage layer."""
-        upstream = _UPSTREAM_KEYS.get(self.group_resource, self.resource.plural)
-        if self.schema is not None and self.schema.custom:
-            upstream = f"{self.resource.group}/{self.resource.plural}"
+        upstream = upstream_place(self.resource.group, self.resource.plural)
         place = f"{namespace}/{name}" if self.resource.namespaced else name
         return conflict(
             self.group_resource,
@@ -307,7 +296,7 @@ class ResourceStore(StoredObjects):
         await admission.validate(new, old)
         if self._gone_after(new):
             return await self._remove_instead(ctx, entry, new, old)
-        if same_object(new, old):
+        if same_object(new, old) and not await self.outdated(ctx.namespace, ctx.name):
             await self._confirm(ctx, entry)
             return Written(entry)
         finish = await strategy.begin_update(ctx, new, old) if subresource in ("", "scale") else None

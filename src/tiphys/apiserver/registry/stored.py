@@ -17,8 +17,10 @@ import orjson
 from tiphys.apiserver.housekeeping import SharedLeases
 from tiphys.apiserver.registry.strategy import Object, Strategy
 from tiphys.apiserver.registry.templates import Known, Templates
+from tiphys.apiserver.registry.upstream_keys import upstream_key
 from tiphys.apiserver.watchcache import Entry, Kind, WatchCache, encode_stored
-from tiphys.machinery.errors import not_found, request_entity_too_large, timeout
+from tiphys.machinery.errors import StatusError, internal_error, not_found, request_entity_too_large, timeout
+from tiphys.machinery.field import quote
 from tiphys.machinery.meta import GroupKind, GroupResource, join_api_version
 from tiphys.machinery.normalize import normalize
 from tiphys.machinery.schema import TypeSchema
@@ -69,15 +71,19 @@ class StoredObjects:
 
     # --- reading ----------------------------------------------------------------------------------
     def get(self, namespace: str, name: str) -> Entry:
-        """The current version. StatusError (404) when there is none."""
+        """The current version. StatusError (404) when there is none, (500) when it cannot be read."""
         entry = self.kind.cache.get(namespace, name)
         if entry is None:
+            self._check_readable(namespace, name)
             raise not_found(self.group_resource, name)
         return entry
 
     async def find(self, namespace: str, name: str) -> Entry | None:
         """As `get`, for stores whose objects have to be fetched from somewhere first; None when there is none."""
-        return self.kind.cache.get(namespace, name)
+        entry = self.kind.cache.get(namespace, name)
+        if entry is None:
+            self._check_readable(namespace, name)
+        return entry
 
     async def current(self, namespace: str, name: str) -> Entry:
         """As `find`. StatusError (404) when there is none."""
@@ -85,6 +91,27 @@ class StoredObjects:
         if entry is None:
             raise not_found(self.group_resource, name)
         return entry
+
+    def _check_readable(self, namespace: str, name: str) -> None:
+        found = self.kind.cache.unreadable_among(namespace, name)
+        if found is not None:
+            raise internal_error(found[1])
+
+    def check_all_readable(self, namespace: str, name: str = "") -> None:
+        """StatusError (500) when an object that a list is to show ("" any) cannot be read."""
+        found = self.kind.cache.unreadable_among(namespace, name)
+        if found is not None:
+            raise self.cannot_read(*found)
+
+    def cannot_read(self, own: str, why: str) -> StatusError:
+        """500: one of the objects of a list or watch cannot be read. `own` is its key behind the resource's."""
+        key = upstream_key(self.kind.cache.prefix + own)
+        return internal_error(f"unable to transform key {quote(key)}: {why}")
+
+    async def outdated(self, namespace: str, name: str) -> bool:
+        """Whether an object has to be written although it stays as it is: it is not sealed as it would be now."""
+        outdated = self._cache.outdated
+        return outdated is not None and await outdated(self.store_key(namespace, name))
 
     async def fresh(self) -> None:
         """Return when `kind` shows everything the cache of the server has. StatusError when it cannot."""

@@ -9,7 +9,7 @@ cache has reached it. When changes were missed, everything is read again and wat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from sys import intern
 from typing import Final
@@ -17,6 +17,7 @@ from typing import Final
 from tiphys.apiserver.watchcache.entry import Entry
 from tiphys.apiserver.watchcache.event import CacheEvent
 from tiphys.apiserver.watchcache.kind import KindCache, SelectableFields
+from tiphys.apiserver.watchcache.unreadable import why_unreadable
 from tiphys.apiserver.watchcache.watchers import WatcherSet
 from tiphys.base.log import get_logger
 from tiphys.store.errors import StoreError, StoreTimeoutError
@@ -53,6 +54,8 @@ class WatchCache:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        # Of a store that seals values: whether it would seal a key's otherwise now than it is sealed.
+        self.outdated: Callable[[str], Awaitable[bool]] | None = getattr(store, "outdated", None)
         self.revision = 0
         self._reloading: asyncio.Task[None] | None = None
         self._kinds: dict[str, Kind] = {}  # by "group/plural/", the part of the key behind ROOT
@@ -166,6 +169,8 @@ class WatchCache:
         assert self._unsubscribe is not None
         self._unsubscribe()
         self._unsubscribe = self.store.subscribe(self._on_events, self._on_missed)
+        for kind in self._kinds.values():
+            kind.cache.unreadable.clear()
         self._on_events(list(self._difference(loaded)))
         for kind in self._kinds.values():
             kind.cache.forget_history(loaded.revision)
@@ -217,7 +222,12 @@ class WatchCache:
         try:
             entry = Entry(own, namespace, name, value, revision, created)
         except ValueError as error:
-            log.error("ignored: %s", error)
+            why = why_unreadable(value)
+            if why is None:
+                log.error("ignored: %s", error)
+            elif own not in cache.unreadable:
+                log.error("%s cannot be read: %s", key, why)
+                cache.unreadable[own] = why
             return None
         described = self._described.pop(key, None)
         if described is not None and (described[0] is value or described[0] == value):
@@ -235,15 +245,34 @@ class WatchCache:
             if kind is None:
                 self._keep_orphan(part, own, event)
                 continue
+            unreadable = kind.cache.unreadable
+            if unreadable:
+                unreadable.pop(own, None)
             if event.type is EventType.DELETE:
                 change = kind.cache.remove(own, kv.mod_revision)
             else:
                 entry = self._entry(kind.cache, own, key, kv.value, kv.mod_revision, kv.create_revision)
                 change = kind.cache.put(entry) if entry is not None else None
+                if entry is None and own in unreadable:
+                    self._on_unreadable(kind, own, kv.mod_revision)
             if change is not None:
                 kind.publish(change)
         if events:
             self._advance(events[-1].kv.mod_revision)
+
+    def _on_unreadable(self, kind: Kind, own: str, revision: int) -> None:
+        """Nobody can be told what an object has become: whoever watches its kind has to list again, which says why."""
+        change = kind.cache.remove(own, revision)
+        if change is not None:
+            for follow in kind.followers:
+                follow(change)
+        kind.cache.forget_history(revision)
+        kind.watchers.end_all()
+
+    def read_again(self) -> None:
+        """Read everything again where something could not be read: now it may be."""
+        if any(kind.cache.unreadable for kind in self._kinds.values()):
+            self._on_missed(self.revision)
 
     def _advance(self, revision: int) -> None:
         """Everything up to `revision` is in the cache."""

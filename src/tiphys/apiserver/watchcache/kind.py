@@ -45,6 +45,8 @@ class KindCache:
         self._max_events = max_events
         self.entries: dict[str, Entry] = {}
         self.keys: list[str] = []
+        # Why objects that are in the store cannot be read, by key. They are not in `entries`.
+        self.unreadable: dict[str, str] = {}
         self.history: deque[CacheEvent] = deque()
         self._history_bytes = 0
         # Every change with a revision greater than this is in `history`.
@@ -56,6 +58,16 @@ class KindCache:
     def get(self, namespace: str, name: str) -> Entry | None:
         """One object."""
         return self.entries.get(f"{namespace}/{name}" if self.namespaced else name)
+
+    def unreadable_among(self, namespace: str, name: str = "") -> tuple[str, str] | None:
+        """Key of, and reason for, the first object that cannot be read: of a name, of a namespace, of all ("")."""
+        if not self.unreadable:
+            return None
+        inside = f"{namespace}/" if namespace and self.namespaced else ""
+        for key in sorted(self.unreadable):
+            if key.startswith(inside) and name in ("", key.rpartition("/")[2]):
+                return key, self.unreadable[key]
+        return None
 
     def fields_of(self, entry: Entry) -> Mapping[str, str]:
         """Selectable fields of an entry, computed at most once."""

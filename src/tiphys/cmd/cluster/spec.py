@@ -44,6 +44,7 @@ class ClusterSpec:
     etcd_certfile: str = ""
     etcd_keyfile: str = ""
     etcd_prefix: str = "/registry"
+    encryption_provider_config: str = ""
     network: str = "vxlan"
     proxy_mode: str = "nftables"
     container_runtime_endpoint: str = ""  # "" is our own runtime
