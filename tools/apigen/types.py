@@ -75,6 +75,9 @@ class Module:
 
     def declaration(self, one: Field) -> str:
         """`name: type = default` of a field."""
+        if one.name == "fieldsV1":
+            self.used.add("Raw")
+            return "fields_v1: Raw = Raw()"
         kind = self.annotation(one.node)
         return f"{snake(one.name)}: " + self.with_default(one, kind)
 
@@ -145,7 +148,7 @@ class Module:
             standard.append(f"from typing import {', '.join(names)}")
         if standard:
             out.append("\n".join(standard) + "\n")
-        own = ["MicroTime", "Struct"] if "MicroTime" in self.used else ["Struct"]
+        own = sorted(self.used & {"MicroTime", "Raw"} | {"Struct"})
         ours = {"tiphys.api.base": own, **{k: sorted(v, key=import_key) for k, v in self.imports.items()}}
         out.append("\n".join(render_import(module, names) for module, names in sorted(ours.items())) + "\n\n\n")
         return "\n".join(out[:-1]) + "\n" + out[-1] + body

@@ -25,7 +25,7 @@ _Fixer = Callable[[Any], None]
 
 def encode_object(obj: Struct) -> bytes:
     """The object as JSON, apiVersion and kind first when it is a kind."""
-    value: dict[str, Any] = msgspec.to_builtins(obj, builtin_types=(datetime,))
+    value: dict[str, Any] = msgspec.to_builtins(obj, builtin_types=(datetime,), enc_hook=msgspec.json.decode)
     fix = _fixer(type(obj))
     if fix is not None:
         fix(value)
@@ -53,15 +53,16 @@ def decode_object(cls: type[T], data: bytes | memoryview) -> T:
         return decoded
     except msgspec.ValidationError:
         # A nil slice or map of the server is null; only then is the slow way needed.
-        return from_dict(cls, orjson.loads(data))
+        return msgspec.json.decode(orjson.dumps(_without_nulls(orjson.loads(data))), type=cls)
 
 
-def from_dict(cls: type[T], value: Any) -> T:
-    """An object of plain JSON values. Raises msgspec.ValidationError."""
-    try:
-        return msgspec.convert(value, cls)
-    except msgspec.ValidationError:
-        return msgspec.convert(_without_nulls(value), cls)
+def from_dict(cls: type[T], value: Any, *, strict: bool = True) -> T:
+    """An object of plain JSON values. Raises msgspec.ValidationError.
+
+    Without `strict`, text is taken where a number or a truth value belongs, as in what people write by hand.
+    """
+    data = msgspec.json.encode(value)
+    return decode_object(cls, data) if strict else msgspec.json.decode(data, type=cls, strict=False)
 
 
 def _without_nulls(value: Any) -> Any:

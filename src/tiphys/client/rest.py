@@ -239,7 +239,7 @@ class Client:
         head = msgspec.json.decode(answer.body, type=_TypeHead)
         if head.kind == "Status":
             return body
-        return msgspec.convert(msgspec.json.decode(answer.body), type(body))
+        return msgspec.json.decode(answer.body, type=type(body))
 
     async def request_json(
         self,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 
-from tiphys.api.base import Struct
+from tiphys.api.base import Raw, Struct
 
 
 class APIGroup(Struct, frozen=True, kw_only=True):
@@ -174,7 +174,7 @@ class ManagedFieldsEntry(Struct, frozen=True, kw_only=True):
     api_version: str = ""
     time: datetime | None = None
     fields_type: str = ""
-    fields_v1: Any = None
+    fields_v1: Raw = Raw()
     subresource: str = ""
 
 

@@ -16,6 +16,7 @@ import msgspec
 import yaml
 from msgspec.structs import replace
 
+from tiphys.api.codec import from_dict
 from tiphys.api.core.v1 import Container, Pod, Toleration
 from tiphys.base.clock import Clock
 from tiphys.base.log import get_logger
@@ -105,8 +106,8 @@ def read_manifest(content: bytes, node_name: str) -> Pod:
     if not isinstance(document, dict) or document.get("kind") != "Pod" or document.get("apiVersion") != "v1":
         raise ManifestError("not a v1 Pod")
     try:
-        pod = msgspec.convert(document, Pod, strict=False)
-    except msgspec.ValidationError as error:
+        pod = from_dict(Pod, document, strict=False)
+    except (msgspec.ValidationError, TypeError) as error:  # a key that JSON has not, such as null
         raise ManifestError(str(error)) from error
     if not pod.metadata.name or not pod.spec.containers:
         raise ManifestError("a pod needs a name and at least one container")
