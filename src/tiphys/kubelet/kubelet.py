@@ -30,10 +30,14 @@ from tiphys.kubelet.backoff import Backoff
 from tiphys.kubelet.cgroups.detect import detect_driver
 from tiphys.kubelet.cgroups.tree import CgroupTree, Limits
 from tiphys.kubelet.config import KubeletConfiguration, KubeletFlags
+from tiphys.kubelet.containermanager import ContainerManager
 from tiphys.kubelet.containers.dns import Resolver, parse_resolv_conf
 from tiphys.kubelet.containers.images import ImageManager
 from tiphys.kubelet.cri.client import CRIClient, CRIError
 from tiphys.kubelet.csi.service import CSI
+from tiphys.kubelet.devices.manager import DeviceManager
+from tiphys.kubelet.devices.plugins import Plugins as DevicePlugins
+from tiphys.kubelet.devices.podresources import PodResources
 from tiphys.kubelet.eviction.manager import EvictionManager
 from tiphys.kubelet.gc.images import ImageCollector
 from tiphys.kubelet.gc.logs import LogRotation
@@ -130,9 +134,11 @@ class Kubelet:
             self.clock,
             self.config,
             self.flags,
-            partial(self._status_facts, machine, node, runtime, events, eviction),
+            partial(self._status_facts, machine, services, events, eviction),
         )
         self._csi.bind(lambda: registration.node, registration.report_soon)
+        services.containers.devices.bind(registration.report_soon)
+        self._csi.other_handlers[DevicePlugins.TYPE] = services.containers.devices.plugins
         await self._csi.mounter.recover()
         static = self._static_pods(manager)
         mirrors = MirrorPods(
@@ -156,6 +162,8 @@ class Kubelet:
         start(static.run, "static pods")
         start(server.run, "server")
         start(mirrors.run, "mirror pods")
+        start(services.containers.devices.run, "device plugins")
+        start(PodResources(self.flags.root_dir, services.containers, manager.active).run, "pod resources")
         recorder.event(registration.reference, "Normal", "Starting", "Starting kubelet.")
 
         pods = informers.of(Pod, field_selector=f"spec.nodeName={self.flags.node_name}")
@@ -250,6 +258,7 @@ class Kubelet:
             ),
             volumes=VolumeManager(self._volume_plugins(objects, tokens, recorder, sources), paths, sources),
             cgroups=cgroups,
+            containers=ContainerManager(DeviceManager(paths.device_plugins, self.clock)),
             probes=ProbeManager(runtime, recorder, self.clock, tasks.spawn, late.wake),
             objects=objects,
             tokens=tokens,
@@ -325,9 +334,11 @@ class Kubelet:
                 registration.report_soon()  # the network may be ready now
 
     async def _status_facts(
-        self, machine: Machine, node: NodeFacts, runtime: CRIClient, events: LifecycleEvents, eviction: EvictionManager
+        self, machine: Machine, services: PodServices, events: LifecycleEvents, eviction: EvictionManager
     ) -> StatusFacts:
         """Measure what the node's status says."""
+        node, runtime = services.node, services.runtime
+        capacity, allocatable = services.containers.amounts()
         problems: list[str] = []
         status: cri.StatusResponse | None = None
         images: list[cri.Image] = []
@@ -344,8 +355,8 @@ class Kubelet:
             hostname=self.flags.hostname or self.flags.node_name,
             ips=node.host_ips,
             port=self.config.port,
-            capacity=node.capacity,
-            allocatable=node.allocatable,
+            capacity={**node.capacity, **capacity},
+            allocatable={**node.allocatable, **allocatable},
             runtime=self._runtime_version,
             runtime_status=status,
             images=images,

@@ -6,6 +6,8 @@
  <root>/pods/<uid>/volumes/<plugin>/<volume>
  <root>/pods/<uid>/volume-subpaths/<volume>/<container>/<n>
  <root>/plugins/<plugin>/…
+ <root>/device-plugins/kubelet.sock
+ <root>/pod-resources/kubelet.sock
  <logs>/<namespace>_<name>_<uid>/<container>/<restart>.log
 ```
 """
@@ -33,6 +35,10 @@ class Paths:
     @property
     def plugins(self) -> Path:
         return self.root / "plugins"
+
+    @property
+    def device_plugins(self) -> Path:
+        return self.root / "device-plugins"
 
     def pod(self, uid: PodUID | str) -> Path:
         return self.pods / uid

@@ -40,6 +40,8 @@ log = get_logger(__name__)
 
 FIRST_BACKOFF: Final = 0.1  # seconds; the first restart comes at once
 LONGEST_BACKOFF: Final = 10.0
+# One that had become ready works: something from outside ended it, and pods wait for it.
+LONGEST_BACKOFF_IF_READY: Final = 1.0
 HEALTHY_AFTER: Final = 30.0  # a component that ran this long has no back-off
 STOP_GRACE: Final = 5.0  # seconds between SIGTERM and SIGKILL
 
@@ -390,7 +392,8 @@ class Supervisor:
                 return
         lived = time.monotonic() - process.started
         healthy = lived > HEALTHY_AFTER
-        process.backoff = 0.0 if healthy else min(max(process.backoff * 2, FIRST_BACKOFF), LONGEST_BACKOFF)
+        longest = LONGEST_BACKOFF_IF_READY if was_ready else LONGEST_BACKOFF
+        process.backoff = 0.0 if healthy else min(max(process.backoff * 2, FIRST_BACKOFF), longest)
         # One that had become ready and is killed comes back at once; one that dies again soon has to wait.
         delay = 0.0 if was_ready and process.backoff <= FIRST_BACKOFF else process.backoff
         process.not_before = time.monotonic() + delay

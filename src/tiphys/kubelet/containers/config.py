@@ -25,6 +25,8 @@ class ContainerInputs:
     mounts: Sequence[cri.Mount]
     resources: cri.LinuxContainerResources
     devices: Sequence[cri.Device] = field(default=())
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    cdi_devices: Sequence[str] = field(default=())
     termination_file: str = ""
     extra_groups: Sequence[int] = field(default=())
     target_id: str = ""
@@ -48,7 +50,11 @@ def container_config(pod: Pod, container: AnyContainer, inputs: ContainerInputs)
         mounts=inputs.mounts,
         devices=inputs.devices,
         labels=container_labels(pod, container),
-        annotations=container_annotations(pod, container, inputs.restart_count, inputs.termination_file),
+        annotations={
+            **inputs.annotations,
+            **container_annotations(pod, container, inputs.restart_count, inputs.termination_file),
+        },
+        CDI_devices=[cri.CDIDevice(name=name) for name in inputs.cdi_devices],
         log_path=log_path(container.name, inputs.restart_count),
         stdin=bool(container.stdin),
         stdin_once=bool(container.stdin_once),

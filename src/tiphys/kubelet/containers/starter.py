@@ -20,6 +20,7 @@ from tiphys.kubelet.containers.service_env import service_environment
 from tiphys.kubelet.containers.termination import new_message_file
 from tiphys.kubelet.cri.client import CRIError
 from tiphys.kubelet.cri.state import RuntimePod
+from tiphys.kubelet.devices.ledger import AllocationError
 from tiphys.kubelet.pod import AnyContainer, uid_of
 from tiphys.kubelet.pods.services import PodServices
 from tiphys.kubelet.volumes.manager import PodVolumes
@@ -87,6 +88,10 @@ async def _configuration(
     runtime: RuntimePod,
     place: Place,
 ) -> cri.ContainerConfig:
+    try:
+        options = await services.containers.run_options(pod, container)
+    except AllocationError as error:
+        raise ConfigError(str(error)) from error
     environment = await _environment(services, pod, container, place)
     last = runtime.container(container.name)
     restart_count = last.restart_count + 1 if last is not None else _remembered_restarts(pod, container)
@@ -104,9 +109,12 @@ async def _configuration(
         ContainerInputs(
             image=image,
             restart_count=restart_count,
-            environment=environment,
-            mounts=mounts,
-            devices=volume_devices(container, place.volumes),
+            # What a device needs is said last, and cannot be lost to a variable of the pod.
+            environment={**environment, **options.environment},
+            mounts=[*mounts, *options.mounts],
+            devices=[*volume_devices(container, place.volumes), *options.devices],
+            annotations=options.annotations,
+            cdi_devices=options.cdi,
             resources=container_resources(
                 pod,
                 container,

@@ -65,6 +65,7 @@ class CSI:
             )
         )
         self._limits = LimitReports(self.drivers, driver_objects, clock)
+        self.other_handlers: dict[str, PluginHandler] = {}  # of plugins that are no drivers, by type
         self.persistent = PersistentCSI(self.mounter)
         self.inline = InlineCSI(self.mounter)
 
@@ -85,7 +86,7 @@ class CSI:
             except (StatusError, OSError) as error:
                 log.warning("making the CSINode failed: %s", error)
                 await self._clock.sleep(RETRY)
-        handlers: Mapping[str, PluginHandler] = {Drivers.TYPE: self.drivers}
+        handlers: Mapping[str, PluginHandler] = {Drivers.TYPE: self.drivers, **self.other_handlers}
         registry = PluginRegistry(self._registry_directory, handlers, self._clock)
         try:
             async with Supervised(self._clock) as tasks:

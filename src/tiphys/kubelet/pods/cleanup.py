@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import glob
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,6 +15,7 @@ from tiphys.base.log import get_logger
 from tiphys.kubelet.cri.client import CRIError
 from tiphys.kubelet.cri.state import RuntimeContainer, RuntimePod
 from tiphys.kubelet.mounts import unmount_below
+from tiphys.kubelet.paths import Paths, log_directory
 from tiphys.kubelet.pod import PodUID, uid_of
 from tiphys.kubelet.pods.services import PodServices
 
@@ -51,18 +54,33 @@ async def remove_traces(services: PodServices, pod: Pod, runtime: RuntimePod) ->
 
 
 def remove_directories(pod: Path, logs: Path) -> None:
-    """Remove a pod's own directory and its logs; a mount that is left in it is taken away first."""
+    """Remove a pod's logs and its own directory; a mount that is left in it is taken away first.
+
+    Its own directory goes last: as long as it is there, whoever comes after a crash knows that something is left.
+    """
+    shutil.rmtree(logs, ignore_errors=True)
     if pod.is_dir():
         unmount_below(pod)
         shutil.rmtree(pod)
-    shutil.rmtree(logs, ignore_errors=True)
 
 
-def stale_directories(pods: Path, known: set[PodUID]) -> list[PodUID]:
-    """The pods that have a directory and no worker."""
-    if not pods.is_dir():
+def stale_directories(paths: Paths, known: set[PodUID]) -> set[PodUID]:
+    """The pods that have a directory of their own or one of logs, and no worker."""
+    found = {PodUID(name) for name in _directories(paths.pods)}
+    found |= {PodUID(name.rpartition("_")[2]) for name in _directories(paths.logs) if name.count("_") == 2}
+    return found - known
+
+
+def stale_logs(paths: Paths, uid: PodUID) -> Path:
+    """The directory of logs of a pod whose name nobody knows any more; one that is not there when it has none."""
+    return next(paths.logs.glob(f"*_*_{glob.escape(uid)}"), paths.logs / log_directory("", "", uid))
+
+
+def _directories(parent: Path) -> list[str]:
+    try:
+        return [entry.name for entry in os.scandir(parent) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
         return []
-    return [PodUID(entry.name) for entry in pods.iterdir() if entry.is_dir() and entry.name not in known]
 
 
 def _remove_files(container: RuntimeContainer) -> None:

@@ -17,15 +17,15 @@ from typing import Final, Protocol
 from tiphys.api.core.v1 import Pod
 from tiphys.base.log import get_logger
 from tiphys.kubelet.cri.client import CRIError
-from tiphys.kubelet.paths import log_directory
 from tiphys.kubelet.pod import PodUID, describe, full_name, is_mirror, is_static, is_terminal, uid_of
 from tiphys.kubelet.pods.admission import admit
-from tiphys.kubelet.pods.cleanup import remove_directories, stale_directories
+from tiphys.kubelet.pods.cleanup import remove_directories, stale_directories, stale_logs
 from tiphys.kubelet.pods.kill import kill_pod
 from tiphys.kubelet.pods.services import PodServices
 from tiphys.kubelet.pods.worker import PodWorker
 from tiphys.kubelet.resize.feasibility import retry_order
 from tiphys.kubelet.status.manager import Spawn
+from tiphys.kubelet.status.pod_status import Verdict
 
 log = get_logger(__name__)
 
@@ -104,7 +104,7 @@ class PodManager:
         if is_static(pod) and self.static_worker(full_name(pod)) is not None:
             self._waiting_static[full_name(pod)] = pod
             return
-        verdict = None
+        verdict, admission = None, None
         if pod.status.start_time is None and not is_terminal(pod) and pod.metadata.deletion_timestamp is None:
             verdict = admit(
                 pod,
@@ -113,13 +113,19 @@ class PodManager:
                 self.node_labels,
                 self._services.flags.node_name,
             )
+            admission = partial(self._allocate, pod)
         if verdict is not None:
-            self._services.event(pod, "Warning", verdict.reason, verdict.message.removeprefix("Pod was rejected: "))
-        worker = PodWorker(self._services, pod, rejected=verdict)
+            self._services.refused(pod, verdict)
+        worker = PodWorker(self._services, pod, rejected=verdict, admission=None if verdict else admission)
         self.workers[uid] = worker
         self._spawn(lambda: self._work(worker), name=f"pod {full_name(pod)}")
         if is_static(pod) and self.mirror_keeper is not None:
             self.mirror_keeper.sync(full_name(pod))
+
+    async def _allocate(self, pod: Pod) -> Verdict | None:
+        """Give the pod's containers their devices and CPUs; why there is not enough, or None."""
+        active = [uid_of(other) for other in self.active()]
+        return await self._services.containers.admit(pod, active)
 
     def remove(self, uid: PodUID) -> None:
         worker = self.workers.get(uid)
@@ -199,9 +205,10 @@ class PodManager:
         """Stop and remove what the node holds of pods that no source knows. Only once the sources are known."""
         known = set(self.workers)
         paths, cgroups = self._services.paths, self._services.cgroups
-        on_disk = await asyncio.to_thread(stale_directories, paths.pods, known)
+        on_disk = await asyncio.to_thread(stale_directories, paths, known)
         with_cgroup = await asyncio.to_thread(cgroups.pods)
-        for uid in (in_runtime | set(on_disk) | with_cgroup) - known - self._orphans:
+        # Known before: it may be removing itself. Known now: it may have come while this looked.
+        for uid in (in_runtime | on_disk | with_cgroup) - known - set(self.workers) - self._orphans:
             self._orphans.add(uid)
             self._spawn(partial(self._remove_orphan, uid), name=f"orphan {uid}")
 
@@ -217,7 +224,7 @@ class PodManager:
             for sandbox in runtime.sandboxes:
                 await services.runtime.remove_sandbox(sandbox.id)
             await asyncio.to_thread(services.cgroups.remove_pod, uid)
-            logs = services.paths.logs / log_directory(runtime.namespace, runtime.name, uid)
+            logs = await asyncio.to_thread(stale_logs, services.paths, uid)
             await asyncio.to_thread(remove_directories, services.paths.pod(uid), logs)
         except (CRIError, OSError) as error:
             log.warning("removing the remains of pod %s failed, trying again: %s", uid, error)

@@ -12,6 +12,7 @@ from tiphys.client import Client, EventRecorder, Lister, Preconditions
 from tiphys.kubelet.backoff import Backoff
 from tiphys.kubelet.cgroups.tree import CgroupTree
 from tiphys.kubelet.config import KubeletConfiguration, KubeletFlags
+from tiphys.kubelet.containermanager import ContainerManager
 from tiphys.kubelet.containers.dns import Resolver
 from tiphys.kubelet.containers.images import ImageManager
 from tiphys.kubelet.cri.client import CRIClient
@@ -20,6 +21,7 @@ from tiphys.kubelet.paths import Paths
 from tiphys.kubelet.pod import AnyContainer, PodUID, field_path, key_of
 from tiphys.kubelet.probes.manager import ProbeManager
 from tiphys.kubelet.status.manager import StatusManager
+from tiphys.kubelet.status.pod_status import Verdict
 from tiphys.kubelet.volumes.manager import VolumeManager
 from tiphys.kubelet.volumes.token import TokenManager
 from tiphys.machinery.errors import ConflictError, NotFoundError, StatusError
@@ -69,6 +71,7 @@ class PodServices:
     images: ImageManager
     volumes: VolumeManager
     cgroups: CgroupTree
+    containers: ContainerManager
     probes: ProbeManager
     objects: ObjectCache
     tokens: TokenManager
@@ -84,6 +87,10 @@ class PodServices:
         about = self.api_pod(pod) or pod
         path = field_path(pod, container) if container is not None else ""
         self.recorder.event(about, kind, reason, message, field_path=path)
+
+    def refused(self, pod: Pod, verdict: Verdict) -> None:
+        """Record that the node does not take the pod."""
+        self.event(pod, "Warning", verdict.reason, verdict.message.removeprefix("Pod was rejected: "))
 
     async def pull_secrets(self, pod: Pod) -> list[Secret]:
         """The pod's imagePullSecrets; those that are missing are left out (the pull tells what it lacked)."""

@@ -16,7 +16,7 @@ deadline, a token's renewal).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
@@ -83,8 +83,17 @@ class _Hold:
 class PodWorker:
     """Drives one pod. `update`, `remove`, `evict` and `wake` may be called at any time, from the loop."""
 
-    def __init__(self, services: PodServices, pod: Pod, *, rejected: Verdict | None = None) -> None:
+    def __init__(
+        self,
+        services: PodServices,
+        pod: Pod,
+        *,
+        rejected: Verdict | None = None,
+        admission: Callable[[], Awaitable[Verdict | None]] | None = None,
+    ) -> None:
+        """`admission`: what must be asked before the pod is begun with, and may take its time."""
         self.s = services
+        self._admission = admission
         self.uid = uid_of(pod)
         self.resize = PodResize(services, pod)
         self.pod = self.resize.seen(pod)  # with the resources it was granted
@@ -167,6 +176,9 @@ class PodWorker:
 
     async def run(self) -> None:
         """Work until nothing of the pod is left."""
+        if self._admission is not None:
+            await self._admit(self._admission)
+            self._admission = None
         while not self._is_gone():
             self._wake.clear()
             try:
@@ -181,6 +193,13 @@ class PodWorker:
                 self._dirty = True
             if not self._is_gone():
                 await wait_event(self._wake, self.s.clock, pause)
+
+    async def _admit(self, admission: Callable[[], Awaitable[Verdict | None]]) -> None:
+        verdict = await admission()
+        if verdict is not None:
+            self.s.refused(self.pod, verdict)
+            self._rejected = self._verdict = verdict
+            self.phase = Phase.TERMINATING
 
     def _is_gone(self) -> bool:
         return self.phase is Phase.GONE
@@ -396,6 +415,7 @@ class PodWorker:
                 return FIRST_RETRY
         await self.s.volumes.tear_down(self.uid)
         await asyncio.to_thread(self.s.cgroups.remove_pod, self.uid)
+        self.s.containers.release(self.uid)
         self.phase = Phase.TERMINATED
         self.s.room.changed()
         if not self._removed:
