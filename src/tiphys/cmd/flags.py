@@ -32,7 +32,7 @@ class FlagParser(argparse.ArgumentParser):
             self.error(what)
         return found
 
-    def boolean(self, name: str, default: bool, help_text: str) -> None:
+    def boolean(self, name: str, default: bool | None, help_text: str) -> None:
         """A flag that may stand alone or as `--name=false`."""
         self.add_argument(f"--{name}", nargs="?", const=True, default=default, type=_boolean, help=help_text)
 

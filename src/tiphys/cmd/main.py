@@ -35,6 +35,7 @@ COMPONENTS: Final = {
     "runtime": ("runtime", "the container runtime: a CRI v1 server"),
     "network": ("network", "routes between the nodes' pods"),
     "dns": ("dns", "the cluster's name server"),
+    "ingress": ("ingress", "HTTP from outside: Ingress and Gateway API on a node"),
     "simulate": ("simulate", "nodes and pods that live in the API alone"),
 }
 

@@ -20,7 +20,7 @@ from tiphys.base.notify import notify, notify_ready
 from tiphys.base.tasks import Supervised
 from tiphys.client import Client, Informers, PatchType
 from tiphys.cmd.cluster import spec as specs
-from tiphys.cmd.cluster.addons import cluster_dns, local_storage
+from tiphys.cmd.cluster.addons import cluster_dns, ingress_class, local_storage
 from tiphys.cmd.cluster.components import NODE_LABEL
 from tiphys.cmd.cluster.identities import kubeconfig
 from tiphys.cmd.cluster.joining import joining
@@ -66,6 +66,8 @@ async def _complete_nodes(client: Client, spec: ClusterSpec, layout: Layout) -> 
         group.create_task(_give_storage(client))
         group.create_task(_let_machines_join(client, spec, layout))
         group.create_task(_await_nodes(client, spec, layout))
+        if spec.ingress:
+            group.create_task(_give_ingress_class(client))
 
 
 async def _complete_dns(client: Client, spec: ClusterSpec, layout: Layout) -> None:
@@ -93,6 +95,12 @@ async def _give_storage(client: Client) -> None:
     # Its owner may have made another class the default since: it is never put back.
     with suppress(AlreadyExistsError):
         await client.request_json("POST", "/apis/storage.k8s.io/v1/storageclasses", storage_class)
+
+
+async def _give_ingress_class(client: Client) -> None:
+    # As with storage: made once, its owner may choose another default.
+    with suppress(AlreadyExistsError):
+        await client.request_json("POST", "/apis/networking.k8s.io/v1/ingressclasses", ingress_class())
 
 
 async def _let_machines_join(client: Client, spec: ClusterSpec, layout: Layout) -> None:

@@ -66,6 +66,7 @@ def parser() -> FlagParser:
     flags.add_argument("--encryption-provider-config", type=Path, help=help_text)
     flags.add_argument("--network", choices=NETWORKS, help="how pods reach each other across nodes (vxlan)")
     flags.add_argument("--proxy-mode", choices=PROXY_MODES, help="how services are made (nftables)")
+    flags.boolean("ingress", None, "serve Ingress and Gateway objects on ports 80 and 443 of every node (no)")
     flags.add_argument("--container-runtime-endpoint", help="use this CRI runtime instead of our own")
     flags.add_argument(
         "--node-monitor-grace-period", type=duration, help="silence after which a node is not ready (40s)"
@@ -89,6 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     preflight.check_root(spec.mode)
     preflight.check_limits(spec)
     preflight.check_datastore(spec)
+    preflight.check_ingress(spec)
     if spec.mode == "cluster":
         preflight.check_programs()
     preflight.check_directory(layout.state)
@@ -141,6 +143,7 @@ def _spec(options: Any, layout: Layout) -> ClusterSpec:
         "etcd_prefix": options.etcd_prefix,
         "network": options.network,
         "proxy_mode": options.proxy_mode,
+        "ingress": options.ingress,
         "container_runtime_endpoint": options.container_runtime_endpoint,
         "kubeconfig": str(options.kubeconfig.absolute()) if options.kubeconfig else None,
     }

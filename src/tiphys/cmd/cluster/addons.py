@@ -7,6 +7,7 @@ from typing import Any
 from tiphys.cmd.cluster.spec import ClusterSpec
 from tiphys.controllers.localpath import manifests as local_path
 from tiphys.dns.manifests import CONFIG_DIRECTORY, manifests
+from tiphys.ingress.ingresses import CONTROLLER as INGRESS_CONTROLLER
 from tiphys.runtime.images.system import system_image_name
 
 Object = dict[str, Any]
@@ -21,6 +22,16 @@ def cluster_dns(spec: ClusterSpec) -> list[Object]:
         replicas=min(2, len(spec.nodes)),
         command=("python3", "-m", "tiphys.cmd.main", "dns", "--conf", f"{CONFIG_DIRECTORY}/Corefile"),
     )
+
+
+def ingress_class() -> Object:
+    """The class of Ingresses that `up --ingress` serves, the default of those that name none."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "IngressClass",
+        "metadata": {"name": "tiphys", "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
+        "spec": {"controller": INGRESS_CONTROLLER},
+    }
 
 
 def local_storage() -> tuple[list[Object], Object]:

@@ -128,7 +128,7 @@ def runtime_endpoint(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> str:
 def node_components(
     spec: ClusterSpec, layout: Layout, node: NodeSpec, *, address: str = "", dns_address: str = "", joined: bool = False
 ) -> list[Component]:
-    """The processes of one node: runtime, kubelet, kube-proxy and the network agent.
+    """The processes of one node: runtime, kubelet, kube-proxy, the network agent and, if wanted, ingress.
 
     `joined`: the node is this whole machine and the API server is elsewhere; it has `address`, and the cluster's
     DNS `dns_address`, which otherwise follow from the spec.
@@ -214,7 +214,25 @@ def node_components(
             ),
         )
     )
+    if spec.ingress and not joined:
+        found.append(_ingress(layout, node))
     return found
+
+
+def _ingress(layout: Layout, node: NodeSpec) -> Component:
+    return Component(
+        name=f"{node.name}/ingress",
+        command="ingress",
+        node=node.name,
+        after=("apiserver",),
+        arguments=process_flags(
+            kubeconfig=layout.kubeconfig("ingress"),
+            node_name=node.name,
+            # Short: the path of a Unix socket is limited.
+            directory=layout.node_run(node.name) / "ingress",
+            cgroup=f"/{layout.cgroup}/{node.name}/ingress",
+        ),
+    )
 
 
 def _balancer_pool(spec: ClusterSpec) -> str:

@@ -41,6 +41,7 @@ class ClusterDaemon:
         self.spec = spec
         self.layout = layout
         modules = PRELOAD[spec.mode] + (("tiphys.cmd.simulate",) if spec.simulated_nodes else ())
+        modules += ("tiphys.cmd.ingress",) if spec.ingress else ()
         self.supervisor = Supervisor(layout, all_components(spec, layout), modules)
         self.control = ControlServer(self)
 

@@ -20,6 +20,7 @@ COMPONENTS: Final = {
     "scheduler": ("system:kube-scheduler", ()),
     "proxy": ("system:kube-proxy", ("system:node-proxier",)),
     "network": ("system:tiphys:network", ()),
+    "ingress": ("system:tiphys:ingress", ()),
     # Thousands of kubelets in one: it writes what any of them may write.
     "simulator": ("system:tiphys:simulator", ("system:masters",)),
 }
@@ -35,7 +36,7 @@ def ensure(spec: ClusterSpec, layout: Layout) -> None:
     for name, (user, groups) in COMPONENTS.items():
         base = pki.client(name, user, groups)
         # Nodes reach the API server over the bridge, everything on this machine over the loopback.
-        over_bridge = spec.subnet and name in ("proxy", "network")
+        over_bridge = spec.subnet and name in ("proxy", "network", "ingress")
         _write_kubeconfig(spec, layout, pki, name, base, bridge=bool(over_bridge))
     for node in spec.nodes:
         ensure_node(spec, layout, node, pki)

@@ -265,6 +265,17 @@ def pids_below(name: str) -> set[int]:
     return found
 
 
+def join_cgroup(name: str) -> None:
+    """Move this process and all it will start into a cgroup, so that it is found, frozen and ended with its node."""
+    legacy = CGROUP_ROOT / "freezer"
+    directory = (legacy if legacy.is_dir() else _unified()) / name.lstrip("/")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "cgroup.procs").write_text(str(os.getpid()))
+    except OSError as error:
+        raise CommandError(f"cannot enter the cgroup {directory}: {error.strerror}") from error
+
+
 def kill_cgroup(name: str) -> None:
     """SIGKILL everything in a cgroup and below, until nothing is left (at most five seconds)."""
     deadline = time.monotonic() + KILL_FOR

@@ -14,6 +14,7 @@ from tiphys.base.nft import Nft, NftError
 from tiphys.cmd.cluster.layout import Layout, known_clusters
 from tiphys.cmd.cluster.spec import ClusterSpec, load
 from tiphys.cmd.errors import CommandError
+from tiphys.ingress.haproxy.process import HaproxyError, find_program
 
 # Program → Debian package. scripts/system-packages installs the same list.
 PROGRAMS: Final = {"runc": "runc", "conmon": "conmon"}
@@ -47,6 +48,18 @@ def check_programs() -> None:
             f"missing: {', '.join(sorted(set(missing)))}. On Debian or Ubuntu: "
             f"apt-get install -y {' '.join(sorted(set(missing)))}"
         )
+
+
+def check_ingress(spec: ClusterSpec) -> None:
+    """The ingress controller's proxy is there, where one is wanted."""
+    if not spec.ingress:
+        return
+    if spec.mode != "cluster":
+        raise CommandError("--ingress needs nodes")
+    try:
+        find_program()
+    except HaproxyError as error:
+        raise CommandError(f"--ingress: {error}") from error
 
 
 def check_directory(path: Path) -> None:

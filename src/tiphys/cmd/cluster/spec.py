@@ -47,6 +47,7 @@ class ClusterSpec:
     encryption_provider_config: str = ""
     network: str = "vxlan"
     proxy_mode: str = "nftables"
+    ingress: bool = False  # an ingress controller on every node
     container_runtime_endpoint: str = ""  # "" is our own runtime
     kubeconfig: str = ""
     simulated_nodes: int = 0
