@@ -43,7 +43,7 @@ def argument(text: str) -> str:
 
 
 def pattern(text: str) -> str:
-    """How a whole text is compared, at the end of a condition. HAProxy takes neither nothing nor a brace for a value."""
+    """How a whole text is compared, at the end of a condition; HAProxy takes no empty value and no brace."""
     if not text:
         return "-m len 0"
     if text in ("{", "}"):
