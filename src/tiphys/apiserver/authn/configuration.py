@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 
 from tiphys.apiserver.authn.oidc.claims import CLAIMS, USER, Mapped, Mappings, Rule
 from tiphys.apiserver.authn.oidc.jose import ALGORITHMS
-from tiphys.apiserver.cel.ast import Ident, Node, Select
-from tiphys.apiserver.cel.errors import CelSyntaxError
-from tiphys.apiserver.cel.program import Program, compile_expression
-from tiphys.apiserver.cel.tree import children
-from tiphys.apiserver.cel.types import Type
 from tiphys.apiserver.configfile import ConfigError, check_kind, document, joined, read, strict_error, unknown_fields
 from tiphys.machinery import field
+from tiphys.machinery.cel.ast import Ident, Node, Select
+from tiphys.machinery.cel.errors import CelSyntaxError
+from tiphys.machinery.cel.program import Program, compile_expression
+from tiphys.machinery.cel.tree import children
+from tiphys.machinery.cel.types import Type
 from tiphys.machinery.field import FieldError
 from tiphys.machinery.field import Path as FieldPath
 

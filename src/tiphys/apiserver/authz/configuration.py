@@ -12,8 +12,6 @@ from typing import Any, Final
 
 from tiphys.apiserver.authz.abac import AbacAuthorizer
 from tiphys.apiserver.authz.webhook import VARIABLES, WebhookOptions
-from tiphys.apiserver.cel.errors import CelSyntaxError
-from tiphys.apiserver.cel.program import Program, compile_expression
 from tiphys.apiserver.configfile import (
     NOT_A_SUBDOMAIN,
     SUBDOMAIN,
@@ -27,6 +25,8 @@ from tiphys.apiserver.configfile import (
 )
 from tiphys.apiserver.http.remote import RemoteService
 from tiphys.machinery import field
+from tiphys.machinery.cel.errors import CelSyntaxError
+from tiphys.machinery.cel.program import Program, compile_expression
 from tiphys.machinery.field import FieldError
 from tiphys.machinery.field import Path as FieldPath
 from tiphys.machinery.time import parse_duration_ns

@@ -17,12 +17,12 @@ from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authn.webhook import FIRST_WAIT, post_again
 from tiphys.apiserver.authz.interface import Attributes, Decision, Undecided, Verdict
 from tiphys.apiserver.authz.resolve import Resolved
-from tiphys.apiserver.cel.errors import EvalError
-from tiphys.apiserver.cel.program import Program
-from tiphys.apiserver.cel.types import STRING, Type, list_of, map_of
 from tiphys.apiserver.http.remote import RemoteError, RemoteService
 from tiphys.base.clock import Clock
 from tiphys.base.log import get_logger
+from tiphys.machinery.cel.errors import EvalError
+from tiphys.machinery.cel.program import Program
+from tiphys.machinery.cel.types import STRING, Type, list_of, map_of
 from tiphys.machinery.selectors import FieldSelector, LabelSelector
 
 log = get_logger(__name__)

@@ -13,11 +13,11 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from tiphys.apiserver.cel import times
-from tiphys.apiserver.cel.parser import RESERVED
-from tiphys.apiserver.cel.types import BOOL, BYTES, DOUBLE, DURATION, DYN, INT, STRING, TIMESTAMP, Type, list_of, map_of
-from tiphys.apiserver.cel.values import MapList, SetList
 from tiphys.apiserver.crd.structural import Structural
+from tiphys.machinery.cel import times
+from tiphys.machinery.cel.parser import RESERVED
+from tiphys.machinery.cel.types import BOOL, BYTES, DOUBLE, DURATION, DYN, INT, STRING, TIMESTAMP, Type, list_of, map_of
+from tiphys.machinery.cel.values import MapList, SetList
 
 Convert = Callable[[Any], Any]
 _NAME: Final = re.compile("[A-Za-z_][A-Za-z0-9_]*")

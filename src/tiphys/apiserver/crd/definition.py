@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from tiphys.api.table import Resource, Subresource
-from tiphys.apiserver.cel.regex import compile_pattern
 from tiphys.apiserver.crd.celtypes import cel_type
 from tiphys.apiserver.crd.jsonpath import parse as parse_path
 from tiphys.apiserver.crd.jsonpath import simple_steps
@@ -15,6 +14,7 @@ from tiphys.apiserver.crd.rules import RuleError, compile_rule, default_errors
 from tiphys.apiserver.crd.structural import structural
 from tiphys.apiserver.crd.validation import schema_errors
 from tiphys.machinery import field
+from tiphys.machinery.cel.regex import compile_pattern
 from tiphys.machinery.field import FieldError, Path
 from tiphys.machinery.meta import version_priority
 

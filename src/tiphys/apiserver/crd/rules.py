@@ -11,15 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tiphys.apiserver.cel.errors import CelSyntaxError, CostError, EvalError
-from tiphys.apiserver.cel.program import PER_CALL_LIMIT, Program, compile_expression
-from tiphys.apiserver.cel.tree import mentions
-from tiphys.apiserver.cel.types import Type, optional_of
-from tiphys.apiserver.cel.values import NONE, Optional
 from tiphys.apiserver.crd.celtypes import Convert, cel_type, converter
 from tiphys.apiserver.crd.structural import Structural
 from tiphys.apiserver.crd.validation import NEW, before
 from tiphys.machinery import field as errors
+from tiphys.machinery.cel.errors import CelSyntaxError, CostError, EvalError
+from tiphys.machinery.cel.program import PER_CALL_LIMIT, Program, compile_expression
+from tiphys.machinery.cel.tree import mentions
+from tiphys.machinery.cel.types import Type, optional_of
+from tiphys.machinery.cel.values import NONE, Optional
 from tiphys.machinery.field import FieldError, Path
 
 # What all rules of one object may cost (KEP-2876).

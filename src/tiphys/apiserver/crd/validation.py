@@ -9,9 +9,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from tiphys.apiserver.cel.regex import compile_pattern
 from tiphys.apiserver.crd.formats import is_format
 from tiphys.machinery import field
+from tiphys.machinery.cel.regex import compile_pattern
 from tiphys.machinery.field import FieldError, Path
 
 Schema = Mapping[str, Any]

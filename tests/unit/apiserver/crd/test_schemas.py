@@ -118,7 +118,7 @@ RULED = {
     [
         ({"low": 1, "high": 2}, None, []),
         ({"low": 3, "high": 2}, None, ["spec.low: Forbidden: failed rule: self.low <= self.high"]),
-        ({"low": -1, "high": 2}, None, ['spec: Invalid value: low is -1']),
+        ({"low": -1, "high": 2}, None, ["spec: Invalid value: low is -1"]),
         ({"low": 1, "high": 2}, {"low": 1, "high": 3}, ["spec.high: Invalid value: 2: up"]),
         ({"low": 3, "high": 2}, {"low": 3, "high": 2}, []),  # nothing changed: the rules are not asked
         ({"high": 2}, None, 2),

@@ -14,8 +14,8 @@ from tiphys.apiserver.admission.policies.authorizer import CelAuthorizer, Resour
 from tiphys.apiserver.admission.policies.compiled import Binding, Expression, Policy
 from tiphys.apiserver.admission.webhooks.matching import EXEMPT, GROUP, Hook, Matcher
 from tiphys.apiserver.authz.interface import Attributes
-from tiphys.apiserver.cel.compiler import Lazy
-from tiphys.apiserver.cel.errors import EvalError
+from tiphys.machinery.cel.compiler import Lazy
+from tiphys.machinery.cel.errors import EvalError
 from tiphys.machinery.meta import ObjectName, split_api_version
 from tiphys.machinery.selectors import LabelSelector
 

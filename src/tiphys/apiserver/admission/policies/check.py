@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from tiphys.apiserver.admission.policies.compiled import CONDITION_VARIABLES, VARIABLES
-from tiphys.apiserver.cel.errors import CelSyntaxError
-from tiphys.apiserver.cel.program import compile_expression
-from tiphys.apiserver.cel.types import Type
 from tiphys.machinery import field
+from tiphys.machinery.cel.errors import CelSyntaxError
+from tiphys.machinery.cel.program import compile_expression
+from tiphys.machinery.cel.types import Type
 from tiphys.machinery.field import FieldError, Path
 
 Json = Mapping[str, Any]

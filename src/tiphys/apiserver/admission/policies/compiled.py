@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tiphys.apiserver.admission.webhooks.matching import GROUP, Hook
-from tiphys.apiserver.cel.errors import CelSyntaxError
-from tiphys.apiserver.cel.program import Program, compile_expression
-from tiphys.apiserver.cel.types import DYN, STRING, Type
 from tiphys.apiserver.registry.strategy import Reader
+from tiphys.machinery.cel.errors import CelSyntaxError
+from tiphys.machinery.cel.program import Program, compile_expression
+from tiphys.machinery.cel.types import DYN, STRING, Type
 from tiphys.machinery.selectors import LabelSelector
 
 Json = Mapping[str, Any]

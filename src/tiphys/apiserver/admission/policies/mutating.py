@@ -14,8 +14,8 @@ from tiphys.apiserver.admission.interface import AdmissionAttributes, Operation
 from tiphys.apiserver.admission.policies.asked import Asker, ConfigurationError, concerns_policies, evaluate
 from tiphys.apiserver.admission.policies.compiled import Binding, Expression, Policies, Policy
 from tiphys.apiserver.admission.webhooks.matching import Matcher
-from tiphys.apiserver.cel.errors import EvalError
 from tiphys.apiserver.registry.on_demand import with_conversions
+from tiphys.machinery.cel.errors import EvalError
 from tiphys.machinery.errors import StatusError, status_of
 from tiphys.machinery.meta import join_api_version
 from tiphys.machinery.normalize import DecodeError

@@ -14,9 +14,9 @@ from tiphys.api.admissionregistration.v1 import ValidatingAdmissionPolicy
 from tiphys.api.schemas import has_schema, schema_of
 from tiphys.api.table import resource_by_path
 from tiphys.apiserver.admission.policies.compiled import VARIABLES
-from tiphys.apiserver.cel.errors import CelSyntaxError
-from tiphys.apiserver.cel.program import compile_expression
-from tiphys.apiserver.cel.types import BOOL, BYTES, DOUBLE, DYN, INT, STRING, TIMESTAMP, Type, list_of, map_of
+from tiphys.machinery.cel.errors import CelSyntaxError
+from tiphys.machinery.cel.program import compile_expression
+from tiphys.machinery.cel.types import BOOL, BYTES, DOUBLE, DYN, INT, STRING, TIMESTAMP, Type, list_of, map_of
 from tiphys.machinery.meta import GroupVersionKind
 from tiphys.machinery.schema import FieldSchema, TypeSchema
 

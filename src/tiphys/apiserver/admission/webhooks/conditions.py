@@ -15,7 +15,7 @@ from tiphys.apiserver.admission.interface import AdmissionAttributes
 from tiphys.apiserver.admission.policies.asked import Asker, evaluate
 from tiphys.apiserver.admission.policies.compiled import CONDITION_VARIABLES, Expression, expression
 from tiphys.apiserver.admission.webhooks.matching import Hook, Matcher
-from tiphys.apiserver.cel.errors import EvalError
+from tiphys.machinery.cel.errors import EvalError
 
 
 @lru_cache(maxsize=1024)

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authn.tokens import InvalidToken
-from tiphys.apiserver.cel.errors import EvalError
-from tiphys.apiserver.cel.program import Program
-from tiphys.apiserver.cel.types import DYN, STRING, Type, list_of, map_of
+from tiphys.machinery.cel.errors import EvalError
+from tiphys.machinery.cel.program import Program
+from tiphys.machinery.cel.types import DYN, STRING, Type, list_of, map_of
 
 Claims = Mapping[str, Any]
 CLAIMS: Final[Mapping[str, Type]] = {"claims": map_of(STRING, DYN)}

@@ -13,10 +13,10 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any, Final
 
-from tiphys.apiserver.cel import kubernetes, strings, times
-from tiphys.apiserver.cel.errors import EvalError
-from tiphys.apiserver.cel.regex import compiled
-from tiphys.apiserver.cel.values import (
+from tiphys.machinery.cel import kubernetes, strings, times
+from tiphys.machinery.cel.errors import EvalError
+from tiphys.machinery.cel.regex import compiled
+from tiphys.machinery.cel.values import (
     INT_MAX,
     INT_MIN,
     NONE,

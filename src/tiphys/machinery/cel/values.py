@@ -2,7 +2,7 @@
 
     int int   uint UInt   double float   bool bool   string str   bytes bytes   null None   list list   map dict
     timestamp datetime (aware)   duration timedelta   type CelType   optional Optional
-    quantity Quantity   ip/cidr ipaddress   url Url   semver Semver   (tiphys.apiserver.cel.kubernetes)
+    quantity Quantity   ip/cidr ipaddress   url Url   semver Semver   (tiphys.machinery.cel.kubernetes)
 
 Lists that a schema calls a set or a map are `SetList` and `MapList`: their order does not matter to equality.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from tiphys.apiserver.cel.errors import EvalError
+from tiphys.machinery.cel.errors import EvalError
 
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1

@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from tiphys.apiserver.cel.ast import Call, Ident, ListOf, Literal, Macro, MapOf, Node, Select, Struct
-from tiphys.apiserver.cel.errors import CelSyntaxError, located
-from tiphys.apiserver.cel.literals import number, text_literal
+from tiphys.machinery.cel.ast import Call, Ident, ListOf, Literal, Macro, MapOf, Node, Select, Struct
+from tiphys.machinery.cel.errors import CelSyntaxError, located
+from tiphys.machinery.cel.literals import number, text_literal
 
 MAX_DEPTH: Final = 50
 MAX_CHARACTERS: Final = 100_000

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tiphys.apiserver.cel.errors import CelSyntaxError, CostError, EvalError
-from tiphys.apiserver.cel.program import compile_expression
-from tiphys.apiserver.cel.regex import compile_pattern
-from tiphys.apiserver.cel.types import DYN, INT, STRING, Type, list_of, map_of
+from tiphys.machinery.cel.errors import CelSyntaxError, CostError, EvalError
+from tiphys.machinery.cel.program import compile_expression
+from tiphys.machinery.cel.regex import compile_pattern
+from tiphys.machinery.cel.types import DYN, INT, STRING, Type, list_of, map_of
 
 SELF = Type(
     "object",

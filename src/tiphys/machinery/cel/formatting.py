@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from tiphys.apiserver.cel import times
-from tiphys.apiserver.cel.errors import EvalError
-from tiphys.apiserver.cel.numbers import float_text
-from tiphys.apiserver.cel.values import CelType, type_of
+from tiphys.machinery.cel import times
+from tiphys.machinery.cel.errors import EvalError
+from tiphys.machinery.cel.numbers import float_text
+from tiphys.machinery.cel.values import CelType, type_of
 
 Clause = tuple[str, int | None]
 _SUPERSCRIPT: Final = str.maketrans("0123456789-+", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺")

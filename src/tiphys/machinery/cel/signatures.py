@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Final, NamedTuple
 
-from tiphys.apiserver.cel.types import Type, split_arguments
+from tiphys.machinery.cel.types import Type, split_arguments
 
 _TEXT: Final = """
 !_(bool) -> bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tiphys.apiserver.cel.ast import Call, Ident, ListOf, Macro, MapOf, Node, Select, Struct
+from tiphys.machinery.cel.ast import Call, Ident, ListOf, Macro, MapOf, Node, Select, Struct
 
 
 def children(node: Node) -> list[Node]:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-from tiphys.apiserver.cel.ast import Call, Ident, ListOf, Literal, Macro, MapOf, Node, Select, Struct
-from tiphys.apiserver.cel.errors import CostError, EvalError
-from tiphys.apiserver.cel.library import FUNCTIONS, METHODS
-from tiphys.apiserver.cel.parser import dotted_name
-from tiphys.apiserver.cel.signatures import NAMESPACES, TYPE_NAMES
-from tiphys.apiserver.cel.values import NONE, CelType, Optional, equal, no_overload
+from tiphys.machinery.cel.ast import Call, Ident, ListOf, Literal, Macro, MapOf, Node, Select, Struct
+from tiphys.machinery.cel.errors import CostError, EvalError
+from tiphys.machinery.cel.library import FUNCTIONS, METHODS
+from tiphys.machinery.cel.parser import dotted_name
+from tiphys.machinery.cel.signatures import NAMESPACES, TYPE_NAMES
+from tiphys.machinery.cel.values import NONE, CelType, Optional, equal, no_overload
 
 OVER_BUDGET: Final = "operation cancelled: actual cost limit exceeded"
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tiphys.apiserver.cel.ast import Call, Ident, ListOf, Literal, Macro, MapOf, Node, Select, Struct
-from tiphys.apiserver.cel.constants import argument_problems
-from tiphys.apiserver.cel.errors import CelSyntaxError, located
-from tiphys.apiserver.cel.parser import dotted_name as dotted
-from tiphys.apiserver.cel.signatures import FUNCTIONS, METHODS, NAMESPACES, TYPE_NAMES, Overload
-from tiphys.apiserver.cel.types import (
+from tiphys.machinery.cel.ast import Call, Ident, ListOf, Literal, Macro, MapOf, Node, Select, Struct
+from tiphys.machinery.cel.constants import argument_problems
+from tiphys.machinery.cel.errors import CelSyntaxError, located
+from tiphys.machinery.cel.parser import dotted_name as dotted
+from tiphys.machinery.cel.signatures import FUNCTIONS, METHODS, NAMESPACES, TYPE_NAMES, Overload
+from tiphys.machinery.cel.types import (
     BOOL,
     DYN,
     INT,
@@ -24,7 +24,7 @@ from tiphys.apiserver.cel.types import (
     resolved,
     type_of_type,
 )
-from tiphys.apiserver.cel.values import UInt
+from tiphys.machinery.cel.values import UInt
 
 Scope = Mapping[str, Type]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from tiphys.apiserver.cel.errors import CelSyntaxError, located
-from tiphys.apiserver.cel.values import INT_MAX, INT_MIN, UINT_MAX, UInt
+from tiphys.machinery.cel.errors import CelSyntaxError, located
+from tiphys.machinery.cel.values import INT_MAX, INT_MIN, UINT_MAX, UInt
 
 _SIMPLE: Final = {
     "a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v",

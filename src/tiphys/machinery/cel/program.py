@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tiphys.apiserver.cel.ast import Node
-from tiphys.apiserver.cel.checker import check
-from tiphys.apiserver.cel.compiler import State, Step, compile_node
-from tiphys.apiserver.cel.constants import folding_problem
-from tiphys.apiserver.cel.errors import CelProgramError, CelSyntaxError, EvalError
-from tiphys.apiserver.cel.parser import parse
-from tiphys.apiserver.cel.types import Type
+from tiphys.machinery.cel.ast import Node
+from tiphys.machinery.cel.checker import check
+from tiphys.machinery.cel.compiler import State, Step, compile_node
+from tiphys.machinery.cel.constants import folding_problem
+from tiphys.machinery.cel.errors import CelProgramError, CelSyntaxError, EvalError
+from tiphys.machinery.cel.parser import parse
+from tiphys.machinery.cel.types import Type
 
 # What one expression may cost when it is evaluated (KEP-2876).
 PER_CALL_LIMIT: Final = 1_000_000

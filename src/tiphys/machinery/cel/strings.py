@@ -7,12 +7,12 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from tiphys.apiserver.cel import times
-from tiphys.apiserver.cel.errors import EvalError
-from tiphys.apiserver.cel.formatting import formatted
-from tiphys.apiserver.cel.numbers import float_text
-from tiphys.apiserver.cel.regex import compiled
-from tiphys.apiserver.cel.values import no_overload
+from tiphys.machinery.cel import times
+from tiphys.machinery.cel.errors import EvalError
+from tiphys.machinery.cel.formatting import formatted
+from tiphys.machinery.cel.numbers import float_text
+from tiphys.machinery.cel.regex import compiled
+from tiphys.machinery.cel.values import no_overload
 
 
 def _text(value: Any) -> str:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from tiphys.apiserver.cel.errors import CelSyntaxError
-from tiphys.apiserver.cel.program import compile_expression
-from tiphys.apiserver.cel.types import BOOL, DYN, STRING, Type, map_of
+from tiphys.machinery.cel.errors import CelSyntaxError
+from tiphys.machinery.cel.program import compile_expression
+from tiphys.machinery.cel.types import BOOL, DYN, STRING, Type, map_of
 
 DEVICE: Final = Type(
     "object",

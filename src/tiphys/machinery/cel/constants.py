@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from tiphys.apiserver.cel import times
-from tiphys.apiserver.cel.ast import Call, ListOf, Literal, Node
-from tiphys.apiserver.cel.errors import EvalError
-from tiphys.apiserver.cel.formatting import ACCEPTS, Clause, parts, refusal
-from tiphys.apiserver.cel.library import FUNCTIONS
-from tiphys.apiserver.cel.regex import compiled
-from tiphys.apiserver.cel.tree import children
-from tiphys.apiserver.cel.types import Type
+from tiphys.machinery.cel import times
+from tiphys.machinery.cel.ast import Call, ListOf, Literal, Node
+from tiphys.machinery.cel.errors import EvalError
+from tiphys.machinery.cel.formatting import ACCEPTS, Clause, parts, refusal
+from tiphys.machinery.cel.library import FUNCTIONS
+from tiphys.machinery.cel.regex import compiled
+from tiphys.machinery.cel.tree import children
+from tiphys.machinery.cel.types import Type
 
 Problem = tuple[int, str]
 _CONVERSIONS: Final = frozenset({"int", "uint", "double", "bool", "string", "bytes"})

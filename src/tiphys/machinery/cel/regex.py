@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from tiphys.apiserver.cel.errors import EvalError
+from tiphys.machinery.cel.errors import EvalError
 
 _POSIX: Final = {
     "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "ascii": "\\x00-\\x7F", "blank": "\\t ", "cntrl": "\\x00-\\x1F\\x7F",

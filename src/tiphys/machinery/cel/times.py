@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from tiphys.apiserver.cel.errors import EvalError
-from tiphys.apiserver.cel.values import no_overload
+from tiphys.machinery.cel.errors import EvalError
+from tiphys.machinery.cel.values import no_overload
 from tiphys.machinery.time import parse_duration, parse_rfc3339
 
 _SECOND: Final = timedelta(seconds=1)
