@@ -16,7 +16,7 @@ from typing import Any, Final
 from tiphys.apiserver.crd.structural import Structural
 from tiphys.machinery.cel import times
 from tiphys.machinery.cel.parser import RESERVED
-from tiphys.machinery.cel.types import BOOL, BYTES, DOUBLE, DURATION, DYN, INT, STRING, TIMESTAMP, Type, list_of, map_of
+from tiphys.machinery.cel.types import BOOL, DOUBLE, DYN, INT, STRING, Type, list_of, map_of
 from tiphys.machinery.cel.values import MapList, SetList
 
 Convert = Callable[[Any], Any]
@@ -34,7 +34,9 @@ def escaped(name: str) -> str | None:
     return name if _NAME.fullmatch(name) else None
 
 
-_META_FIELDS: Final = {"name": STRING, "generateName": STRING}
+# The largest request, without the braces or quotes around everything.
+MOST_BYTES: Final = 3 * 1024 * 1024 - 2
+_META_FIELDS: Final = dict.fromkeys(("name", "generateName"), Type("string", size=MOST_BYTES))
 
 
 def cel_type(node: Structural, name: str = "selfType", *, resource: bool = False) -> Type:
@@ -44,14 +46,11 @@ def cel_type(node: Structural, name: str = "selfType", *, resource: bool = False
     match node.type:
         case "array":
             item = cel_type(node.items, f"{name}.@idx") if node.items is not None else DYN
-            return list_of(item, node.raw.get("maxItems"))
+            return list_of(item, most_items(node))
         case "object":
             return _object_type(node, name, resource or node.embedded)
         case "string":
-            form = node.raw.get("format") or ""
-            return {"date-time": TIMESTAMP, "duration": DURATION, "byte": BYTES, "date": TIMESTAMP}.get(
-                form, Type("string", size=node.raw.get("maxLength"))
-            )
+            return _string_type(node)
         case "integer":
             return INT
         case "number":
@@ -63,18 +62,78 @@ def cel_type(node: Structural, name: str = "selfType", *, resource: bool = False
 
 def _object_type(node: Structural, name: str, resource: bool) -> Type:
     if node.additional is not None and not node.properties:
-        return map_of(STRING, cel_type(node.additional, f"{name}.@elem"), node.raw.get("maxProperties"))
+        return map_of(STRING, cel_type(node.additional, f"{name}.@elem"), most_properties(node))
     fields = {}
     for key, one in node.properties.items():
         known = escaped(key)
         if known is not None and not (resource and key == "metadata"):
             fields[known] = cel_type(one, f"{name}.{key}")
     if resource:
-        fields["apiVersion"] = fields["kind"] = STRING
+        fields["apiVersion"] = fields["kind"] = Type("string", size=MOST_BYTES)
         fields["metadata"] = Type("object", name=f"{name}.metadata", fields=_META_FIELDS)
     if not fields and (node.preserve or node.any_additional):
         return DYN if node.any_additional else Type("object", name=name)
     return Type("object", name=name, fields=fields)
+
+
+def _string_type(node: Structural) -> Type:
+    """Texts, whose characters may have four bytes each; where nothing is said a whole request."""
+    raw, form = node.raw, node.raw.get("format") or ""
+    kind, size = _FORMATS.get(form, ("string", None))
+    if kind == "bytes":
+        size = raw.get("maxLength")
+    elif size is None and raw.get("enum"):
+        size = max((len(one) for one in raw["enum"] if isinstance(one, str)), default=0)
+    elif size is None and raw.get("maxLength") is not None:
+        size = 4 * raw["maxLength"]
+    return Type(kind, size=MOST_BYTES if size is None else size)
+
+
+_FORMATS: Final[dict[str, tuple[str, int | None]]] = {
+    "date-time": ("timestamp", 37),
+    "date": ("timestamp", 12),
+    "duration": ("duration", 32),
+    "byte": ("bytes", None),
+}
+_LEAST_TEXT: Final = {"date-time": 21, "date": 12, "duration": 4}
+
+
+def most_items(node: Structural) -> int:
+    """How many items a list may have: as the schema says, or as fit into a request."""
+    most = node.raw.get("maxItems")
+    if most is not None:
+        return int(most)
+    return MOST_BYTES if node.items is None else most_in_request(node.items)
+
+
+def most_in_request(node: Structural) -> int:
+    """How many values of a schema a request has room for."""
+    return MOST_BYTES // (least_bytes(node) + 1)
+
+
+def most_properties(node: Structural) -> int:
+    """How many entries a map may have: as the schema says, or as fit into a request."""
+    most = node.raw.get("maxProperties")
+    if most is not None:
+        return int(most)
+    least = 1 if node.additional is None else least_bytes(node.additional)
+    return MOST_BYTES // (least + 6)
+
+
+def least_bytes(node: Structural) -> int:
+    """The fewest bytes a value has as JSON."""
+    match node.type:
+        case "string":
+            return _LEAST_TEXT.get(node.raw.get("format") or "", 2)
+        case "boolean":
+            return 4
+        case "array":
+            return 2
+        case "object":
+            required = [name for name in node.raw.get("required") or () if name in node.properties]
+            parts = [(name, node.properties[name]) for name in required]
+            return 2 + sum(len(name) + least_bytes(one) + 4 for name, one in parts if not one.defaulted)
+    return 1
 
 
 def converter(node: Structural) -> Convert | None:

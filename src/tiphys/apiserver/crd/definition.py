@@ -7,14 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from tiphys.api.table import Resource, Subresource
-from tiphys.apiserver.crd.celtypes import cel_type
+from tiphys.apiserver.crd.celtypes import cel_type, most_in_request
+from tiphys.apiserver.crd.costs import Costs, worst_cost
 from tiphys.apiserver.crd.jsonpath import parse as parse_path
 from tiphys.apiserver.crd.jsonpath import simple_steps
-from tiphys.apiserver.crd.rules import RuleError, compile_rule, default_errors
+from tiphys.apiserver.crd.rules import RuleError, compile_rule, default_errors, old_type
 from tiphys.apiserver.crd.structural import structural
 from tiphys.apiserver.crd.validation import schema_errors
 from tiphys.machinery import field
 from tiphys.machinery.cel.regex import compile_pattern
+from tiphys.machinery.cel.types import Type
 from tiphys.machinery.field import FieldError, Path
 from tiphys.machinery.meta import version_priority
 
@@ -95,7 +97,7 @@ def declared_errors(versions: Sequence[Json], path: Path) -> list[FieldError]:
 
 def _declared_schema(version: Json, path: Path) -> list[FieldError]:
     schema = (version.get("schema") or {}).get("openAPIV3Schema")
-    return _schema_errors(schema, path.child("openAPIV3Schema")) if isinstance(schema, Mapping) else []
+    return schema_errors_of(schema, path.child("openAPIV3Schema")) if isinstance(schema, Mapping) else []
 
 
 def _declared_subresources(version: Json, path: Path) -> list[FieldError]:
@@ -214,7 +216,8 @@ FORBIDDEN: Final = (
 MUST_BE_EMPTY: Final = ("$ref", "definitions", "dependencies", "patternProperties", "additionalItems", "id", "$schema")
 
 
-def _schema_errors(schema: Json, path: Path) -> list[FieldError]:
+def schema_errors_of(schema: Json, path: Path) -> list[FieldError]:
+    """What is wrong with a schema at a path."""
     errors: list[FieldError] = []
     if schema.get("type") and schema["type"] != "object":
         errors.append(field.invalid(path.child("type"), schema["type"], "must be object"))
@@ -226,7 +229,7 @@ def _schema_errors(schema: Json, path: Path) -> list[FieldError]:
     if not errors:
         errors += _default_errors(schema, path)
     if not errors:
-        errors += _rule_errors(schema, path, root=True)
+        errors += _rule_errors(schema, path)
     return errors
 
 
@@ -398,31 +401,53 @@ def _shown(rule: Json) -> Json:
     }
 
 
-def _rule_errors(schema: Json, path: Path, *, root: bool = False) -> list[FieldError]:
+def _rule_errors(schema: Json, path: Path) -> list[FieldError]:
+    """What is wrong with the rules of a schema, and with what they may cost."""
+    costs = Costs()
+    errors = _node_rule_errors(schema, path, costs, 1, root=True)
+    return errors + costs.total_errors(path)
+
+
+def _node_rule_errors(
+    schema: Json, path: Path, costs: Costs, count: int | None, *, root: bool = False
+) -> list[FieldError]:
+    """Of one node and those below it; `count` is how many values of it one object may have."""
     errors: list[FieldError] = []
     rules = schema.get("x-kubernetes-validations") or ()
     if rules:
         node = structural(schema)
         own = cel_type(node, resource=root or node.embedded)
-        at = path.child("x-kubernetes-validations")
+        times = count if count is not None else most_in_request(node)
         for index, rule in enumerate(rules):
-            where = at.index(index)
-            if not (rule.get("rule") or "").strip():
-                errors.append(field.required(where.child("rule"), "rule is not specified"))
-                continue
-            message = rule.get("message") or ""
-            if message and not message.strip():
-                errors.append(field.invalid(where.child("message"), message, "message must be non-empty if specified"))
-            elif "\n" in message.strip():
-                errors.append(field.invalid(where.child("message"), message, "message must not contain line breaks"))
-            elif "\n" in rule["rule"].strip() and not message.strip() and not rule.get("messageExpression"):
-                errors.append(
-                    field.required(where.child("message"), "message must be specified if rule contains line breaks")
-                )
-            try:
-                compile_rule(index, rule, own)
-            except RuleError as error:
-                errors.append(field.invalid(where.child(error.where), _shown(rule), str(error)))
-    for _, where, inner in _inner(schema, path):
-        errors += _rule_errors(inner, where)
+            errors += _own_rule_errors(rule, path.child("x-kubernetes-validations").index(index), own, costs, times)
+    for name, where, inner in _inner(schema, path):
+        inside = count
+        if not name:
+            most = schema.get("maxItems" if schema.get("type") == "array" else "maxProperties")
+            inside = None if count is None or most is None else count * most
+        errors += _node_rule_errors(inner, where, costs, inside)
+    return errors
+
+
+def _own_rule_errors(rule: Json, where: Path, own: Type, costs: Costs, count: int) -> list[FieldError]:
+    if not (rule.get("rule") or "").strip():
+        return [field.required(where.child("rule"), "rule is not specified")]
+    errors: list[FieldError] = []
+    message = rule.get("message") or ""
+    if message and not message.strip():
+        errors.append(field.invalid(where.child("message"), message, "message must be non-empty if specified"))
+    elif "\n" in message.strip():
+        errors.append(field.invalid(where.child("message"), message, "message must not contain line breaks"))
+    elif "\n" in rule["rule"].strip() and not message.strip() and not rule.get("messageExpression"):
+        detail = "message must be specified if rule contains line breaks"
+        errors.append(field.required(where.child("message"), detail))
+    try:
+        compiled = compile_rule(0, rule, own)
+    except RuleError as error:
+        return [*errors, field.invalid(where.child(error.where), _shown(rule), str(error))]
+    old = old_type(rule, own)
+    errors += costs.take(worst_cost(compiled.program, own, old) * count, where.child("rule"), "rule")
+    if compiled.message is not None:
+        cost = worst_cost(compiled.message, own, old) * count
+        errors += costs.take(cost, where.child("messageExpression"), "messageExpression")
     return errors

@@ -99,10 +99,14 @@ def _lenient(index: int, spec: Mapping[str, Any], own: Type, messages: bool) -> 
     return compile_rule(index, {**spec, "messageExpression": ""}, own)
 
 
+def old_type(spec: Mapping[str, Any], own: Type) -> Type:
+    """The type of `oldSelf` in a rule over values of a type."""
+    return optional_of(own) if spec.get("optionalOldSelf") else own
+
+
 def compile_rule(index: int, spec: Mapping[str, Any], own: Type) -> Rule:
     """One rule over values of a type. Raises RuleError."""
-    old = optional_of(own) if spec.get("optionalOldSelf") else own
-    variables = {"self": own, "oldSelf": old}
+    variables = {"self": own, "oldSelf": old_type(spec, own)}
     source = spec.get("rule") or ""
     try:
         program = compile_expression(source, variables)

@@ -178,6 +178,7 @@ class Checker:
             for one in node.args[0].items:
                 self.type_of(one, scope)
             self._may_mix = before
+            self.types[id(node.args[0])] = list_of(DYN)
             args = [target, list_of(DYN)]
         else:
             args = [target, *(self.type_of(one, scope) for one in node.args)]
