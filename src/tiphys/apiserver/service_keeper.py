@@ -23,11 +23,11 @@ from tiphys.apiserver.registry.options import DeleteOptions
 from tiphys.apiserver.registry.resources import CacheReader, ResourceMap
 from tiphys.apiserver.registry.store import NoAdmission
 from tiphys.apiserver.registry.strategy import Object, RequestContext
-from tiphys.apiserver.registry.validation.formats import IPNetwork
 from tiphys.base.clock import Clock
 from tiphys.base.log import get_logger
 from tiphys.base.tasks import Supervised
 from tiphys.machinery.errors import AlreadyExistsError, NotFoundError, StatusError, already_exists
+from tiphys.machinery.formats import IPNetwork
 from tiphys.machinery.meta import GroupResource, ObjectName
 from tiphys.store import Store
 

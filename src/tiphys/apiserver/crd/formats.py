@@ -9,7 +9,7 @@ from datetime import date
 from typing import Final
 from urllib.parse import urlsplit
 
-from tiphys.apiserver.registry.validation import formats
+from tiphys.machinery import formats
 from tiphys.machinery.cel.regex import compile_pattern
 from tiphys.machinery.time import parse_rfc3339
 

@@ -14,7 +14,7 @@ from functools import total_ordering
 from typing import Any, Final
 from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
-from tiphys.apiserver.registry.validation import formats
+from tiphys.machinery import formats
 from tiphys.machinery.cel.errors import EvalError
 from tiphys.machinery.cel.values import INT_MAX, NONE, Optional, checked_int, no_overload
 from tiphys.machinery.quantity import Quantity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tiphys.apiserver.registry.validation import formats
+from tiphys.machinery import formats
 
 
 @pytest.mark.parametrize("value", ["a", "my-name", "123-abc", "a" * 63])

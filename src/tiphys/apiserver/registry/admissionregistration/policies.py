@@ -22,10 +22,9 @@ from tiphys.apiserver.registry.admissionregistration.rules import (
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
 from tiphys.apiserver.registry.tables import UNSET
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.meta import validate_label_name
 from tiphys.apiserver.registry.validation.selectors import validate_label_selector
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 Json = Mapping[str, Any]

@@ -19,9 +19,8 @@ from tiphys.apiserver.registry.admissionregistration.rules import (
 )
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.selectors import validate_label_selector
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path, quote
 
 Json = Mapping[str, Any]

@@ -14,9 +14,8 @@ from tiphys.apiserver.registry.apiextensions.conversion import conversion_errors
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.strategy import NameRule, Object, RequestContext
 from tiphys.apiserver.registry.tables import condition
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.meta import name_errors, validate_immutable
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 from tiphys.machinery.time import format_time
 

@@ -12,8 +12,7 @@ from typing import ClassVar, Final
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, NameRule, Object, RequestContext, age
 from tiphys.apiserver.registry.tables import UNKNOWN, condition
-from tiphys.apiserver.registry.validation import formats
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 from tiphys.machinery.time import format_time
 

@@ -21,13 +21,12 @@ from tiphys.apiserver.registry.defaults.volume import default_claim_spec
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
 from tiphys.apiserver.registry.tables import containers_and_images
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.claims import validate_claim_spec
 from tiphys.apiserver.registry.validation.internal import internal_form
 from tiphys.apiserver.registry.validation.meta import validate_annotations, validate_labels, validate_non_negative
 from tiphys.apiserver.registry.validation.pod import validate_pod_annotations
 from tiphys.apiserver.registry.validation.selectors import selector_is_empty, selector_matches
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 STRATEGY: Final = SPEC.child("updateStrategy")

@@ -14,11 +14,11 @@ from tiphys.apiserver.registry.defaults.pod import default_pod_template
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.strategy import Cell, GarbageCollection, Object, age
 from tiphys.apiserver.registry.tables import NONE, containers_and_images, selector_text, since
-from tiphys.apiserver.registry.validation.formats import max_length
 from tiphys.apiserver.registry.validation.meta import validate_non_negative
 from tiphys.apiserver.registry.validation.pod_warnings import pod_warnings
 from tiphys.machinery import field
 from tiphys.machinery.field import FieldError, Path
+from tiphys.machinery.formats import max_length
 
 SPEC: Final = Path("spec")
 JOB: Final = SPEC.child("jobTemplate", "spec")

@@ -14,9 +14,8 @@ from tiphys.apiserver.registry.defaults.pod import default_pod_template
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.strategy import Cell, GarbageCollection, Object, RequestContext, age
 from tiphys.apiserver.registry.tables import condition, containers_and_images, selector_text
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.pod_warnings import pod_warnings
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 from tiphys.machinery.time import human_duration, parse_rfc3339
 

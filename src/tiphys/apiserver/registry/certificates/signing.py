@@ -16,8 +16,7 @@ from cryptography import x509
 from tiphys.apiserver.registry.kinds import StatusStrategy, TableStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.strategy import Cell, NameRule, Object, RequestContext, age
 from tiphys.apiserver.registry.tables import NONE
-from tiphys.apiserver.registry.validation import formats
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 from tiphys.machinery.time import format_time, human_duration
 

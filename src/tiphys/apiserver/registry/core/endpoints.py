@@ -12,10 +12,9 @@ from typing import ClassVar, Final
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
 from tiphys.apiserver.registry.tables import NONE
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.handlers import validate_port
 from tiphys.apiserver.registry.validation.meta import validate_label_name
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 PROTOCOLS: Final = ("SCTP", "TCP", "UDP")

@@ -10,13 +10,12 @@ from typing import Any, Final
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
 from tiphys.apiserver.registry.tables import NONE, UNKNOWN
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.internal import internal_form
 from tiphys.apiserver.registry.validation.meta import validate_label_name
 from tiphys.apiserver.registry.validation.pod_warnings import ip_warnings
 from tiphys.apiserver.registry.validation.resources import validate_quantity, validate_resource_name
 from tiphys.apiserver.registry.validation.scheduling import effect_errors
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 METADATA: Final = Path("metadata")

@@ -12,7 +12,6 @@ from tiphys.apiserver.registry.defaults.volume import default_persistent_source
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
 from tiphys.apiserver.registry.tables import UNSET
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.claims import ACCESS_MODES, VOLUME_MODES
 from tiphys.apiserver.registry.validation.internal import difference
 from tiphys.apiserver.registry.validation.meta import validate_immutable
@@ -24,7 +23,7 @@ from tiphys.apiserver.registry.validation.volumes import (
     validate_iscsi,
     validate_nfs,
 )
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 from tiphys.machinery.quantity import Quantity
 from tiphys.machinery.time import format_time

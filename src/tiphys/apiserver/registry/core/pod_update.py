@@ -11,10 +11,9 @@ from typing import Any, Final
 
 from tiphys.apiserver.registry.core.pod_qos import qos_class
 from tiphys.apiserver.registry.strategy import Object
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.internal import difference
 from tiphys.apiserver.registry.validation.meta import IMMUTABLE
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 Json = Mapping[str, Any]

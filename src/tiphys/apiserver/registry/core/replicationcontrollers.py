@@ -20,9 +20,8 @@ from tiphys.apiserver.registry.defaults.pod import default_pod_template
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.strategy import Cell, GarbageCollection, NameRule, Object, age
 from tiphys.apiserver.registry.tables import containers_and_images, labels_text
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.meta import name_errors
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError
 
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from tiphys.apiserver.registry.strategy import Object
-from tiphys.apiserver.registry.validation.formats import IPAddress, IPNetwork
 from tiphys.machinery.errors import AlreadyExistsError
+from tiphys.machinery.formats import IPAddress, IPNetwork
 from tiphys.machinery.meta import ObjectName
 
 GUESSES: Final = 16

@@ -17,11 +17,10 @@ from tiphys.apiserver.registry.core.service_fields import (
     needs_health_check_port,
 )
 from tiphys.apiserver.registry.strategy import Object
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.handlers import validate_port
 from tiphys.apiserver.registry.validation.internal import internal_form
 from tiphys.apiserver.registry.validation.meta import name_errors, validate_label_name, validate_labels
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 Json = Mapping[str, Any]

@@ -7,9 +7,9 @@ from typing import Final
 
 from tiphys.apiserver.registry.kinds import spec_of
 from tiphys.apiserver.registry.strategy import Object
-from tiphys.apiserver.registry.validation.formats import canonical_cidr, parse_cidr_sloppy
 from tiphys.apiserver.registry.validation.pod_warnings import ip_warnings
 from tiphys.machinery.field import Path, quote
+from tiphys.machinery.formats import canonical_cidr, parse_cidr_sloppy
 
 SPEC: Final = Path("spec")
 HINTS: Final = "service.kubernetes.io/topology-aware-hints"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tiphys.apiserver.registry.validation import formats
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 

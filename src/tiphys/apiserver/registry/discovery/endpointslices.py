@@ -10,9 +10,8 @@ from typing import Final
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
 from tiphys.apiserver.registry.tables import NONE, UNSET, more
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.meta import validate_immutable, validate_label_name, validate_labels
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 ADDRESS_TYPES: Final = ("FQDN", "IPv4", "IPv6")

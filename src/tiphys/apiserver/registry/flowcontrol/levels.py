@@ -12,8 +12,7 @@ from typing import Any, Final
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
 from tiphys.apiserver.registry.tables import NONE, condition
-from tiphys.apiserver.registry.validation import formats
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 Json = Mapping[str, Any]

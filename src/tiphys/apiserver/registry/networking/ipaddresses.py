@@ -8,10 +8,9 @@ from typing import ClassVar, Final
 
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, NameRule, Object, age
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.internal import internal_form
 from tiphys.apiserver.registry.validation.meta import IMMUTABLE, name_errors
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 PARENT: Final = Path("spec").child("parentRef")

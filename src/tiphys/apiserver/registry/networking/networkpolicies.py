@@ -10,9 +10,8 @@ from typing import Any, Final
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
 from tiphys.apiserver.registry.tables import selector_text
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.selectors import validate_label_selector
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 Json = Mapping[str, Any]

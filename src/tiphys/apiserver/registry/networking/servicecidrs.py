@@ -9,10 +9,9 @@ from typing import Final
 
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.internal import internal_form
 from tiphys.apiserver.registry.validation.meta import IMMUTABLE
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 CIDRS: Final = Path("spec").child("cidrs")

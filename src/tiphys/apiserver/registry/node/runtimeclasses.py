@@ -8,12 +8,11 @@ from typing import ClassVar, Final
 
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.meta import validate_immutable, validate_labels
 from tiphys.apiserver.registry.validation.pod_resources import validate_overhead
 from tiphys.apiserver.registry.validation.pod_warnings import DEPRECATED_NODE_LABELS
 from tiphys.apiserver.registry.validation.scheduling import validate_tolerations
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 HANDLER: Final = Path("handler")

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tiphys.apiserver.registry.strategy import Object
-from tiphys.apiserver.registry.validation import formats
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 GROUP: Final = "rbac.authorization.k8s.io"

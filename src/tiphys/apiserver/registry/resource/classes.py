@@ -9,10 +9,9 @@ from typing import Any, Final
 from tiphys.apiserver.registry.kinds import StatusStrategy, TableStrategy, name_of, spec_of
 from tiphys.apiserver.registry.resource.devices import opaque_errors, selectors_errors
 from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.meta import validate_immutable
 from tiphys.apiserver.registry.validation.selectors import validate_node_selector
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 from tiphys.machinery.time import format_time
 

@@ -12,11 +12,10 @@ from typing import ClassVar, Final
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
 from tiphys.apiserver.registry.tables import UNSET
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.meta import NOT_NEGATIVE, validate_immutable, validate_label_name
 from tiphys.apiserver.registry.validation.selectors import validate_label_selector
 from tiphys.apiserver.registry.validation.volumes import driver_name_errors
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 from tiphys.machinery.quantity import Quantity
 

@@ -9,10 +9,9 @@ from typing import Any, ClassVar, Final
 from tiphys.apiserver.registry.kinds import StatusStrategy, TableStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.storage.storageclasses import parameters_errors
 from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.meta import validate_immutable
 from tiphys.apiserver.registry.validation.volumes import driver_name_errors
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 SPEC: Final = Path("spec")

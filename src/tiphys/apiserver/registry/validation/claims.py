@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.meta import validate_annotations, validate_labels
 from tiphys.apiserver.registry.validation.selectors import validate_label_selector
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 from tiphys.machinery.quantity import Quantity
 

@@ -9,13 +9,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.env import validate_env, validate_env_from
 from tiphys.apiserver.registry.validation.handlers import validate_lifecycle, validate_probes
 from tiphys.apiserver.registry.validation.mounts import validate_volume_devices, validate_volume_mounts
 from tiphys.apiserver.registry.validation.resources import validate_requirements
 from tiphys.apiserver.registry.validation.security import validate_container_security
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 Json = Mapping[str, Any]

@@ -9,8 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from tiphys.apiserver.registry.validation import formats
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 from tiphys.machinery.quantity import Quantity
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.meta import validate_non_negative
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.containers import (
     PodScope,
     validate_containers,
@@ -28,7 +27,7 @@ from tiphys.apiserver.registry.validation.scheduling import (
 )
 from tiphys.apiserver.registry.validation.security import validate_os, validate_pod_security
 from tiphys.apiserver.registry.validation.volumes import validate_volumes
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 Json = Mapping[str, Any]

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tiphys.apiserver.registry.validation.formats import parse_ip_sloppy
 from tiphys.machinery.field import Path, quote
+from tiphys.machinery.formats import parse_ip_sloppy
 from tiphys.machinery.quantity import Quantity
 
 Json = Mapping[str, Any]

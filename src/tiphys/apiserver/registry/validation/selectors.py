@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.meta import validate_label_name, validate_labels
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 SET_OPERATORS: Final = ("In", "NotIn")

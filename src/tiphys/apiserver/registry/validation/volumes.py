@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from tiphys.apiserver.registry.validation import formats
 from tiphys.apiserver.registry.validation.claims import validate_claim_template
 from tiphys.apiserver.registry.validation.env import (
     VOLUME_FIELDS,
@@ -16,7 +15,7 @@ from tiphys.apiserver.registry.validation.env import (
     validate_resource_reference,
 )
 from tiphys.apiserver.registry.validation.mounts import no_backsteps_errors, non_reserved_path_errors
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 from tiphys.machinery.quantity import Quantity
 
