@@ -7,6 +7,7 @@ import asyncio
 import errno
 import ipaddress
 import socket
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from tiphys.apiserver.bootstrap.reconcile import ClusterFacts, authentication_da
 from tiphys.apiserver.bootstrap.writer import Writer
 from tiphys.apiserver.configfile import ConfigError
 from tiphys.apiserver.options import ServerOptions
+from tiphys.apiserver.pki import Authority, write_private
 from tiphys.apiserver.security import secured_server
 from tiphys.apiserver.server import ApiServer
 from tiphys.base.log import get_logger
@@ -64,6 +66,7 @@ def parser() -> FlagParser:
     flags.add_argument("--service-cluster-ip-range", type=_network, default="10.96.0.0/16", help="service addresses")
     flags.add_argument("--service-node-port-range", type=_port_range, default=(30000, 32767), help="node ports")
     for name, help_text in (
+        ("cert-dir", "where apiserver.crt and apiserver.key are, or are made, if --tls-cert-file is not given"),
         ("client-ca-file", "authority of client certificates"),
         ("tls-cert-file", "serving certificate"),
         ("tls-private-key-file", "its key"),
@@ -197,6 +200,8 @@ def main(arguments: Sequence[str]) -> int:
     found = parser().parse(arguments)
     begin_logging(found.verbosity)
     try:
+        if found.cert_dir and not found.tls_cert_file:
+            found.tls_cert_file, found.tls_private_key_file = self_signed(found.cert_dir, found.bind_address)
         options = options_of(found, arguments)
         server = secured_server(options)
     except (ValueError, OSError) as error:
@@ -241,25 +246,39 @@ async def start(server: ApiServer) -> Writer:
         raise CommandError(f"cannot serve: {error}") from error
 
 
+def self_signed(directory: Path, addresses: Sequence[str]) -> tuple[Path, Path]:
+    """(certificate, key) in `directory`: those that are there, else new ones for this machine, signed by an authority
+    that nobody keeps; the certificate's file has the authority's behind it, so that clients can be told to trust it."""
+    certificate, key = directory / "apiserver.crt", directory / "apiserver.key"
+    if not (certificate.exists() and key.exists()):
+        authority = Authority.create(f"{socket.gethostname()}-ca@{int(time.time())}")
+        names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", *addresses, "127.0.0.1"]
+        pair = authority.server(socket.gethostname(), dict.fromkeys(names))
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        write_private(key, pair.key)
+        write_private(certificate, pair.certificate + authority.pem, 0o644)
+    return certificate, key
+
+
 def cluster_facts(options: ServerOptions, port: int) -> ClusterFacts:
     """What of the options goes into the objects every cluster has; `port` is the one the server is bound to."""
     first = ipaddress.ip_network(options.service_cidr.split(",")[0])[1]
     return ClusterFacts(
         service_cidr=options.service_cidr,
         service_address=str(first),
-        advertise_address=options.advertise_address or advertised(options.bind_addresses),
+        advertise_address=advertised([options.advertise_address, *options.bind_addresses]),
         port=port,
         authentication=authentication_data(options),
     )
 
 
-def advertised(bind_addresses: Sequence[str]) -> str:
+def advertised(addresses: Sequence[str]) -> str:
     """The address the kubernetes Service leads to: the first that others could reach, as upstream chooses it.
 
     A server that listens on the loopback only names the machine's own address: endpoints may not be in the
     loopback range, and there are no nodes that could use it.
     """
-    for address in bind_addresses:
+    for address in filter(None, addresses):
         found = ipaddress.ip_address(address)
         if not found.is_loopback and not found.is_unspecified:
             return address
