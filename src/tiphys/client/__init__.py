@@ -15,14 +15,14 @@ from tiphys.client.leaderelection import LeaderElector, LeadershipLost
 from tiphys.client.reflector import ListWatch, Reflector
 from tiphys.client.rest import Client
 from tiphys.client.results import EventType, ListResult, PatchType, Preconditions, WatchEvent
-from tiphys.client.transport import AiohttpTransport, ApiConnectionError, Response, Transport
+from tiphys.client.transport import ApiConnectionError, HttpTransport, Response, Transport
 from tiphys.client.workqueue import WorkQueue
 
 __all__ = [
     "DONE",
     "NORMAL",
     "WARNING",
-    "AiohttpTransport",
+    "HttpTransport",
     "ApiConnectionError",
     "ApiResource",
     "Client",

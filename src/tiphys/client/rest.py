@@ -28,7 +28,7 @@ from tiphys.client.endpoint import (
     watch_line,
 )
 from tiphys.client.results import EventType, ListResult, PatchType, Preconditions, WatchEvent
-from tiphys.client.transport import AiohttpTransport, ApiConnectionError, Response, StreamedResponse, Transport
+from tiphys.client.transport import ApiConnectionError, HttpTransport, Response, StreamedResponse, Transport
 from tiphys.machinery.errors import StatusError
 from tiphys.machinery.meta import ObjectName
 
@@ -55,7 +55,7 @@ class Client:
         self.config = config
         self.user_agent = user_agent
         self._clock = clock or SystemClock()
-        self._transport = transport or AiohttpTransport(config)
+        self._transport = transport or HttpTransport(config)
 
     async def __aenter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ from typing import Final
 from tiphys.base.clock import Clock
 from tiphys.client import Client
 from tiphys.client.account import ServiceAccountTransport
-from tiphys.client.transport import AiohttpTransport
+from tiphys.client.transport import HttpTransport
 from tiphys.machinery.meta import ObjectName
 
 NAMESPACE: Final = "kube-system"
@@ -58,7 +58,7 @@ class AccountClients:
     def __init__(self, client: Client, clock: Clock) -> None:
         self._client = client
         self._clock = clock
-        self._pool = AiohttpTransport(replace(client.config, cert_data=b"", key_data=b"", token="", token_file=""))
+        self._pool = HttpTransport(replace(client.config, cert_data=b"", key_data=b"", token="", token_file=""))
         self._clients: dict[str, Client] = {}
 
     async def __aenter__(self) -> AccountClients:

@@ -9,7 +9,7 @@ from tiphys.apiserver.configfile import ConfigError
 
 if TYPE_CHECKING:
     from tiphys.client.config import RestConfig
-    from tiphys.client.transport import AiohttpTransport
+    from tiphys.client.transport import HttpTransport
 
 HEADERS: Final = {
     "Content-Type": "application/json",
@@ -36,7 +36,7 @@ class RemoteService:
     def __init__(self, config: RestConfig) -> None:
         self.url = config.server
         self._config = config
-        self._transport: AiohttpTransport | None = None
+        self._transport: HttpTransport | None = None
 
     @classmethod
     def at(cls, url: str, ca: bytes) -> RemoteService:
@@ -83,9 +83,9 @@ class RemoteService:
             await self._transport.close()
             self._transport = None
 
-    def _opened(self) -> AiohttpTransport:
+    def _opened(self) -> HttpTransport:
         if self._transport is None:
-            from tiphys.client.transport import AiohttpTransport
+            from tiphys.client.transport import HttpTransport
 
-            self._transport = AiohttpTransport(self._config)
+            self._transport = HttpTransport(self._config)
         return self._transport
