@@ -32,6 +32,7 @@ _ACRONYMS: Final = {
     "image_gc_high_threshold_percent": "imageGCHighThresholdPercent",
     "image_gc_low_threshold_percent": "imageGCLowThresholdPercent",
     "static_pod_url": "staticPodURL",
+    "reserved_system_cpus": "reservedSystemCPUs",
 }
 
 
@@ -92,6 +93,15 @@ class KubeletConfiguration:
     eviction_max_pod_grace_period: int = 0
     system_reserved: dict[str, str] = field(default_factory=dict)
     kube_reserved: dict[str, str] = field(default_factory=dict)
+    reserved_system_cpus: str = ""
+    cpu_manager_policy: str = "none"
+    cpu_manager_policy_options: dict[str, str] = field(default_factory=dict)
+    cpu_manager_reconcile_period: timedelta = timedelta(seconds=10)
+    memory_manager_policy: str = "None"
+    reserved_memory: tuple[dict[str, Any], ...] = ()
+    topology_manager_policy: str = "none"
+    topology_manager_scope: str = "container"
+    topology_manager_policy_options: dict[str, str] = field(default_factory=dict)
     container_log_max_size: str = "10Mi"
     container_log_max_files: int = 5
     allowed_unsafe_sysctls: tuple[str, ...] = ()

@@ -30,12 +30,10 @@ from tiphys.kubelet.backoff import Backoff
 from tiphys.kubelet.cgroups.detect import detect_driver
 from tiphys.kubelet.cgroups.tree import CgroupTree, Limits
 from tiphys.kubelet.config import KubeletConfiguration, KubeletFlags
-from tiphys.kubelet.containermanager import ContainerManager
 from tiphys.kubelet.containers.dns import Resolver, parse_resolv_conf
 from tiphys.kubelet.containers.images import ImageManager
 from tiphys.kubelet.cri.client import CRIClient, CRIError
 from tiphys.kubelet.csi.service import CSI
-from tiphys.kubelet.devices.manager import DeviceManager
 from tiphys.kubelet.devices.plugins import Plugins as DevicePlugins
 from tiphys.kubelet.devices.podresources import PodResources
 from tiphys.kubelet.eviction.manager import EvictionManager
@@ -46,6 +44,7 @@ from tiphys.kubelet.node.lease import NodeLease
 from tiphys.kubelet.node.machine import Machine, read_machine
 from tiphys.kubelet.node.registration import NodeRegistration
 from tiphys.kubelet.node.status import Health, StatusFacts, allocatable_of, capacity_of
+from tiphys.kubelet.nodeconfig import make_container_manager
 from tiphys.kubelet.objects import ObjectCache
 from tiphys.kubelet.paths import Paths
 from tiphys.kubelet.pleg import LifecycleEvents
@@ -58,6 +57,7 @@ from tiphys.kubelet.server.app import KubeletServer
 from tiphys.kubelet.sources.mirror import MirrorPods
 from tiphys.kubelet.sources.static import StaticPods
 from tiphys.kubelet.status.manager import StatusManager
+from tiphys.kubelet.topology.machine import read_topology
 from tiphys.kubelet.volumes.claim import ClaimPlugin, PersistentSource
 from tiphys.kubelet.volumes.config_map import ConfigMapPlugin
 from tiphys.kubelet.volumes.downward_api import DownwardAPIPlugin
@@ -163,6 +163,7 @@ class Kubelet:
         start(server.run, "server")
         start(mirrors.run, "mirror pods")
         start(services.containers.devices.run, "device plugins")
+        start(partial(self._keep_cpusets, services, manager), "CPU sets")
         start(PodResources(self.flags.root_dir, services.containers, manager.active).run, "pod resources")
         recorder.event(registration.reference, "Normal", "Starting", "Starting kubelet.")
 
@@ -258,7 +259,9 @@ class Kubelet:
             ),
             volumes=VolumeManager(self._volume_plugins(objects, tokens, recorder, sources), paths, sources),
             cgroups=cgroups,
-            containers=ContainerManager(DeviceManager(paths.device_plugins, self.clock)),
+            containers=make_container_manager(
+                self.config, paths, read_topology(node.memory_bytes), node.capacity, self.clock
+            ),
             probes=ProbeManager(runtime, recorder, self.clock, tasks.spawn, late.wake),
             objects=objects,
             tokens=tokens,
@@ -368,6 +371,10 @@ class Kubelet:
                 pid_pressure=eviction.pid_pressure,
             ),
         )
+
+    async def _keep_cpusets(self, services: PodServices, manager: PodManager) -> None:
+        period = self.config.cpu_manager_reconcile_period.total_seconds()
+        await services.containers.keep_cpusets(manager.running, services.runtime.update_resources, period)
 
     async def _housekeeping(self, manager: PodManager, events: LifecycleEvents, cgroups: CgroupTree) -> None:
         """Remove what nobody owns and weigh the classes, until cancelled."""

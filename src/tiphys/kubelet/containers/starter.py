@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from tiphys.api.core.v1 import ConfigMap, EphemeralContainer, Pod, Secret
 from tiphys.api.cri import api_pb2 as cri
+from tiphys.kubelet.containermanager import RunOptions
 from tiphys.kubelet.containers import errors
 from tiphys.kubelet.containers.config import ContainerInputs, container_config
 from tiphys.kubelet.containers.env import EnvContext, container_environment
@@ -115,7 +117,8 @@ async def _configuration(
             devices=[*volume_devices(container, place.volumes), *options.devices],
             annotations=options.annotations,
             cdi_devices=options.cdi,
-            resources=container_resources(
+            resources=_placed(
+                options,
                 pod,
                 container,
                 memory_capacity=services.node.memory_bytes,
@@ -127,6 +130,13 @@ async def _configuration(
             target_id=target,
         ),
     )
+
+
+def _placed(options: RunOptions, pod: Pod, container: AnyContainer, **settings: Any) -> cri.LinuxContainerResources:
+    """The limits of the container, and the CPUs and memory nodes it may use."""
+    resources = container_resources(pod, container, **settings)
+    resources.cpuset_cpus, resources.cpuset_mems = options.cpus, options.mems
+    return resources
 
 
 def _remembered_restarts(pod: Pod, container: AnyContainer) -> int:

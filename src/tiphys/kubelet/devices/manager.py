@@ -27,6 +27,7 @@ from tiphys.kubelet.devices.ledger import AllocationError, Device, Holding, choo
 from tiphys.kubelet.devices.plugins import Endpoint, Plugins
 from tiphys.kubelet.pod import AnyContainer, PodUID, is_sidecar, uid_of
 from tiphys.kubelet.resources import container_amounts
+from tiphys.kubelet.topology.hints import Hint, Nodes, hints_of
 
 log = get_logger(__name__)
 
@@ -93,6 +94,34 @@ class DeviceManager:
             log.warning("writing the device manager's checkpoint failed: %s", error)
 
     # -- admission -----------------------------------------------------------------------------------
+
+    def hints(self, pod: Pod, container: AnyContainer, amounts: Mapping[str, int] | None = None) -> list[list[Hint]]:
+        """Where devices for the container could lie, of each resource that lies somewhere; `amounts`: of its pod."""
+        found = []
+        for resource, count in (self.wanted(container) if amounts is None else amounts).items():
+            devices = self.ledger.list_of(resource)
+            if not any(device.numa_nodes for device in devices.values()):
+                continue
+            held = self.ledger.held(uid_of(pod), container.name, resource)
+            reusable = self.reusable(pod, container, resource)
+            free = held.devices if held is not None else self.ledger.available(resource, reusable)
+
+            def could(nodes: Nodes, devices: Mapping[str, Device] = devices, count: int = count) -> bool:
+                return sum(d.healthy and not nodes.isdisjoint(d.numa_nodes) for d in devices.values()) >= count
+
+            def can(
+                nodes: Nodes,
+                devices: Mapping[str, Device] = devices,
+                free: frozenset[str] = free,
+                must: frozenset[str] = free & reusable,
+                count: int = count,
+            ) -> bool:
+                near = {device for device in free if not nodes.isdisjoint(devices[device].numa_nodes)}
+                return len(near) >= count and (len(must) > count or must <= near)
+
+            nodes = frozenset[int]().union(*(device.numa_nodes for device in devices.values()))
+            found.append(hints_of(nodes, could, can))
+        return found
 
     def wanted(self, container: AnyContainer) -> dict[str, int]:
         """How many of which devices the container asks for."""

@@ -16,6 +16,7 @@ from tiphys.api.core.v1 import Pod
 from tiphys.api.podresources import api_pb2 as api
 from tiphys.api.podresources import api_pb2_grpc
 from tiphys.kubelet.containermanager import ContainerManager
+from tiphys.kubelet.memorymanager.manager import Block
 from tiphys.kubelet.pod import PodUID, is_sidecar, uid_of
 
 SOCKET: Final = "pod-resources/kubelet.sock"
@@ -60,7 +61,11 @@ class PodResources(api_pb2_grpc.PodResourcesListerServicer):
             api.ContainerDevices(resource_name=resource, device_ids=[device.id], topology=_topology(device.numa_nodes))
             for resource, device in self._manager.devices.all_devices()
         ]
-        return api.AllocatableResourcesResponse(devices=found)
+        return api.AllocatableResourcesResponse(
+            devices=found,
+            cpu_ids=sorted(self._manager.cpus.allocatable),
+            memory=[_memory(block) for block in self._manager.memory.allocatable()],
+        )
 
     def _of(self, pod: Pod) -> api.PodResources:
         containers = [*filter(is_sidecar, pod.spec.init_containers), *pod.spec.containers]
@@ -68,7 +73,12 @@ class PodResources(api_pb2_grpc.PodResourcesListerServicer):
             name=pod.metadata.name,
             namespace=pod.metadata.namespace,
             containers=[
-                api.ContainerResources(name=item.name, devices=list(self._devices(uid_of(pod), item.name)))
+                api.ContainerResources(
+                    name=item.name,
+                    devices=list(self._devices(uid_of(pod), item.name)),
+                    cpu_ids=sorted(self._manager.cpus.exclusive(uid_of(pod), item.name)),
+                    memory=[_memory(block) for block in self._manager.memory.blocks(uid_of(pod), item.name)],
+                )
                 for item in containers
             ],
         )
@@ -80,6 +90,10 @@ class PodResources(api_pb2_grpc.PodResourcesListerServicer):
                 places.setdefault(holding.numa_nodes.get(device, frozenset()), []).append(device)
             for nodes, ids in places.items():
                 yield api.ContainerDevices(resource_name=resource, device_ids=ids, topology=_topology(nodes))
+
+
+def _memory(block: Block) -> api.ContainerMemory:
+    return api.ContainerMemory(memory_type=block.type, size=block.size, topology=_topology(block.nodes))
 
 
 def _topology(nodes: Iterable[int]) -> api.TopologyInfo | None:

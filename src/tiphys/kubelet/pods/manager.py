@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Final, Protocol
 
@@ -143,6 +143,13 @@ class PodManager:
     def others(self, uid: PodUID) -> list[Pod]:
         """The active pods but this one, with the resources they were granted."""
         return [pod for pod in self.active() if uid_of(pod) != uid]
+
+    def running(self) -> Iterator[tuple[PodUID, str, str]]:
+        """(pod, name, id) of every container that runs."""
+        for uid, worker in list(self.workers.items()):
+            yield from (
+                (uid, container.name, container.id) for container in worker.runtime.containers if container.running
+            )
 
     def retry_resizes(self) -> None:
         """Room may have become free: whoever waits for it looks again, the most important first."""
