@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tiphys.apiserver.access_options import AccessOptions
 from tiphys.apiserver.audit.options import AuditOptions
-from tiphys.store import EtcdAccess
+from tiphys.store import DEFAULT_QUOTA, EtcdAccess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +17,7 @@ class ServerOptions:
     # A state directory or the URLs of etcd's members (see `tiphys.store.open_store`); "memory" keeps nothing.
     store: str | Path = "memory"
     etcd: EtcdAccess = field(default_factory=EtcdAccess)
+    quota: int = DEFAULT_QUOTA  # bytes; of stores that are not etcd's
     # EncryptionConfiguration: what is sealed in the store, and whether it is read again when it changes.
     encryption_config: Path | None = None
     encryption_config_reload: bool = False

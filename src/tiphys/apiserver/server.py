@@ -135,7 +135,7 @@ class ApiServer:
 
     async def load(self) -> None:
         """Open the store and fill the cache; nothing is served yet, but the registry can be used."""
-        self._store = self._given_store or await open_store(self.options.store, etcd=self.options.etcd)
+        self._store = self._given_store or await self._open_store()
         self.keeper = await self._seal()
         self._cache = WatchCache(self._store)
         for resource in served_resources(self.options.runtime_config):
@@ -152,6 +152,10 @@ class ApiServer:
         if self.keeper is not None and options.encryption_config_reload:
             task = asyncio.create_task(self.keeper.run(self._cache.read_again), name="encryption-configuration")
             self._housekeeping.append(task)
+
+    async def _open_store(self) -> Store:
+        options = self.options
+        return await open_store(options.store, quota=options.quota, etcd=options.etcd)
 
     async def _seal(self) -> EncryptionKeeper | None:
         """Put encryption around the store, if the options ask for it. Raises ConfigError."""

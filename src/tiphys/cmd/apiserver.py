@@ -28,7 +28,7 @@ from tiphys.cmd.audit_flags import add_audit_flags, audit_options
 from tiphys.cmd.component import add_common_flags, begin_logging, run
 from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.flags import FlagParser, duration, key_values
-from tiphys.store import EtcdAccess, StoreError
+from tiphys.store import DEFAULT_QUOTA, EtcdAccess, StoreError
 
 log = get_logger(__name__)
 
@@ -111,6 +111,8 @@ def _add_store_flags(flags: FlagParser) -> None:
     flags.add_argument("--etcd-prefix", default="/registry", help="what every key in etcd begins with")
     flags.add_argument("--encryption-provider-config", type=Path, help="EncryptionConfiguration: what is sealed, how")
     flags.boolean("encryption-provider-config-automatic-reload", False, "read it again when it changes")
+    text = "bytes the embedded store may take before it refuses writes, with the alarm NOSPACE (2 GiB)"
+    flags.add_argument("--quota-backend-bytes", type=int, default=0, help=text)
     compaction = timedelta(minutes=5)
     flags.add_argument(
         "--etcd-compaction-interval", type=duration, default=compaction, help="how long revisions are kept"
@@ -152,6 +154,7 @@ def options_of(found: Any, arguments: Sequence[str] = ()) -> ServerOptions:
             key=found.etcd_keyfile,
             prefix=found.etcd_prefix,
         ),
+        quota=found.quota_backend_bytes or DEFAULT_QUOTA,
         encryption_config=found.encryption_provider_config,
         encryption_config_reload=found.encryption_provider_config_automatic_reload,
         bind_addresses=tuple(found.bind_address),

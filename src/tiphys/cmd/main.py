@@ -23,6 +23,7 @@ CLUSTER_COMMANDS: Final = {
     "node": ("node", "add, remove, stop or start a node"),
     "image": ("image", "import, build, pull, list images"),
     "token": ("token", "make a token with which another machine joins"),
+    "etcd": ("etcd", "snapshots, compaction, defragmentation and alarms of a cluster's state"),
     "agent": ("agent", "join this machine to a cluster as a node"),
 }
 DEBUG: Final = "TIPHYS_DEBUG"

@@ -64,6 +64,8 @@ def parser() -> FlagParser:
     flags.add_argument("--etcd-prefix", help="what every key in etcd begins with (/registry)")
     help_text = "EncryptionConfiguration: what is sealed in the datastore, and how; read again when it changes"
     flags.add_argument("--encryption-provider-config", type=Path, help=help_text)
+    help_text = "bytes the embedded datastore may take before it refuses writes (2 GiB)"
+    flags.add_argument("--quota-backend-bytes", type=int, help=help_text)
     flags.add_argument("--network", choices=NETWORKS, help="how pods reach each other across nodes (vxlan)")
     flags.add_argument("--proxy-mode", choices=PROXY_MODES, help="how services are made (nftables)")
     flags.boolean("ingress", None, "serve Ingress and Gateway objects on ports 80 and 443 of every node (no)")
@@ -141,6 +143,7 @@ def _spec(options: Any, layout: Layout) -> ClusterSpec:
     given: dict[str, Any] = {
         "datastore": LOCAL_ETCD if options.datastore == "etcd" else options.datastore,
         "etcd_prefix": options.etcd_prefix,
+        "quota_backend_bytes": options.quota_backend_bytes,
         "network": options.network,
         "proxy_mode": options.proxy_mode,
         "ingress": options.ingress,

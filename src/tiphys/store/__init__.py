@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from tiphys.store.errors import (
     CompactedError,
@@ -26,6 +27,8 @@ from tiphys.store.errors import (
 from tiphys.store.interface import (
     END_OF_KEYS,
     FIRST_REVISION,
+    NOSPACE,
+    Alarm,
     Compare,
     CompareOperator,
     CompareTarget,
@@ -50,8 +53,11 @@ from tiphys.store.snapshot import restore
 from tiphys.store.sqlite import SQLiteStore
 
 __all__ = [
+    "DEFAULT_QUOTA",
     "END_OF_KEYS",
     "FIRST_REVISION",
+    "NOSPACE",
+    "Alarm",
     "CompactedError",
     "Compare",
     "CompareFailed",
@@ -101,7 +107,10 @@ class EtcdAccess:
     prefix: str = "/registry"
 
 
-async def open_store(where: str | Path, *, quota: int = 2 << 30, etcd: EtcdAccess | None = None) -> Store:
+DEFAULT_QUOTA: Final = 2 << 30  # bytes, as etcd's
+
+
+async def open_store(where: str | Path, *, quota: int = DEFAULT_QUOTA, etcd: EtcdAccess | None = None) -> Store:
     """The store named by `where`: `memory`, `sqlite:DIRECTORY`, a directory, or URLs of etcd's members with commas.
 
     `quota` in bytes, of the engines that are ours. Raises StoreOpenError, ValueError for a URL no engine serves.
@@ -118,4 +127,6 @@ async def open_store(where: str | Path, *, quota: int = 2 << 30, etcd: EtcdAcces
         return await EtcdStore.open(text.split(","), tls=tls, prefix=access.prefix)
     if "://" in text:
         raise ValueError(f"no store engine serves {text}")
-    return await SQLiteStore.open(text.removeprefix("sqlite:"), quota=quota)
+    store = await SQLiteStore.open(text.removeprefix("sqlite:"), quota=quota)
+    await store.listen()
+    return store

@@ -92,7 +92,11 @@ class LeaseNotFound(StoreError):
 
 
 class NoSpaceError(StoreError):
-    """The write would pass the quota, or the disk is full. It was not applied; deletes and compaction still work."""
+    """The write would pass the quota, or the disk is full; deletes and compaction still work.
+
+    It was not applied. Only etcd may have applied the very write that passed its quota: it judges the size twice, the
+    second time when every member applies the write already.
+    """
 
     def __init__(self, why: str = "database space exceeded") -> None:
         super().__init__(f"mvcc: {why}")

@@ -150,6 +150,17 @@ class Status(msgspec.Struct, frozen=True):
     leases: int
 
 
+class Alarm(msgspec.Struct, frozen=True):
+    """What a store raises when it must not go on as before. `kind` is NOSPACE or CORRUPT, `member` who raised it.
+
+    With NOSPACE every write that puts something is refused, deletions and reads are not; it stays until `disarm`.
+    """
+
+    member: int
+    kind: str
+
+
+NOSPACE: Final = "NOSPACE"
 Subscriber = Callable[[Sequence[Event]], None]
 # Called with the newest revision when what led to it is lost: the subscriber has to read everything again.
 Missed = Callable[[int], None]
@@ -180,8 +191,8 @@ class Watcher(Protocol):
 class Store(Protocol):
     """A versioned key-value store.
 
-    Every method may raise `StoreClosedError`, every write `NoSpaceError`; where the store is remote every method
-    may raise `StoreTimeoutError`: a write that ended so may have been applied.
+    Every method may raise `StoreClosedError`, every write but a deletion `NoSpaceError`; where the store is remote
+    every method may raise `StoreTimeoutError`: a write that ended so may have been applied.
     """
 
     @property
@@ -249,10 +260,13 @@ class Store(Protocol):
     async def status(self) -> Status: ...
 
     async def defragment(self) -> None:
-        """Give space freed by compaction back to the disk. Writes wait meanwhile.
+        """Give space freed by compaction back to the disk. Writes wait meanwhile."""
 
-        A store that was full and has room again takes writes from then on.
-        """
+    async def alarms(self) -> Sequence[Alarm]:
+        """The alarms that are raised. A store whose quota is passed raises NOSPACE by itself."""
+
+    async def disarm(self) -> None:
+        """Lift every alarm. Where its cause is still there, it is raised again by the next write."""
 
     async def close(self) -> None: ...
 

@@ -49,6 +49,11 @@ class Txn(msgspec.Struct, frozen=True):
     success: Sequence[Operation]
     failure: Sequence[Operation] = ()
 
+    @property
+    def may_put(self) -> bool:
+        """Whether it puts something, however its comparisons end: then a store without space refuses it, as etcd."""
+        return any(isinstance(operation, Put) for operation in (*self.success, *self.failure))
+
 
 def holds(compare: Compare, current: KeyValue | None) -> bool:
     """Whether one comparison is true of a key's current version."""

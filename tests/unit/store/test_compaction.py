@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 
-from tiphys.store import CompactedError, FutureRevisionError, NoSpaceError, Store
+from tiphys.store import NOSPACE, CompactedError, FutureRevisionError, NoSpaceError, Store
 from tiphys.store.sqlite import database
 
 
@@ -69,11 +69,18 @@ async def test_a_full_store_recovers_by_deleting_compacting_and_defragmenting(st
             await store.create(f"/{i:02}", value)
             keys.append(f"/{i:02}")
     revision = await store.current_revision()
+    assert [alarm.kind for alarm in await store.alarms()] == [NOSPACE]
     assert [kv.key for kv in (await store.range("/", "0", keys_only=True)).items] == keys
     for key in keys[2:]:
         revision = (await store.delete(key)).revision
     await store.compact(revision)
     await store.defragment()
+    with pytest.raises(NoSpaceError):  # until the alarm is lifted, however much room there is
+        await store.create("/again", b"")
+    with pytest.raises(NoSpaceError):
+        await store.grant_lease(60)
+    await store.disarm()
+    assert await store.alarms() == []
     status = await store.status()
     assert status.size_in_use < quota // 2
     assert status.quota in (quota, 0)

@@ -533,6 +533,11 @@ class MaintenanceStub:
                 request_serializer=tiphys_dot_api_dot_etcd_dot_rpc__pb2.DefragmentRequest.SerializeToString,
                 response_deserializer=tiphys_dot_api_dot_etcd_dot_rpc__pb2.DefragmentResponse.FromString,
                 _registered_method=True)
+        self.Snapshot = channel.unary_stream(
+                '/etcdserverpb.Maintenance/Snapshot',
+                request_serializer=tiphys_dot_api_dot_etcd_dot_rpc__pb2.SnapshotRequest.SerializeToString,
+                response_deserializer=tiphys_dot_api_dot_etcd_dot_rpc__pb2.SnapshotResponse.FromString,
+                _registered_method=True)
 
 
 class MaintenanceServicer:
@@ -557,6 +562,13 @@ class MaintenanceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Snapshot(self, request, context):
+        """The member's whole file, in pieces, and at the end the SHA-256 of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MaintenanceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -574,6 +586,11 @@ def add_MaintenanceServicer_to_server(servicer, server):
                     servicer.Defragment,
                     request_deserializer=tiphys_dot_api_dot_etcd_dot_rpc__pb2.DefragmentRequest.FromString,
                     response_serializer=tiphys_dot_api_dot_etcd_dot_rpc__pb2.DefragmentResponse.SerializeToString,
+            ),
+            'Snapshot': grpc.unary_stream_rpc_method_handler(
+                    servicer.Snapshot,
+                    request_deserializer=tiphys_dot_api_dot_etcd_dot_rpc__pb2.SnapshotRequest.FromString,
+                    response_serializer=tiphys_dot_api_dot_etcd_dot_rpc__pb2.SnapshotResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -658,6 +675,33 @@ class Maintenance:
             '/etcdserverpb.Maintenance/Defragment',
             tiphys_dot_api_dot_etcd_dot_rpc__pb2.DefragmentRequest.SerializeToString,
             tiphys_dot_api_dot_etcd_dot_rpc__pb2.DefragmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Snapshot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/etcdserverpb.Maintenance/Snapshot',
+            tiphys_dot_api_dot_etcd_dot_rpc__pb2.SnapshotRequest.SerializeToString,
+            tiphys_dot_api_dot_etcd_dot_rpc__pb2.SnapshotResponse.FromString,
             options,
             channel_credentials,
             insecure,

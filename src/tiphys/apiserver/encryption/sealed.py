@@ -19,6 +19,7 @@ from tiphys.apiserver.encryption.transformer import TransformError
 from tiphys.apiserver.watchcache.unreadable import unreadable
 from tiphys.machinery.errors import internal_error
 from tiphys.store import (
+    Alarm,
     Compare,
     CompareFailed,
     CompareTarget,
@@ -194,6 +195,12 @@ class SealedStore:
 
     async def defragment(self) -> None:
         await self.inner.defragment()
+
+    async def alarms(self) -> Sequence[Alarm]:
+        return await self.inner.alarms()
+
+    async def disarm(self) -> None:
+        await self.inner.disarm()
 
     async def close(self) -> None:
         await self.inner.close()

@@ -96,6 +96,7 @@ def _apiserver(spec: ClusterSpec, layout: Layout) -> Component:
             etcd_certfile=spec.etcd_certfile,
             etcd_keyfile=spec.etcd_keyfile,
             etcd_prefix=spec.etcd_prefix,
+            quota_backend_bytes=spec.quota_backend_bytes or "",
             encryption_provider_config=spec.encryption_provider_config,
             encryption_provider_config_automatic_reload="true" if spec.encryption_provider_config else "",
             service_cluster_ip_range=spec.service_cidr,

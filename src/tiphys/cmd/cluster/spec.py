@@ -44,6 +44,7 @@ class ClusterSpec:
     etcd_certfile: str = ""
     etcd_keyfile: str = ""
     etcd_prefix: str = "/registry"
+    quota_backend_bytes: int = 0  # of the embedded store; 0 is its default
     encryption_provider_config: str = ""
     network: str = "vxlan"
     proxy_mode: str = "nftables"

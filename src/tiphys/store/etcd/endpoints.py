@@ -59,6 +59,15 @@ class TLSFiles:
         return grpc.ssl_channel_credentials(ca, key, certificate)
 
 
+def target_of(url: str) -> tuple[bool, str]:
+    """(whether it is TLS, what gRPC connects to) of a member's URL. Raises ValueError for an address that is none."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{url} is not an address of etcd: http://HOST:PORT or https://HOST:PORT")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return parts.scheme == "https", f"{host}:{parts.port or 2379}"
+
+
 class UnknownOutcome(Exception):
     """The call may have been applied or not, or may yet be."""
 
@@ -68,13 +77,9 @@ class Member:
 
     def __init__(self, url: str, tls: TLSFiles) -> None:
         """Raises ValueError for an address that is none, OSError for files that cannot be read."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url} is not an address of etcd: http://HOST:PORT or https://HOST:PORT")
+        secure, target = target_of(url)
         self.url = url
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        target = f"{host}:{parts.port or 2379}"
-        if parts.scheme == "https":
+        if secure:
             self.channel: Any = grpc.aio.secure_channel(target, tls.credentials(), options=CHANNEL_OPTIONS)
         else:
             self.channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)

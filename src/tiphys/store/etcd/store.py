@@ -35,6 +35,7 @@ from tiphys.store.etcd.wire import FIRST_KEY, ROOT, Keys
 from tiphys.store.etcd.writes import Writes
 from tiphys.store.interface import (
     FIRST_REVISION,
+    Alarm,
     Compare,
     KeyValue,
     Lease,
@@ -294,27 +295,24 @@ class EtcdStore(Verbs):
         )
 
     async def defragment(self) -> None:
-        """Each member in turn, as it answers nothing meanwhile; then the alarm for lack of space is lifted.
-
-        A member that is still full raises it again with its next write.
-        """
+        """Each member in turn, as it answers nothing meanwhile."""
         self._check_open()
         for member in self._endpoints.members:
             try:
                 await member.maintenance.Defragment(rpc_pb2.DefragmentRequest(), timeout=LONG_WORK)
             except grpc.aio.AioRpcError as error:
                 log.warning("etcd member %s was not defragmented: %s", member.url, error.details())
-        for alarm in await self.alarms():
-            if alarm.alarm == rpc_pb2.NOSPACE:
-                await self._alarm(
-                    rpc_pb2.AlarmRequest(
-                        action=rpc_pb2.AlarmRequest.DEACTIVATE, memberID=alarm.memberID, alarm=alarm.alarm
-                    )
-                )
 
-    async def alarms(self) -> list[rpc_pb2.AlarmMember]:
-        """The alarms members have raised: without space they refuse to write, with corrupt data to do anything."""
-        return list((await self._alarm(rpc_pb2.AlarmRequest(action=rpc_pb2.AlarmRequest.GET))).alarms)
+    async def alarms(self) -> Sequence[Alarm]:
+        """See `Store.alarms`. With corrupt data a member refuses everything."""
+        told = await self._alarm(rpc_pb2.AlarmRequest(action=rpc_pb2.AlarmRequest.GET))
+        return [Alarm(one.memberID, rpc_pb2.AlarmType.Name(one.alarm)) for one in told.alarms]
+
+    async def disarm(self) -> None:
+        """See `Store.disarm`."""
+        for alarm in await self.alarms():
+            action = rpc_pb2.AlarmRequest.DEACTIVATE
+            await self._alarm(rpc_pb2.AlarmRequest(action=action, memberID=alarm.member, alarm=alarm.kind))
 
     async def _alarm(self, request: rpc_pb2.AlarmRequest) -> rpc_pb2.AlarmResponse:
         return await self._endpoints.read(lambda member: member.maintenance.Alarm(request, timeout=ATTEMPT))

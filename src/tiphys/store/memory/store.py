@@ -12,6 +12,8 @@ from tiphys.base.tasks import Supervised
 from tiphys.store.errors import CompactedError, FutureRevisionError, LeaseNotFound, NoSpaceError, StoreClosedError
 from tiphys.store.interface import (
     FIRST_REVISION,
+    NOSPACE,
+    Alarm,
     Compare,
     Event,
     EventType,
@@ -45,6 +47,7 @@ class MemoryStore(Verbs):
         self._compacted = 0
         self._quota = quota
         self._size = 0
+        self._full = False
         self._lease_keys: dict[int, set[str]] = {}
         self._last_lease = 0
         self._hub = WatchHub(self._read_history, self._revision)
@@ -107,11 +110,14 @@ class MemoryStore(Verbs):
 
     def _execute(self, txn: Txn) -> TxnResult:
         self._check(0)
+        if self._full and txn.may_put:
+            raise NoSpaceError
         result, events = execute(txn, self, self._revision)
         if not events:
             return result
         growth = sum(len(event.kv.key) + len(event.kv.value) for event in events)
         if any(event.type is EventType.PUT for event in events) and self._size + growth > self._quota:
+            self._full = True
             raise NoSpaceError
         self._keys.apply(events)
         self._revision += 1
@@ -141,6 +147,8 @@ class MemoryStore(Verbs):
         if ttl <= 0:
             raise ValueError("a lease lasts at least one second")
         self._check(0)
+        if self._full:
+            raise NoSpaceError
         self._last_lease += 1
         self._lease_keys[self._last_lease] = set()
         self._lessor.load([(self._last_lease, ttl)])
@@ -183,6 +191,12 @@ class MemoryStore(Verbs):
 
     async def defragment(self) -> None:
         """Nothing to do: memory freed by compaction is reused."""
+
+    async def alarms(self) -> Sequence[Alarm]:
+        return [Alarm(0, NOSPACE)] if self._full else []
+
+    async def disarm(self) -> None:
+        self._full = False
 
     async def close(self) -> None:
         self._hub.close()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
+from tiphys.base.log import get_logger
 from tiphys.store.errors import CompactedError, FutureRevisionError, LeaseNotFound, NoSpaceError
 from tiphys.store.interface import Event, EventType, KeyValue, Lease
 from tiphys.store.sqlite import schema
 from tiphys.store.sqlite.committer import Done
 from tiphys.store.transactions import Txn, deletes, execute
+
+log = get_logger(__name__)
 
 ROOM: Final = 16 << 20  # bytes written at most between two looks at the size
 COMPACTION_CHUNK: Final = 5_000  # ids looked at in one transaction, so that writers wait milliseconds
@@ -39,6 +42,7 @@ class Database:
         self.revision = schema.newest_revision(self.connection)
         self.compacted = schema.meta(self.connection, "compacted")
         self.leases: dict[int, int] = dict(self.connection.execute("SELECT id, ttl FROM leases"))
+        self.full = schema.is_full(self.connection)
 
     def current(self, key: str) -> KeyValue | None:
         row = self.connection.execute(CURRENT, (key,)).fetchone()
@@ -52,6 +56,8 @@ class Database:
 
     def apply(self, txn: Txn) -> Done:
         """Raises NoSpaceError, LeaseNotFound, ValueError before anything is written."""
+        if self.full and txn.may_put:
+            raise NoSpaceError
         result, events = execute(txn, self, self.revision)
         if any(event.type is EventType.PUT for event in events):
             self._check_quota(events)
@@ -77,7 +83,16 @@ class Database:
         left = self.quota - self.size()[1]
         self._room = min(left, ROOM) - cost
         if needed > left:
+            log.error("the quota of %d bytes is passed: no more is written until the alarm is lifted", self.quota)
+            self.set_full(True)
             raise NoSpaceError
+
+    def set_full(self, full: bool) -> Done:
+        """Raise the alarm for lack of space, or lift it. It outlives a restart."""
+        schema.set_full(self.connection, full)
+        self.full = full
+        self._room = 0
+        return Done(None)
 
     def begin_compaction(self, revision: int) -> Done:
         """Refuse reads below `revision` from now on; the result is the compacted revision before."""
@@ -103,6 +118,8 @@ class Database:
         return Done(last)
 
     def grant_lease(self, ttl: int) -> Done:
+        if self.full:
+            raise NoSpaceError
         lease = self.connection.execute("INSERT INTO leases (ttl) VALUES (?)", (ttl,)).lastrowid
         assert lease is not None
         self.leases[lease] = ttl

@@ -9,7 +9,8 @@
 
 Writes append, watches scan a range of ids, reads find a key's newest id below a revision in the index
 (key, id). `value` is the last column, so what reads only the others does not touch its pages.
-`meta` has the compacted revision and `floor`, a revision to count on from where a restore raised it.
+`meta` has the compacted revision, `floor`, a revision to count on from where a restore raised it, and `nospace`,
+which is 1 while that alarm is raised (absent: it never was).
 """
 
 from __future__ import annotations
@@ -70,6 +71,16 @@ def create(path: Path) -> None:
 
 def meta(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()[0])
+
+
+def is_full(connection: sqlite3.Connection) -> bool:
+    """Whether the alarm for lack of space is raised."""
+    return connection.execute("SELECT 1 FROM meta WHERE name = 'nospace' AND value").fetchone() is not None
+
+
+def set_full(connection: sqlite3.Connection, full: bool) -> None:
+    """Raise that alarm, or lift it."""
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('nospace', ?)", (int(full),))
 
 
 def newest_revision(connection: sqlite3.Connection) -> int:

@@ -14,6 +14,8 @@ from tiphys.base.clock import Clock, SystemClock
 from tiphys.base.tasks import Supervised
 from tiphys.store.errors import StoreClosedError, StoreCorruptError
 from tiphys.store.interface import (
+    NOSPACE,
+    Alarm,
     Compare,
     KeyValue,
     Lease,
@@ -29,6 +31,7 @@ from tiphys.store.leases import Lessor
 from tiphys.store.sqlite.committer import Committer, Done, Job
 from tiphys.store.sqlite.database import Database
 from tiphys.store.sqlite.files import lock_directory, prepare_database
+from tiphys.store.sqlite.maintenance import THE_MEMBER, MaintenanceServer
 from tiphys.store.sqlite.reader import Reader
 from tiphys.store.transactions import Txn
 from tiphys.store.verbs import Verbs
@@ -62,6 +65,7 @@ class SQLiteStore(Verbs):
         self._lessor = Lessor(clock, self.revoke_lease)
         self._lessor.load(self._database.leases.items())
         self._tasks = AsyncExitStack()
+        self._maintenance: MaintenanceServer | None = None
 
     @classmethod
     async def open(
@@ -168,10 +172,24 @@ class SQLiteStore(Verbs):
         self._check_open()
         await self._committer.submit(vacuum, alone=True)
 
+    async def alarms(self) -> Sequence[Alarm]:
+        self._check_open()
+        return [Alarm(THE_MEMBER, NOSPACE)] if self._database.full else []
+
+    async def disarm(self) -> None:
+        await self._committer.submit(lambda: self._database.set_full(False))
+
+    async def listen(self) -> None:
+        """Let other processes of the same user have the upkeep done (`maintenance`)."""
+        self._maintenance = MaintenanceServer(self, self._directory)
+        await self._maintenance.start()
+
     async def close(self) -> None:
         """Finish the writes that were begun, then let go of the directory. Closing twice is harmless."""
         if self._hub.closed:
             return
+        if self._maintenance is not None:
+            await self._maintenance.stop()
         self._hub.close()
         await self._tasks.aclose()
         await self._committer.close()
