@@ -9,6 +9,6 @@ from tiphys.dns.corefile import CorefileError
 from tiphys.dns.server import DnsServer
 
 # Third-party packages the system image must contain for `tiphys dns`; uvloop only makes it faster.
-IMAGE_PACKAGES: Final = ("aiohttp", "msgspec", "orjson", "PyYAML", "uvloop")
+IMAGE_PACKAGES: Final = ("httptools", "msgspec", "orjson", "PyYAML", "uvloop")
 
 __all__ = ["IMAGE_PACKAGES", "CorefileError", "DnsServer"]
