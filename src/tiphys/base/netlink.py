@@ -43,7 +43,7 @@ MAIN_TABLE: Final = 254
 _IFNAME, _MTU, _ADDRESS, _MASTER, _LINKINFO, _NET_NS_FD, _PROTINFO, _GROUP = 3, 4, 1, 10, 18, 28, 12, 27
 _INFO_KIND, _INFO_DATA = 1, 2
 _VETH_PEER: Final = 1
-_VXLAN_LOCAL: Final = 4
+_VXLAN_LOCAL, _VXLAN_LOCAL6 = 4, 17
 _BRPORT_HAIRPIN: Final = 4
 _NESTED: Final = 0x8000
 
@@ -95,6 +95,7 @@ class Route:
     gateway: str
     index: int
     protocol: int
+    metric: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,8 @@ class Netlink:
             values = dict(attributes(payload, 16))
             if values.get(_IFNAME, b"").rstrip(b"\0").decode() == name:
                 data = dict(attributes(dict(attributes(values.get(_LINKINFO, b""), 0)).get(_INFO_DATA, b""), 0))
-                return str(ipaddress.ip_address(data[_VXLAN_LOCAL])) if _VXLAN_LOCAL in data else ""
+                local = data.get(_VXLAN_LOCAL) or data.get(_VXLAN_LOCAL6)
+                return str(ipaddress.ip_address(local)) if local else ""
         return ""
 
     def links(self) -> list[Link]:
@@ -231,7 +233,8 @@ class Netlink:
             destination = f"{ipaddress.ip_address(values[1])}/{length}" if 1 in values else ""
             gateway = str(ipaddress.ip_address(values[5])) if 5 in values else ""
             index = struct.unpack("=I", values[4])[0] if 4 in values else 0
-            found.append(Route(destination, gateway, index, protocol))
+            metric = struct.unpack("=I", values[6])[0] if 6 in values else 0
+            found.append(Route(destination, gateway, index, protocol, metric))
         return found
 
     def neighbours(self, index: int, family: int = socket.AF_INET) -> list[Neighbour]:
@@ -291,12 +294,22 @@ def new_bridge(name: str, *, mac: str, mtu: int) -> Message:
 
 def new_vxlan(name: str, *, vni: int, port: int, local: str, link: int, mac: str, mtu: int) -> Message:
     """A VXLAN device that learns nothing: its forwarding entries are all ours."""
-    data = number(1, vni) + attribute(_VXLAN_LOCAL, ipaddress.ip_address(local).packed) + number(3, link)
+    source = ipaddress.ip_address(local)
+    data = number(1, vni) + attribute(_VXLAN_LOCAL if source.version == 4 else _VXLAN_LOCAL6, source.packed)
+    data += number(3, link)
     data += attribute(15, struct.pack(">H", port)) + attribute(7, b"\0")  # IFLA_VXLAN_PORT, _LEARNING off
     body = _ifinfo(flags=IFF_UP, change=IFF_UP) + attribute(_IFNAME, name.encode() + b"\0") + number(_MTU, mtu)
     body += attribute(_ADDRESS, mac_bytes(mac))
     body += nested(_LINKINFO, attribute(_INFO_KIND, b"vxlan"), nested(_INFO_DATA, data))
     return Message(NEW_LINK, CREATE | EXCL, body, f"add vxlan {name}")
+
+
+def new_ipip(name: str, *, local: str, link: int, mtu: int) -> Message:
+    """An IP-in-IP device without a remote end: routes through it say where to, by their gateway."""
+    data = number(1, link) + attribute(2, ipaddress.IPv4Address(local).packed)  # IFLA_IPTUN_LINK, _LOCAL
+    body = _ifinfo(flags=IFF_UP, change=IFF_UP) + attribute(_IFNAME, name.encode() + b"\0") + number(_MTU, mtu)
+    body += nested(_LINKINFO, attribute(_INFO_KIND, b"ipip"), nested(_INFO_DATA, data))
+    return Message(NEW_LINK, CREATE | EXCL, body, f"add ipip {name}")
 
 
 def set_link(index: int, *, up: bool | None = None, mtu: int = 0, master: int | None = None) -> Message:
@@ -361,9 +374,10 @@ def new_route(
     )
 
 
-def del_route(destination: str, *, gateway: str = "", index: int = 0) -> Message:
-    """Remove a route; one that is gone is no failure."""
-    return Message(DEL_ROUTE, 0, _route(destination, gateway, index, False, 0), f"delete route {destination}", (3,))
+def del_route(destination: str, *, gateway: str = "", index: int = 0, metric: int = 0) -> Message:
+    """Remove a route; one that is gone is no failure. `metric` 0: any, of IPv4 only one without."""
+    body = _route(destination, gateway, index, False, 0) + (number(6, metric) if metric else b"")
+    return Message(DEL_ROUTE, 0, body, f"delete route {destination}", (3,))
 
 
 def new_neighbour(index: int, address: str, mac: str) -> Message:

@@ -38,7 +38,7 @@ from tiphys.cmd.down import unmount_below
 from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.flags import FlagParser
 from tiphys.kubelet.server.tls import self_signed
-from tiphys.network.backends.vxlan import DEVICE
+from tiphys.network.backends.vxlan import DEVICES
 from tiphys.network.cni.bridge import BRIDGE
 from tiphys.network.cni.hostport import TABLE as HOSTPORT_TABLE
 from tiphys.network.masquerade import TABLE as MASQUERADE_TABLE
@@ -69,7 +69,9 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("--ca-cert-hash", action="append", default=[], help="sha256:… of the CA's public key")
     flags.boolean("insecure-skip-ca-verification", False, "trust whoever knows the token, without a hash")
     flags.add_argument("--node-name", default="", help="name of the node; without it the host's name")
-    flags.add_argument("--node-ip", default="", help="its address; without it the one the server is reached from")
+    flags.add_argument(
+        "--node-ip", default="", help="its address, or two as A,B; without it the one the server is reached from"
+    )
     flags.add_argument("--name", default="agent", help="name of this agent's state and processes on this machine")
     flags.add_argument("--state-dir", type=Path, help="where its state is kept, if not in the usual place")
     flags.add_argument("--reset", action="store_true", help="end it, and take away everything it made here")
@@ -189,7 +191,7 @@ def components(known: Mapping[str, Any], layout: Layout) -> list[Component]:
     base = layout.pki / f"kubelet-{node}-server"
     if not base.with_name(f"{base.name}.crt").exists():
         # The cluster gives a real one once the node exists; until then the kubelet vouches for itself.
-        certificate, key = self_signed(layout.pki, node, (address,))
+        certificate, key = self_signed(layout.pki, node, tuple(address.split(",")))
         certificate.rename(base.with_name(f"{base.name}.crt"))
         key.rename(base.with_name(f"{base.name}.key"))
     job = Component(
@@ -243,7 +245,7 @@ def reset(layout: Layout) -> None:
 def _remove_network() -> None:
     """The pod network's links and the tables of the pod network and of kube-proxy."""
     with IPRoute() as ip:
-        for name in (DEVICE, BRIDGE):
+        for name in (*DEVICES.values(), BRIDGE):
             index = hostnet.link_index(ip, name)
             if index is not None:
                 ip.link("del", index=index)

@@ -4,6 +4,7 @@ Runs in the node's network namespace."""
 
 from __future__ import annotations
 
+import ipaddress
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str]) -> int:
                 informers,
                 options.node_name,
                 socket=options.subnet_file.with_name(gate.SOCKET_NAME),
+                versions=[ipaddress.ip_network(each).version for each in options.cluster_cidr.split(",")],
                 addresses=options.network_state / "addresses" if options.network_state else None,
             )
             tasks.spawn(policies.run, name="policy agent")
@@ -59,7 +61,9 @@ def main(arguments: Sequence[str]) -> int:
             await policies.listening.wait()
             tasks.spawn(agent.run, name="network agent")
             if options.load_balancer_pool is not None:
-                balancer = LoadBalancerAgent(client, informers, options.node_name, options.load_balancer_pool)
+                balancer = LoadBalancerAgent(
+                    client, informers, options.node_name, options.load_balancer_pool, on_addresses=agent.balance
+                )
                 tasks.spawn(balancer.run, name="load balancer", restart=True)
             tasks.spawn(informers.run, name="informers")
             await agent.ready.wait()

@@ -66,6 +66,10 @@ def parser() -> FlagParser:
     flags.add_argument("--encryption-provider-config", type=Path, help=help_text)
     help_text = "bytes the embedded datastore may take before it refuses writes (2 GiB)"
     flags.add_argument("--quota-backend-bytes", type=int, help=help_text)
+    flags.add_argument(
+        "--pod-cidr", help="range of pods' addresses; one of IPv4 and one of IPv6 for both (10.244.0.0/16)"
+    )
+    flags.add_argument("--service-cidr", help="range of Services' addresses, in the same families (10.96.0.0/16)")
     flags.add_argument("--network", choices=NETWORKS, help="how pods reach each other across nodes (vxlan)")
     flags.add_argument("--proxy-mode", choices=PROXY_MODES, help="how services are made (nftables)")
     flags.boolean("ingress", None, "serve Ingress and Gateway objects on ports 80 and 443 of every node (no)")
@@ -95,6 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     preflight.check_ingress(spec)
     if spec.mode == "cluster":
         preflight.check_programs()
+        preflight.check_families(spec)
     preflight.check_directory(layout.state)
     words = {"cluster": f"{len(spec.nodes)} nodes", "control-plane-only": "no nodes", "api-only": "API server only"}
     simulated = f", {spec.simulated_nodes} simulated nodes" if spec.simulated_nodes else ""
@@ -145,6 +150,8 @@ def _spec(options: Any, layout: Layout) -> ClusterSpec:
         "etcd_prefix": options.etcd_prefix,
         "quota_backend_bytes": options.quota_backend_bytes,
         "network": options.network,
+        "pod_cidr": options.pod_cidr,
+        "service_cidr": options.service_cidr,
         "proxy_mode": options.proxy_mode,
         "ingress": options.ingress,
         "container_runtime_endpoint": options.container_runtime_endpoint,
@@ -179,9 +186,15 @@ def _spec(options: Any, layout: Layout) -> ClusterSpec:
             )
         if options.api_port is not None:
             changes["api_port"] = options.api_port
+        for flag, own in (("pod_cidr", known.pod_cidr), ("service_cidr", known.service_cidr)):
+            if changes.get(flag, own) != own:
+                words = f"--{flag.replace('_', '-')} {own}"
+                raise CommandError(f'cluster "{known.name}" was made with {words}; `tiphys down --purge` first')
         spec = known
         preflight.check_port(changes.get("api_port", spec.api_port))
-    return replace(spec, **changes)
+    spec = replace(spec, **changes)
+    specs.check_ranges(spec.pod_cidr, spec.service_cidr)
+    return spec
 
 
 def _prepare(spec: ClusterSpec, layout: Layout, progress: Progress) -> ClusterSpec:

@@ -29,8 +29,8 @@ class BlockSet:
         self._size = 1 << (self.range.max_prefixlen - prefix)
         self._taken: dict[int, str] = {}
         self._next = 0
-        if excluded:
-            self._exclude(ip_network(excluded))
+        for each in filter(None, excluded.split(",")):
+            self._exclude(ip_network(each))
 
     def occupy(self, cidr: str, owner: str) -> None:
         """Note that a block is a node's; one outside the range is ignored."""

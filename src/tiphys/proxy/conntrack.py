@@ -10,17 +10,18 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from tiphys.base.netlink import attributes
 from tiphys.base.nft import NETLINK_NETFILTER
 
 UDP: Final = 17
+ANY: Final = {4: "0.0.0.0", 6: "::"}  # by IP version
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_{GET,DELETE}
 _TUPLE_ORIG, _TUPLE_REPLY = 1, 2
 
-# What the entries of one front may lead to: (address or "" for any of the node's, port) → backends.
+# What the entries of one front may lead to: (address or, of node ports, ANY of its family, port) → backends.
 Fronts = Mapping[tuple[str, int], frozenset[tuple[str, int]]]
 
 
@@ -41,20 +42,22 @@ def is_stale(entry: Entry, fronts: Fronts, node_ports: Fronts) -> bool:
     allowed = fronts.get(entry.destination)
     if allowed is not None:
         return entry.backend not in allowed and not (entry.backend == entry.destination and not allowed)
-    allowed = node_ports.get(("", entry.destination[1]))
+    allowed = node_ports.get((ANY[6 if ":" in entry.destination[0] else 4], entry.destination[1]))
     return allowed is not None and entry.backend != entry.destination and entry.backend not in allowed
 
 
-def clean_up(fronts: Fronts, node_ports: Fronts) -> int:
-    """Delete every stale entry of the namespace; returns how many."""
-    family = socket.AF_INET
+def clean_up(fronts: Fronts, node_ports: Fronts, families: Sequence[int] = (socket.AF_INET,)) -> int:
+    """Delete every stale entry of the namespace in these families; returns how many."""
+    removed = 0
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as channel:
         channel.settimeout(5.0)
-        stale = [entry for entry in _dump(channel, family) if is_stale(entry, fronts, node_ports)]
-        for number, entry in enumerate(stale, start=2):
-            _send(channel, _DELETE, 0x1 | 0x4, number, family, entry.original)
-            channel.recv(65536)  # acknowledgement; an entry that ended meanwhile is refused, which is as good
-    return len(stale)
+        for family in families:
+            stale = [entry for entry in _dump(channel, family) if is_stale(entry, fronts, node_ports)]
+            for number, entry in enumerate(stale, start=2):
+                _send(channel, _DELETE, 0x1 | 0x4, number, family, entry.original)
+                channel.recv(65536)  # acknowledgement; an entry that ended meanwhile is refused, which is as good
+            removed += len(stale)
+    return removed
 
 
 def _send(channel: socket.socket, kind: int, flags: int, sequence: int, family: int, body: bytes) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -120,7 +121,9 @@ class Proxy:
         self._forget = _Change()  # what no turn has got round to forgetting yet
         # A turn and a repair both compare what is wanted with the kernel: one at a time.
         self._one = asyncio.Lock()
-        self._health = healthcheck.ServiceHealth("0.0.0.0", self._is_healthy)
+        cidrs = [cidr for cidr in self._config.cluster_cidr.split(",") if cidr]
+        self._cluster_cidrs = {ipaddress.ip_network(cidr).version: cidr for cidr in cidrs} or {4: ""}
+        self._health = healthcheck.ServiceHealth(self._everywhere("0.0.0.0"), self._is_healthy)
         self.ready = asyncio.Event()
 
     async def run(self) -> None:
@@ -157,10 +160,7 @@ class Proxy:
         await asyncio.to_thread(conntrack_settings.write, self._config.conntrack)
         for informer in (self._services, self._slices, self._cidrs, self._nodes):
             await informer.synced()
-        cidrs = [cidr for cidr in self._config.cluster_cidr.split(",") if cidr]
-        versions = sorted({ipaddress.ip_network(cidr).version for cidr in cidrs} or {4})
-        for version in versions:
-            own = next((cidr for cidr in cidrs if ipaddress.ip_network(cidr).version == version), "")
+        for version, own in sorted(self._cluster_cidrs.items()):
             family = "ip" if version == 4 else "ip6"
             everyone = self._config.masquerade_all
             writers: dict[str, RuleWriter] = {
@@ -237,7 +237,8 @@ class Proxy:
             if change.gone:
                 await family.applier.forget_clients(change.gone)
         if change.udp or change.udp_node_ports:
-            removed = await asyncio.to_thread(conntrack.clean_up, change.udp, change.udp_node_ports)
+            families = [socket.AF_INET if each.version == 4 else socket.AF_INET6 for each in self._families]
+            removed = await asyncio.to_thread(conntrack.clean_up, change.udp, change.udp_node_ports, families)
             if removed:
                 log.info("forgot %d UDP connections to endpoints that are gone", removed)
         self._forget = _Change()
@@ -275,7 +276,12 @@ class Proxy:
             for address in (port.cluster_ip, *port.external_ips, *port.load_balancer_ips):
                 change.udp[(address, port.port)] = backends
             if port.node_port:
-                change.udp_node_ports[("", port.node_port)] = backends
+                version = ipaddress.ip_address(port.cluster_ip).version
+                change.udp_node_ports[(conntrack.ANY[version], port.node_port)] = backends
+
+    def _everywhere(self, host: str) -> str:
+        """Every address of IPv4, in a cluster with IPv6 of both; another address is that one."""
+        return "" if host == "0.0.0.0" and 6 in self._cluster_cidrs else host
 
     # --- the node --------------------------------------------------------------------------
 
@@ -342,7 +348,8 @@ class Proxy:
             ):
                 if address:
                     host, _, port = address.rpartition(":")
-                    servers.append(await answers.serve(host.strip("[]"), int(port), answer))
+                    host = self._everywhere(host.strip("[]"))
+                    servers.append(await answers.serve(host, int(port), answer))
             await asyncio.Event().wait()
         finally:
             for server in servers:

@@ -18,7 +18,7 @@ from tiphys.base.nft import AsyncNft
 from tiphys.network import masquerade
 from tiphys.network.agent import BACKENDS
 from tiphys.network.backends.model import Backend, Local, Peer
-from tiphys.network.backends.vxlan import DEVICE, vtep_mac
+from tiphys.network.backends.vxlan import DEVICES, vtep_mac
 from tiphys.network.cni import PodNetwork, PodNetworks
 from tiphys.network.subnet import Subnet
 
@@ -80,7 +80,7 @@ def join(site: Site, backend: str, name: str, *others: str) -> int:
     """What the agent does, once, in a fresh process's place: prepare and sync. Returns the MTU."""
 
     def work() -> int:
-        made: Backend = BACKENDS[backend]()
+        made: Backend = BACKENDS[backend](4, Path("/nowhere"))
         try:
             mtu = made.prepare(local(name)).mtu
             assert made.sync(peers(*others)) == []
@@ -120,11 +120,11 @@ def test_nodes_come_and_go_and_a_restart_takes_over(site: Site, backend: str) ->
         assert "10.244.2.0" not in sh("ip neigh show dev tph.1", site.netns("a"))
     site.on("a", lambda: _clean_up(backend))
     assert "10.244.3.0/24" not in sh("ip route", site.netns("a"))
-    assert DEVICE not in sh("ip -br link", site.netns("a"))
+    assert DEVICES[4] not in sh("ip -br link", site.netns("a"))
 
 
 def _clean_up(backend: str) -> None:
-    made = BACKENDS[backend]()
+    made = BACKENDS[backend](4, Path("/nowhere"))
     made.clean_up()
     made.close()
 

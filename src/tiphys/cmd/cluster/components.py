@@ -82,8 +82,9 @@ def _apiserver(spec: ClusterSpec, layout: Layout) -> Component:
     addresses = ["127.0.0.1"]
     advertise = ""
     if spec.subnet:
-        advertise = spec.bridge_address()
-        addresses.append(advertise)
+        # The Service `kubernetes` leads to the primary family's; nodes come by IPv4.
+        advertise = spec.bridge_address(spec.families[0])
+        addresses += dict.fromkeys((spec.bridge_address(), *map(spec.bridge_address, spec.families)))
     return Component(
         name="apiserver",
         command="apiserver",
@@ -167,7 +168,7 @@ def node_components(
             after=after,
             arguments=process_flags(
                 kubeconfig=layout.kubeconfig(f"kubelet-{node.name}"),
-                node_ip=address or spec.node_address(node),
+                node_ip=address or ",".join(spec.node_addresses(node)),
                 hostname_override=node.name,
                 container_runtime_endpoint=endpoint,
                 root_dir=state / "kubelet" if joined else place.KUBELET_DIRECTORY,
@@ -240,8 +241,13 @@ def _balancer_pool(spec: ClusterSpec) -> str:
     """The last quarter of the nodes' own network: whoever reaches the nodes reaches these addresses."""
     if not spec.subnet:
         return ""  # a machine that joined: its network is not ours to give addresses of
-    network = ipaddress.ip_network(spec.subnet)
-    return f"{network[network.num_addresses * 3 // 4]}-{network[-2]}"
+    found = []
+    for version in spec.families:
+        network = ipaddress.ip_network(spec.subnet_of(version))
+        # Of IPv6 the same last numbers as of IPv4: addresses are for people.
+        first = network[192] if version == 6 else network[network.num_addresses * 3 // 4]
+        found.append(f"{first}-{network[254] if version == 6 else network[-2]}")
+    return ",".join(found)
 
 
 def images_job(spec: ClusterSpec, layout: Layout) -> Component:

@@ -5,8 +5,10 @@
 
 The bridge joins the nodes as a switch joins machines. Beside it there are: IPv4 forwarding (put
 back by `down` where we switched it on), and one nftables table that masquerades what the nodes
-send out of the machine. `remove` takes all of it away. There is no route to pods: two clusters
-may have the same pod addresses; the API server reaches them from inside a node.
+send out of the machine. A cluster with IPv6 has a /64 on the bridge too; forwarding of IPv6 stays
+as it is, since a machine that forwards no longer listens to its own router (RFC 4861). `remove`
+takes all of it away. There is no route to pods: two clusters may have the same pod addresses; the
+API server reaches them from inside a node.
 """
 
 from __future__ import annotations
@@ -72,29 +74,31 @@ def free_subnet() -> str:
 def ensure(spec: ClusterSpec, layout: Layout) -> None:
     """Make the bridge, forwarding and masquerading; harmless when they are there."""
     name = bridge_name(spec.name)
-    network = ipaddress.ip_network(spec.subnet)
+    versions = {4, *spec.families}
     with IPRoute() as ip:
         index = link_index(ip, name)
         if index is None:
             ip.link("add", ifname=name, kind="bridge")
             index = link_index(ip, name)
-        with existing_is_fine():
-            ip.addr("add", index=index, address=spec.bridge_address(), prefixlen=network.prefixlen)
+        for version in versions:
+            add_address(ip, index, spec.bridge_address(version), spec.subnet_of(version))
         ip.link("set", index=index, state="up")
     if FORWARDING.read_text().strip() != "1":
         FORWARDING.write_text("1")
         (layout.run / "forwarding-was-off").touch()
     table = table_name(spec.name)
     with closing(Nft()) as nft:
-        nft.run(
-            f"table ip {table}\ndelete table ip {table}\n"
-            f"table ip {table} {{\n"
-            "  chain postrouting {\n"
-            "    type nat hook postrouting priority srcnat; policy accept;\n"
-            f'    ip saddr {spec.subnet} oifname != "{name}" masquerade\n'
-            "  }\n"
-            "}\n"
-        )
+        for version in versions:
+            family = "ip" if version == 4 else "ip6"
+            nft.run(
+                f"table {family} {table}\ndelete table {family} {table}\n"
+                f"table {family} {table} {{\n"
+                "  chain postrouting {\n"
+                "    type nat hook postrouting priority srcnat; policy accept;\n"
+                f'    {family} saddr {spec.subnet_of(version)} oifname != "{name}" masquerade\n'
+                "  }\n"
+                "}\n"
+            )
 
 
 def remove(cluster: str, layout: Layout) -> None:
@@ -105,7 +109,8 @@ def remove(cluster: str, layout: Layout) -> None:
             ip.link("del", index=index)  # its routes go with it
     name = table_name(cluster)
     with closing(Nft()) as nft:
-        nft.run(f"table ip {name}\ndelete table ip {name}\n")
+        for family in ("ip", "ip6"):
+            nft.run(f"table {family} {name}\ndelete table {family} {name}\n")
     marker = layout.run / "forwarding-was-off"
     if marker.exists():
         others = [path for path in layout.run.parent.iterdir() if path.is_dir() and path != layout.run]
@@ -115,6 +120,15 @@ def remove(cluster: str, layout: Layout) -> None:
         else:
             FORWARDING.write_text("0")
         marker.unlink()
+
+
+def add_address(ip: IPRoute, index: int | None, address: str, network: str) -> None:
+    """An address of a network on a link, usable at once; one that is there is kept."""
+    found = ipaddress.ip_network(network)
+    # Nobody else has an address of ours: no need to wait until the link has asked (IFA_F_NODAD).
+    words = {"flags": 0x02} if found.version == 6 else {}
+    with existing_is_fine():
+        ip.addr("add", index=index, address=address, prefixlen=found.prefixlen, **words)
 
 
 @contextmanager

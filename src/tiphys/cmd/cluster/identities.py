@@ -47,7 +47,7 @@ def ensure_node(spec: ClusterSpec, layout: Layout, node: NodeSpec, pki: Pki | No
     pki = pki or Pki(layout.pki)
     user = f"system:node:{node.name}"
     base = pki.client(f"kubelet-{node.name}", user, ("system:nodes",))
-    names = [node.name, spec.node_address(node), "127.0.0.1", "localhost"]
+    names = [node.name, *dict.fromkeys((spec.node_address(node), *spec.node_addresses(node))), "127.0.0.1", "localhost"]
     pki.server(f"kubelet-{node.name}-server", user, names, ("system:nodes",))
     _write_kubeconfig(spec, layout, pki, f"kubelet-{node.name}", base, bridge=True)
 
@@ -57,7 +57,7 @@ def _server_names(spec: ClusterSpec) -> list[str]:
     names.append(f"kubernetes.default.svc.{spec.cluster_domain}")
     names += ["localhost", socket.gethostname(), "127.0.0.1", "::1", spec.service_address(1)]
     if spec.subnet:
-        names.append(spec.bridge_address())
+        names += dict.fromkeys((spec.bridge_address(), *map(spec.bridge_address, spec.families)))
     return names
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -217,15 +218,19 @@ def _connect(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> None:
 
 def _configure(spec: ClusterSpec, node: NodeSpec) -> None:
     """Inside the node's network namespace."""
-    length = int(spec.subnet.rpartition("/")[2])
+    versions = {4, *spec.families}
     with IPRoute() as ip:
         ip.link("set", index=1, state="up")
         index = hostnet.link_index(ip, "eth0")
-        with hostnet.existing_is_fine():
-            ip.addr("add", index=index, address=spec.node_address(node), prefixlen=length)
+        for version in versions:
+            hostnet.add_address(ip, index, spec.node_address(node, version), spec.subnet_of(version))
         ip.link("set", index=index, state="up")
-        ip.route("replace", dst="default", gateway=spec.bridge_address(), oif=index)
+        for version in versions:
+            family = socket.AF_INET if version == 4 else socket.AF_INET6
+            ip.route("replace", family=family, dst="default", gateway=spec.bridge_address(version), oif=index)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    if 6 in versions:
+        Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
     for name, value in (("bridge/bridge-nf-call-iptables", "0"),):
         with suppress(OSError):
             Path("/proc/sys/net", name).write_text(value)

@@ -62,6 +62,12 @@ def check_ingress(spec: ClusterSpec) -> None:
         raise CommandError(f"--ingress: {error}") from error
 
 
+def check_families(spec: ClusterSpec) -> None:
+    """That the kernel has IPv6, where it is asked for."""
+    if 6 in spec.families and not Path("/proc/sys/net/ipv6").is_dir():
+        raise CommandError("this kernel has no IPv6; choose --pod-cidr and --service-cidr of IPv4 only")
+
+
 def check_directory(path: Path) -> None:
     """The state directory can be written and has room."""
     try:
@@ -159,8 +165,10 @@ def check_limits(spec: ClusterSpec) -> None:
     """What this version cannot do yet is said, not ignored."""
     if spec.datastore != "sqlite" and not spec.datastore.startswith(("http://", "https://")):
         raise CommandError(f'the datastore "{spec.datastore}" is not known; use sqlite, etcd or URLs of etcd members')
-    if spec.network == "bgp":
-        raise CommandError("the network back end bgp is not supported by this version; use vxlan or host-gw")
+    if spec.network == "bgp" and not shutil.which("bird", path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
+        raise CommandError('the network bgp needs the program "bird"; install the package bird2')
+    if spec.network == "ipip" and 6 in spec.families:
+        raise CommandError("the network ipip is for IPv4 only; use vxlan, host-gw or bgp")
     if spec.proxy_mode not in ("nftables", "iptables"):
         raise CommandError(
             f"the proxy mode {spec.proxy_mode} is not supported by this version; use nftables or iptables"

@@ -13,7 +13,7 @@ from tiphys.apiserver.pki import write_private
 from tiphys.cmd.errors import CommandError, UsageError
 
 NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
-NETWORKS: Final = ("vxlan", "host-gw", "bgp")
+NETWORKS: Final = ("vxlan", "host-gw", "bgp", "ipip")
 # The upper quarter of the /24 belongs to load balancers.
 MAX_NODES: Final = 180
 PROXY_MODES: Final = ("nftables", "iptables", "ipvs")
@@ -61,16 +61,32 @@ class ClusterSpec:
         return self.service_address(10)
 
     def service_address(self, number: int) -> str:
-        """The `number`th address of the service range."""
-        return str(ipaddress.ip_network(self.service_cidr)[number])
+        """The `number`th address of the (first) service range."""
+        return str(ipaddress.ip_network(self.service_cidr.split(",")[0])[number])
 
-    def bridge_address(self) -> str:
+    @property
+    def families(self) -> tuple[int, ...]:
+        """The IP versions of pods and Services, the primary one first."""
+        return tuple(ipaddress.ip_network(each).version for each in self.pod_cidr.split(","))
+
+    def subnet_of(self, version: int) -> str:
+        """The bridge's network in one family: a unique local /64 that is made of the IPv4 one (RFC 4193)."""
+        if version == 4:
+            return self.subnet
+        parts = ipaddress.IPv4Network(self.subnet).network_address.packed
+        return str(ipaddress.IPv6Network(f"fd74:7068:{parts[0]:x}:{parts[1]:02x}{parts[2]:02x}::/64"))
+
+    def bridge_address(self, version: int = 4) -> str:
         """The machine's own address on the bridge."""
-        return str(ipaddress.ip_network(self.subnet)[1])
+        return str(ipaddress.ip_network(self.subnet_of(version))[1])
 
-    def node_address(self, node: NodeSpec) -> str:
-        """A node's address on the bridge."""
-        return str(ipaddress.ip_network(self.subnet)[1 + node.index])
+    def node_address(self, node: NodeSpec, version: int = 4) -> str:
+        """A node's address on the bridge. Every node has one of IPv4, whatever its pods have."""
+        return str(ipaddress.ip_network(self.subnet_of(version))[1 + node.index])
+
+    def node_addresses(self, node: NodeSpec) -> tuple[str, ...]:
+        """The addresses a node is known by: one of each of the cluster's families."""
+        return tuple(self.node_address(node, version) for version in self.families)
 
     def with_node(self, name: str) -> tuple[ClusterSpec, NodeSpec]:
         """The spec with one more node; raises UsageError when the name is taken or not a node name."""
@@ -96,6 +112,35 @@ class ClusterSpec:
                 return node
         known = ", ".join(node.name for node in self.nodes) or "none"
         raise UsageError(f'there is no node "{name}" in cluster "{self.name}" (nodes: {known})')
+
+
+def check_ranges(pod_cidr: str, service_cidr: str) -> None:
+    """Raise UsageError unless both are one range of IPv4, of IPv6, or one of each in the same order, all apart."""
+    found: list[list[ipaddress.IPv4Network | ipaddress.IPv6Network]] = []
+    for flag, text, longest in (
+        ("--pod-cidr", pod_cidr, {4: 24, 6: 64}),
+        ("--service-cidr", service_cidr, {4: 30, 6: 126}),
+    ):
+        try:
+            ranges = [ipaddress.ip_network(each) for each in text.split(",")]
+        except ValueError as error:
+            raise UsageError(f"{flag}: {error}") from error
+        if len({each.version for each in ranges}) != len(ranges):
+            raise UsageError(f"{flag}: one range of each family, as 10.244.0.0/16,fd00:10:244::/56")
+        for each in ranges:
+            if each.prefixlen > longest[each.version]:
+                raise UsageError(f"{flag}: {each} is too small; at most /{longest[each.version]}")
+            if flag == "--pod-cidr" and longest[each.version] - each.prefixlen > 16:
+                raise UsageError(f"{flag}: {each} is too large; at least /{longest[each.version] - 16}")
+            if flag == "--service-cidr" and each.max_prefixlen - each.prefixlen > 20:
+                raise UsageError(f"{flag}: {each} is too large; at least /{each.max_prefixlen - 20}")
+        found.append(ranges)
+    pods, services = found
+    if [each.version for each in pods] != [each.version for each in services]:
+        raise UsageError("--pod-cidr and --service-cidr must have the same families in the same order")
+    for mine, theirs in zip(pods, services, strict=True):
+        if mine.overlaps(theirs):
+            raise UsageError(f"--pod-cidr {mine} and --service-cidr {theirs} overlap")
 
 
 def load(path: Path) -> ClusterSpec | None:

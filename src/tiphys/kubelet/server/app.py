@@ -116,7 +116,9 @@ class KubeletServer:
         tls = server_context(certificate, key, self._config.client_ca_file)
         secure, health = HTTPServer(self._guarded), HTTPServer(self._health_only)
         try:
-            self.port = await secure.start(self._config.address, self._config.port, tls)
+            # On a node that is known by an IPv6 address, every address is those of both families.
+            is_every = self._config.address == "0.0.0.0" and any(":" in each for each in self._s.node.host_ips)
+            self.port = await secure.start("" if is_every else self._config.address, self._config.port, tls)
             if self._config.healthz_port > 0:
                 await health.start(self._config.healthz_bind_address, self._config.healthz_port)
             self.ready.set()

@@ -7,18 +7,21 @@ reached this way and is reported. https://github.com/flannel-io/flannel/blob/mas
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from tiphys.base import netlink
 from tiphys.base.netlink import Netlink
-from tiphys.network.backends.model import Local, Peer, Prepared
-from tiphys.network.backends.routes import PROTOCOL, replace, underlay
-from tiphys.network.backends.vxlan import ADDRESS_ANNOTATION, DATA_ANNOTATION, MANAGER_ANNOTATION, TYPE_ANNOTATION
+from tiphys.network.backends.ipip import DEVICE as IPIP_DEVICE
+from tiphys.network.backends.model import Local, Peer, Prepared, announcement
+from tiphys.network.backends.routes import FAMILIES, PROTOCOL, replace, underlay
+from tiphys.network.backends.vxlan import DEVICES
 
 
 class HostGatewayBackend:
     """See the module."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: int = 4, directory: Path | None = None) -> None:
+        self._version = version
         self._netlink = Netlink()
         self._index = 0
         self._routes: dict[str, str] = {}  # pod CIDR → node IP
@@ -29,18 +32,10 @@ class HostGatewayBackend:
         self._index = link.index
         self._routes = {
             route.destination: route.gateway
-            for route in self._netlink.routes()
+            for route in self._netlink.routes(FAMILIES[self._version])
             if route.protocol == PROTOCOL and route.index == link.index
         }
-        return Prepared(
-            mtu=link.mtu,
-            annotations={
-                TYPE_ANNOTATION: "host-gw",
-                DATA_ANNOTATION: "null",
-                ADDRESS_ANNOTATION: local.ip,
-                MANAGER_ANNOTATION: "true",
-            },
-        )
+        return Prepared(mtu=link.mtu, annotations=announcement(self._version, "host-gw", "null", local.ip))
 
     def sync(self, peers: Sequence[Peer]) -> list[str]:
         """As `Backend.sync`."""
@@ -57,11 +52,13 @@ class HostGatewayBackend:
         self._netlink.close()
 
     def clean_up(self) -> None:
-        """Remove our routes."""
+        """Remove our routes; those through a tunnel are another back end's."""
+        links = [self._netlink.link(name) for name in (DEVICES[self._version], IPIP_DEVICE)]
+        tunnels = {link.index for link in links if link is not None}
         self._netlink.send(
             [
                 netlink.del_route(route.destination, gateway=route.gateway, index=route.index)
-                for route in self._netlink.routes()
-                if route.protocol == PROTOCOL
+                for route in self._netlink.routes(FAMILIES[self._version])
+                if route.protocol == PROTOCOL and route.gateway and route.index not in tunnels
             ]
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Final, TypeVar
 
 from tiphys.base.netlink import Link, Message, Netlink, NetlinkError
 
+FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 # Marks our routes in the kernel (`ip route` shows "proto 84"); any number of rt_protos' free range.
 PROTOCOL: Final = 84
 

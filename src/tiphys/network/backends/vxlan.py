@@ -1,6 +1,6 @@
 """VXLAN between nodes as Flannel makes it, so that nodes of both can join one network.
 
-Every node has a device `tph.1` (VNI 1, UDP 8472) with a fixed hardware address that it announces
+Every node has a device `tph.1` (for IPv6 `tph-v6.1`; VNI 1, UDP 8472) with a fixed hardware address that it announces
 on its Node object, and the first address of its pod CIDR. For each other node it keeps
 
     route       10.244.2.0/24 via 10.244.2.0 dev tph.1 onlink    packets for its pods go to its VTEP
@@ -17,22 +17,19 @@ import ipaddress
 import json
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from tiphys.base import netlink
 from tiphys.base.netlink import AF_BRIDGE, Netlink
-from tiphys.network.backends.model import Local, Peer, Prepared
-from tiphys.network.backends.routes import PROTOCOL, replace, underlay
+from tiphys.network.backends.model import Local, Peer, Prepared, announcement
+from tiphys.network.backends.routes import FAMILIES, PROTOCOL, replace, underlay
 
-DEVICE: Final = "tph.1"
+# By IP version, of the nodes' addresses and the pods' alike.
+DEVICES: Final = {4: "tph.1", 6: "tph-v6.1"}
 VNI: Final = 1
 PORT: Final = 8472
-OVERHEAD: Final = 50  # bytes: outer IPv4, UDP, VXLAN and inner Ethernet headers
-
-TYPE_ANNOTATION: Final = "flannel.alpha.coreos.com/backend-type"
-DATA_ANNOTATION: Final = "flannel.alpha.coreos.com/backend-data"
-ADDRESS_ANNOTATION: Final = "flannel.alpha.coreos.com/public-ip"
-MANAGER_ANNOTATION: Final = "flannel.alpha.coreos.com/kube-subnet-manager"
+OVERHEAD: Final = {4: 50, 6: 70}  # bytes: outer IP, UDP, VXLAN and inner Ethernet headers
 
 
 def vtep_mac(node: str) -> str:
@@ -53,9 +50,11 @@ def vtep_ip(cidr: str) -> str:
 
 
 class VxlanBackend:
-    """See the module. IPv4."""
+    """See the module."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: int = 4, directory: Path | None = None) -> None:
+        self._version = version
+        self._device = DEVICES[version]
         self._netlink = Netlink()
         self._index = 0
         self._routes: dict[str, str] = {}  # pod CIDR → VTEP's IP
@@ -65,20 +64,20 @@ class VxlanBackend:
     def prepare(self, local: Local) -> Prepared:
         """As `Backend.prepare`. A device that does not fit is made anew."""
         link = underlay(self._netlink, local.ip)
-        mac, mtu = vtep_mac(local.name), link.mtu - OVERHEAD
-        device = self._netlink.link(DEVICE)
+        mac, mtu = vtep_mac(local.name), link.mtu - OVERHEAD[self._version]
+        device = self._netlink.link(self._device)
         if device is not None and (device.kind != "vxlan" or device.mac != mac or not self._fits(local.ip)):
             self._netlink.send([netlink.del_link(device.index)])
             device = None
         if device is None:
             self._netlink.send(
-                [netlink.new_vxlan(DEVICE, vni=VNI, port=PORT, local=local.ip, link=link.index, mac=mac, mtu=mtu)]
+                [netlink.new_vxlan(self._device, vni=VNI, port=PORT, local=local.ip, link=link.index, mac=mac, mtu=mtu)]
             )
-            device = self._netlink.link(DEVICE)
+            device = self._netlink.link(self._device)
             if device is None:
-                raise OSError(f"{DEVICE} could not be made")
+                raise OSError(f"{self._device} could not be made")
         self._index = device.index
-        own = f"{vtep_ip(local.cidr)}/32"
+        own = f"{vtep_ip(local.cidr)}/{32 if self._version == 4 else 128}"
         stale = [each.cidr for each in self._netlink.addresses(device.index) if each.cidr not in (own,)]
         self._netlink.send(
             [
@@ -88,15 +87,8 @@ class VxlanBackend:
             ]
         )
         self._read()
-        return Prepared(
-            mtu=mtu,
-            annotations={
-                TYPE_ANNOTATION: "vxlan",
-                DATA_ANNOTATION: json.dumps({"VNI": VNI, "VtepMAC": mac}, separators=(",", ":")),
-                ADDRESS_ANNOTATION: local.ip,
-                MANAGER_ANNOTATION: "true",
-            },
-        )
+        data = json.dumps({"VNI": VNI, "VtepMAC": mac}, separators=(",", ":"))
+        return Prepared(mtu=mtu, annotations=announcement(self._version, "vxlan", data, local.ip))
 
     def sync(self, peers: Sequence[Peer]) -> list[str]:
         """As `Backend.sync`. Nodes that have announced no hardware address are left out."""
@@ -129,7 +121,7 @@ class VxlanBackend:
 
     def clean_up(self) -> None:
         """Remove the device; its routes and entries go with it."""
-        self._netlink.send([netlink.del_link(name=DEVICE)])
+        self._netlink.send([netlink.del_link(name=self._device)])
 
     def _replace_routes(self, want: dict[str, str]) -> list[str]:
         index = self._index
@@ -143,12 +135,13 @@ class VxlanBackend:
 
     def _fits(self, ip: str) -> bool:
         """Whether the device there sends from this address."""
-        return self._netlink.vxlan_local(DEVICE) == ip
+        return self._netlink.vxlan_local(self._device) == ip
 
     def _read(self) -> None:
         """Take over what an earlier run left, so that only differences are written."""
-        index = self._index
-        self._routes = {r.destination: r.gateway for r in self._netlink.routes() if r.index == index and r.gateway}
-        self._neighbours = {n.address: n.mac for n in self._netlink.neighbours(index) if n.permanent}
+        index, family = self._index, FAMILIES[self._version]
+        routes = self._netlink.routes(family)
+        self._routes = {r.destination: r.gateway for r in routes if r.index == index and r.gateway}
+        self._neighbours = {n.address: n.mac for n in self._netlink.neighbours(index, family) if n.permanent}
         entries = self._netlink.neighbours(index, AF_BRIDGE)
         self._forwarding = {n.mac: n.address for n in entries}

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from typing import Any, Final
 
 from tiphys.api.core.v1 import Node, Service
@@ -22,9 +23,10 @@ from tiphys.base.tasks import Supervised
 from tiphys.client import ApiConnectionError, Client, EventRecorder, Informers, LeaderElector, PatchType
 from tiphys.machinery.errors import NotFoundError, StatusError
 from tiphys.machinery.meta import ObjectName
-from tiphys.network.balancer.announce import announcer
+from tiphys.network.balancer.announce import announcer, eligible
 from tiphys.network.balancer.arp import ArpResponder
 from tiphys.network.balancer.assign import Pool, assign, present_addresses, wants_address
+from tiphys.network.balancer.ndp import NdpResponder
 
 log = get_logger(__name__)
 
@@ -41,8 +43,17 @@ class LoadBalancerAgent:
     """See the module. `informers.run()` is the caller's business."""
 
     def __init__(
-        self, client: Client, informers: Informers, node_name: str, pool: Pool, clock: Clock | None = None
+        self,
+        client: Client,
+        informers: Informers,
+        node_name: str,
+        pool: Pool,
+        clock: Clock | None = None,
+        *,
+        on_addresses: Callable[[list[str]], None] | None = None,
     ) -> None:
+        """`on_addresses` is told every address this node could answer for, whichever node does on the link."""
+        self._on_addresses = on_addresses
         self._client = client
         self._name = node_name
         self._pool = pool
@@ -73,35 +84,39 @@ class LoadBalancerAgent:
     # --- answering ---------------------------------------------------------------------------
 
     async def _announce(self) -> None:
-        responder = ArpResponder(await self._interface())
-        self._to_announce.set()
-        try:
+        interface = await self._interface()
+        with ExitStack() as stack:
+            responders: dict[int, ArpResponder | NdpResponder] = {}
+            for version, make in ((4, ArpResponder), (6, NdpResponder)):
+                if version in self._pool.versions:
+                    responders[version] = stack.enter_context(closing(make(interface)))
+            self._to_announce.set()
             while True:
                 await self._to_announce.wait()
                 await self._clock.sleep(GATHER)
                 self._to_announce.clear()
-                responder.answer_for(self.addresses_here())
-        finally:
-            responder.close()
+                here, able = self.addresses_here()
+                if self._on_addresses is not None:
+                    self._on_addresses(able)
+                for version, responder in responders.items():
+                    responder.answer_for(each for each in here if (":" in each) == (version == 6))
 
-    def addresses_here(self) -> list[str]:
-        """The addresses this node answers for."""
+    def addresses_here(self) -> tuple[list[str], list[str]]:
+        """The addresses this node answers for, and those it could."""
         slices: dict[ObjectName, list[EndpointSlice]] = defaultdict(list)
         for piece in self._slices.lister.list():
             owner = piece.metadata.labels.get(SERVICE_NAME_LABEL, "")
             slices[ObjectName(piece.metadata.namespace, owner)].append(piece)
         nodes = list(self._nodes.lister.list())
-        return [
-            address
-            for service in self._services.lister.list()
-            if wants_address(service)
-            for address in present_addresses(service)
-            if address in self._pool
-            and announcer(
-                address, service, nodes, slices[ObjectName(service.metadata.namespace, service.metadata.name)]
+        mine, able = [], []
+        for service in self._services.lister.list():
+            found = (
+                [each for each in present_addresses(service) if each in self._pool] if wants_address(service) else []
             )
-            == self._name
-        ]
+            pieces = slices[ObjectName(service.metadata.namespace, service.metadata.name)]
+            mine += [each for each in found if announcer(each, service, nodes, pieces) == self._name]
+            able += found if self._name in eligible(service, nodes, pieces) else []
+        return mine, able
 
     async def _interface(self) -> str:
         """The interface that has the node's address, as soon as there is one."""
@@ -139,7 +154,7 @@ class LoadBalancerAgent:
         made = assign(services, self._pool)
         for service in services:
             name = ObjectName(service.metadata.namespace, service.metadata.name)
-            wanted, present = made.addresses.get(name, ""), present_addresses(service)
+            wanted, present = made.addresses.get(name, ()), present_addresses(service)
             problem = made.problems.get(name, "")
             if problem and self._told.get(name) != problem:
                 self._recorder.event(service, "Warning", "SyncLoadBalancerFailed", f"No load balancer: {problem}")
@@ -148,9 +163,9 @@ class LoadBalancerAgent:
             if wanted and not is_held:
                 # Before the address is known: whoever sees it may rely on its being taken back.
                 await self._hold(name, {"finalizers": [CLEANUP]})
-            if wanted and present != (wanted,):
-                await self._write(name, [{"ip": wanted, "ipMode": "VIP"}])
-                self._recorder.event(service, "Normal", "EnsuredLoadBalancer", f"Assigned address {wanted}")
+            if wanted and present != wanted:
+                await self._write(name, [{"ip": each, "ipMode": "VIP"} for each in wanted])
+                self._recorder.event(service, "Normal", "EnsuredLoadBalancer", f"Assigned address {', '.join(wanted)}")
             elif not wanted and any(each in self._pool for each in present):
                 await self._write(name, None)  # no load balancer any more, or the pool is another now
             # With a class, or an address of another pool, it is someone else who holds it.

@@ -18,6 +18,12 @@ def announcer(address: str, service: Service, nodes: Iterable[Node], slices: Ite
     With externalTrafficPolicy Local it is one that has an endpoint, since no other would let the
     packets pass. When a node comes or goes, only addresses it answers for or takes over move.
     """
+    candidates = eligible(service, nodes, slices)
+    return max(candidates, key=lambda node: hashlib.blake2s(f"{address} {node}".encode()).digest(), default="")
+
+
+def eligible(service: Service, nodes: Iterable[Node], slices: Iterable[EndpointSlice]) -> set[str]:
+    """The nodes that can answer for a Service's addresses."""
     candidates = {node.metadata.name for node in nodes if _can_announce(node)}
     if service.spec.external_traffic_policy == "Local":
         candidates &= {
@@ -26,7 +32,7 @@ def announcer(address: str, service: Service, nodes: Iterable[Node], slices: Ite
             for endpoint in piece.endpoints
             if endpoint.conditions is None or endpoint.conditions.ready is not False
         }
-    return max(candidates, key=lambda node: hashlib.blake2s(f"{address} {node}".encode()).digest(), default="")
+    return candidates
 
 
 def _can_announce(node: Node) -> bool:

@@ -15,6 +15,7 @@ import errno
 import hashlib
 import ipaddress
 import os
+import socket
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -99,8 +100,10 @@ class BridgePlugin:
             have = set() if eth0 is None else {each.cidr.split("/")[0] for each in inside.addresses(eth0.index)}
             if not wanted or not wanted <= have:
                 raise NetworkError(f"{POD_INTERFACE} of the pod does not have {', '.join(sorted(wanted)) or 'an IP'}")
-            if not any(route.destination == "" for route in inside.routes()):
-                raise NetworkError("the pod has no default route")
+            for pool in self.pools:
+                family = socket.AF_INET if pool.network.version == 4 else socket.AF_INET6
+                if not any(route.destination == "" for route in inside.routes(family)):
+                    raise NetworkError(f"the pod has no default route of IPv{pool.network.version}")
 
     def gc(self, valid: Collection[str]) -> list[str]:
         """Remove what belongs to no sandbox of `valid`; returns the names of what was removed."""
@@ -173,8 +176,8 @@ class BridgePlugin:
         # A connection from the node's own loopback to a hostPort leaves through the bridge.
         set_sysctl(f"net/ipv4/conf/{BRIDGE}/route_localnet", "1")
         # Answers between two pods of one node must pass netfilter to be translated back.
-        is_dual = any(pool.network.version == 6 for pool in self.pools)
-        filter_bridged(ipv6=is_dual)
-        if is_dual:
+        has_ipv6 = any(pool.network.version == 6 for pool in self.pools)
+        filter_bridged(ipv6=has_ipv6)
+        if has_ipv6:
             set_sysctl("net/ipv6/conf/all/forwarding", "1")
         return existing.index

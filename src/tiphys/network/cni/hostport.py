@@ -16,74 +16,87 @@ from tiphys.network.cni.bridge import BRIDGE
 from tiphys.network.cni.ipam import Allocation
 
 TABLE: Final = "tiphys-hostport"
-_TABLE_V4: Final = f"""\
-table ip {TABLE} {{
-  map ports {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
-  map ip-ports {{ type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }}
-  set hairpin {{ type ipv4_addr . ipv4_addr; }}
-  chain hostports {{
-    meta l4proto {{ tcp, udp, sctp }} dnat ip to ip daddr . meta l4proto . th dport map @ip-ports
-    meta l4proto {{ tcp, udp, sctp }} dnat ip to meta l4proto . th dport map @ports
-  }}
-  chain prerouting {{
+_BODY: Final = f"""\
+table {{family}} {TABLE} {{{{
+  map ports {{{{ type inet_proto . inet_service : {{address}} . inet_service; }}}}
+  map ip-ports {{{{ type {{address}} . inet_proto . inet_service : {{address}} . inet_service; }}}}
+  set hairpin {{{{ type {{address}} . {{address}}; }}}}
+  chain hostports {{{{
+    meta l4proto {{{{ tcp, udp, sctp }}}} dnat {{family}} to {{family}} daddr . meta l4proto . th dport map @ip-ports
+    meta l4proto {{{{ tcp, udp, sctp }}}} dnat {{family}} to meta l4proto . th dport map @ports
+  }}}}
+  chain prerouting {{{{
     type nat hook prerouting priority dstnat + 5; policy accept;
     fib daddr type local jump hostports
-  }}
-  chain output {{
+  }}}}
+  chain output {{{{
     type nat hook output priority -95; policy accept;
     fib daddr type local jump hostports
-  }}
-  chain postrouting {{
+  }}}}
+  chain postrouting {{{{
     type nat hook postrouting priority srcnat; policy accept;
-    ct status dnat ip saddr 127.0.0.0/8 oifname "{BRIDGE}" masquerade
-    ct status dnat ip saddr . ip daddr @hairpin masquerade
-  }}
-}}
+    ct status dnat {{family}} saddr {{loopback}} oifname "{BRIDGE}" masquerade
+    ct status dnat {{family}} saddr . {{family}} daddr @hairpin masquerade
+  }}}}
+}}}}
 """
-_CONTAINERS: Final = {"ports": "map", "ip-ports": "map", "hairpin": "set"}
+# By nftables' family; a kernel never routes ::1 away from the loopback, so over IPv6 that rule meets nothing.
+_TABLES: Final = {
+    "ip": _BODY.format(family="ip", address="ipv4_addr", loopback="127.0.0.0/8"),
+    "ip6": _BODY.format(family="ip6", address="ipv6_addr", loopback="::1"),
+}
 
 Elements = dict[tuple[str, str], str]
 
 
-def elements_of(allocations: Iterable[Allocation]) -> Elements:
-    """The elements for these pods: (map or set, key) → value. IPv4 only."""
+def elements_of(allocations: Iterable[Allocation], version: int = 4) -> Elements:
+    """The elements for these pods in one family: (map or set, key) → value."""
     elements: Elements = {}
     for allocation in allocations:
-        if not allocation.ports or ipaddress.ip_address(allocation.address).version != 4:
+        if not allocation.ports or ipaddress.ip_address(allocation.address).version != version:
             continue
         elements[("hairpin", f"{allocation.address} . {allocation.address}")] = ""
         for port in allocation.ports:
             target = f"{allocation.address} . {port.container_port}"
             front = f"{port.protocol.lower()} . {port.host_port}"
-            if port.host_ip and port.host_ip != "0.0.0.0":
-                elements[("ip-ports", f"{port.host_ip} . {front}")] = target
-            else:
+            if port.host_ip in ("", "0.0.0.0", "::"):
                 elements[("ports", front)] = target
+            elif ipaddress.ip_address(port.host_ip).version == version:
+                elements[("ip-ports", f"{port.host_ip} . {front}")] = target
     return elements
 
 
 class HostPorts:
-    """The table in the thread's network namespace; made when the first port is asked for."""
+    """The tables in the thread's network namespace; each is made when the first port of its family is asked for."""
 
     def __init__(self) -> None:
         self._nft: Nft | None = None
-        self._present: Elements = {}
+        self._present: dict[str, Elements] = {}
 
     def sync(self, allocations: Iterable[Allocation]) -> None:
         """Make the elements those of these pods. Raises NftError."""
-        wanted = elements_of(allocations)
-        if self._nft is None:
-            if not wanted and not _table_exists():
+        pods = list(allocations)
+        for family, version in (("ip", 4), ("ip6", 6)):
+            self._sync(family, elements_of(pods, version))
+
+    def _sync(self, family: str, wanted: Elements) -> None:
+        present = self._present.get(family)
+        if present is None:
+            if not wanted and not _table_exists(family):
                 return
-            self._nft = Nft()
-            self._nft.run(f"add table ip {TABLE}\ndelete table ip {TABLE}\n{_TABLE_V4}" + _script({}, wanted))
-        elif wanted != self._present:
+            self._make(family, wanted)
+        elif wanted != present:
+            assert self._nft is not None
             try:
-                self._nft.run(_script(self._present, wanted))
+                self._nft.run(_script(family, present, wanted))
             except NftError:
-                # Somebody changed the table: make it again, whole.
-                self._nft.run(f"add table ip {TABLE}\ndelete table ip {TABLE}\n{_TABLE_V4}" + _script({}, wanted))
-        self._present = wanted
+                self._make(family, wanted)  # somebody changed the table
+        self._present[family] = wanted
+
+    def _make(self, family: str, wanted: Elements) -> None:
+        self._nft = self._nft or Nft()
+        name = f"{family} {TABLE}"
+        self._nft.run(f"add table {name}\ndelete table {name}\n{_TABLES[family]}" + _script(family, {}, wanted))
 
     def close(self) -> None:
         if self._nft is not None:
@@ -91,21 +104,21 @@ class HostPorts:
             self._nft = None
 
 
-def _table_exists() -> bool:
+def _table_exists(family: str) -> bool:
     nft = Nft()
     try:
-        return any(entry.get("table", {}).get("name") == TABLE for entry in nft.list("tables ip"))
+        return any(entry.get("table", {}).get("name") == TABLE for entry in nft.list(f"tables {family}"))
     finally:
         nft.close()
 
 
-def _script(have: Elements, want: Elements) -> str:
+def _script(family: str, have: Elements, want: Elements) -> str:
     lines = [
-        f"delete element ip {TABLE} {name} {{ {key} }}\n"
+        f"delete element {family} {TABLE} {name} {{ {key} }}\n"
         for (name, key), value in have.items()
         if want.get((name, key)) != value
     ]
     for (name, key), value in want.items():
         if have.get((name, key)) != value:
-            lines.append(f"add element ip {TABLE} {name} {{ {key}{' : ' + value if value else ''} }}\n")
+            lines.append(f"add element {family} {TABLE} {name} {{ {key}{' : ' + value if value else ''} }}\n")
     return "".join(lines)

@@ -19,6 +19,7 @@ from tiphys.api.core.v1 import (
 from tiphys.api.discovery.v1 import Endpoint, EndpointConditions, EndpointSlice
 from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.machinery.meta import ObjectName
+from tiphys.network.balancer import ndp
 from tiphys.network.balancer.announce import EXCLUDED, announcer
 from tiphys.network.balancer.arp import REPLY, REQUEST, Arp, build, parse
 from tiphys.network.balancer.assign import Pool, assign
@@ -27,18 +28,18 @@ POOL = Pool.parse("192.0.2.1-192.0.2.2,198.51.100.4/31")
 BORN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def service(name: str, age: int = 0, has: str = "", **spec: str) -> Service:
+def service(name: str, age: int = 0, has: str = "", **spec: str | tuple[str, ...]) -> Service:
     ingress = (LoadBalancerIngress(ip=has),) if has else ()
     return Service(
         metadata=ObjectMeta(namespace="x", name=name, creation_timestamp=BORN - timedelta(hours=age)),
-        spec=ServiceSpec(**({"type": "LoadBalancer"} | spec)),  # type: ignore[arg-type]  # fields are strings
+        spec=ServiceSpec(**({"type": "LoadBalancer"} | spec)),  # type: ignore[arg-type]  # strings, and tuples of them
         status=ServiceStatus(load_balancer=LoadBalancerStatus(ingress=ingress)),
     )
 
 
 def addresses(*services: Service) -> dict[str, str]:
     made = assign(services, POOL)
-    found = {name.name: address for name, address in made.addresses.items()}
+    found = {name.name: ",".join(each) for name, each in made.addresses.items()}
     return found | {name.name: problem for name, problem in made.problems.items()}
 
 
@@ -116,3 +117,32 @@ def test_arp_there_and_back() -> None:
     assert parse(frame[:30]) is None and parse(b"\0" * 60) is None
     assert frame[:6] == other and REQUEST == 1
     assert ObjectName("x", "a") in assign([service("a")], POOL).addresses
+
+
+def test_each_family_has_an_address_of_its_own() -> None:
+    both = Pool.parse("192.0.2.1-192.0.2.2,2001:db8::1-2001:db8::2")
+    services = [
+        service("four", age=3),
+        service("six", age=2, ip_families=("IPv6",)),
+        service("dual", age=1, ip_families=("IPv6", "IPv4")),
+        service("late", ip_families=("IPv4", "IPv6")),
+    ]
+    made = assign(services, both)
+    assert {name.name: found for name, found in made.addresses.items()} == {
+        "four": ("192.0.2.1",),
+        "six": ("2001:db8::1",),
+        "dual": ("2001:db8::2", "192.0.2.2"),
+    }
+    assert {name.name for name in made.problems} == {"late"}
+    # Of a pool of one family a Service of both gets that one.
+    alone = assign(services[1:3], Pool.parse("192.0.2.1-192.0.2.2"))
+    assert {name.name: found for name, found in alone.addresses.items()} == {"dual": ("192.0.2.1",)}
+    assert {name.name for name in alone.problems} == {"six"}
+
+
+def test_neighbour_discovery_there_and_back() -> None:
+    packet = ndp.build("2001:db8::1", bytes.fromhex("0a5800000001"), ndp.SOLICITED | ndp.OVERRIDE)
+    assert packet.hex() == "8800000060000000" + "20010db8000000000000000000000001" + "02010a5800000001"
+    asked = bytes([135, 0, 0, 0, 0, 0, 0, 0]) + packet[8:24]
+    assert ndp.parse(asked) == "2001:db8::1" and ndp.parse(packet) == "" and ndp.parse(b"") == ""
+    assert ndp.solicited_group("2001:db8::12:3456") == "ff02::1:ff12:3456"

@@ -1,0 +1,95 @@
+"""Serves and asks, inside pods, on nodes and outside: the one program of the matrix tests. Standard library only.
+
+    probe.py serve NAME PORT…    TCP and UDP, both families; answers "NAME client-address"
+    probe.py ask                 questions on standard input, answers on standard output, both JSON
+
+A question is [id, "tcp" or "udp", host, port]; its answer the server's words, or `refused`, `timeout`, `unreachable`
+or `unresolved`.
+"""
+
+import asyncio
+import contextlib
+import errno
+import json
+import socket
+import sys
+import threading
+
+PATIENCE = 1.2  # seconds: beyond the kernel's second SYN
+AT_ONCE = 48
+
+
+def serve(name, ports):
+    def both(kind, port):
+        made = socket.socket(socket.AF_INET6, kind)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        made.bind(("::", port))
+        return made
+
+    def words(peer):
+        return f"{name} {peer[0].removeprefix('::ffff:')}".encode()
+
+    def datagrams(sock):
+        # An answer must come from the address that was asked, which on a node is not always the first.
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        while True:
+            _, ancillary, _, peer = sock.recvmsg(100, 200)
+            sock.sendmsg(
+                [words(peer)], [(level, kind, data[:16] + bytes(4)) for level, kind, data in ancillary], 0, peer
+            )
+
+    def connections(sock):
+        sock.listen(128)
+        while True:
+            connection, peer = sock.accept()
+            try:
+                connection.sendall(words(peer))
+            except OSError:
+                pass
+            connection.close()
+
+    for port in ports:
+        threading.Thread(target=datagrams, args=(both(socket.SOCK_DGRAM, port),)).start()
+        threading.Thread(target=connections, args=(both(socket.SOCK_STREAM, port),)).start()
+
+
+async def ask(protocol, host, port):
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except socket.gaierror:
+        return "unresolved"
+    family, _, _, _, address = found[0]
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(family, kind) as channel:
+        channel.setblocking(False)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await loop.sock_connect(channel, address)
+                if protocol == "udp":
+                    # Refused or dropped on its way out of the own node, it is EPERM; only one who refuses says more.
+                    with contextlib.suppress(PermissionError):
+                        await loop.sock_sendall(channel, b"?")
+                return (await loop.sock_recv(channel, 200)).decode()
+        except TimeoutError:
+            return "timeout"
+        except OSError as error:
+            return "unreachable" if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH) else "refused"
+
+
+async def ask_all(questions):
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def one(protocol, host, port):
+        async with gate:
+            return await ask(protocol, host, port)
+
+    answers = await asyncio.gather(*(one(*words) for _, *words in questions))
+    return dict(zip([each[0] for each in questions], answers, strict=True))
+
+
+if sys.argv[1] == "serve":
+    serve(sys.argv[2], [int(each) for each in sys.argv[3:]])
+else:
+    print(json.dumps(asyncio.run(ask_all(json.load(sys.stdin)))))
