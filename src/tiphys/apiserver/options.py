@@ -64,6 +64,7 @@ class ServerOptions:
     runtime_config: dict[str, bool] = field(default_factory=dict)
     enable_admission: tuple[str, ...] = ()
     disable_admission: tuple[str, ...] = ()
+    admission_configuration: Path | None = None
     # Where OpenAPI documents are kept between starts; None: in memory only.
     cache_directory: Path | None = None
     audit: AuditOptions = field(default_factory=AuditOptions)

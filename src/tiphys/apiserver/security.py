@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tiphys.apiserver.access import authenticator, authorizers, outside
 from tiphys.apiserver.admission.base import AdmissionParts
+from tiphys.apiserver.admission.configuration import load_configuration as load_admission
 from tiphys.apiserver.admission.plugins import admission_chain
 from tiphys.apiserver.admission.webhooks.caller import HttpsCaller
 from tiphys.apiserver.admission.webhooks.versions import ServedVersions
@@ -113,6 +114,8 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
         statuses=Writer(resources, reader, moment.now),
         webhooks=webhooks,
         versions=ServedVersions(resources),
+        configuration=load_admission(options.admission_configuration) if options.admission_configuration else {},
+        monotonic=moment.monotonic,
     )
     admission = admission_chain(parts, options.enable_admission, options.disable_admission)
     security = Security(

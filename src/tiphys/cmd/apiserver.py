@@ -89,6 +89,8 @@ def parser() -> FlagParser:
     flags.listing("authorization-mode", ["Node", "RBAC"], "authorizers, in order")
     flags.listing("enable-admission-plugins", [], "admission plug-ins besides the default ones")
     flags.listing("disable-admission-plugins", [], "admission plug-ins to leave out")
+    text = "AdmissionConfiguration: what plug-ins are told"
+    flags.add_argument("--admission-control-config-file", type=Path, help=text)
     _add_flow_control_flags(flags)
     add_audit_flags(flags)
     add_access_flags(flags)
@@ -192,6 +194,7 @@ def options_of(found: Any, arguments: Sequence[str] = ()) -> ServerOptions:
         runtime_config={key: value.lower() != "false" for key, value in found.runtime_config.items()},
         enable_admission=tuple(found.enable_admission_plugins),
         disable_admission=tuple(found.disable_admission_plugins),
+        admission_configuration=found.admission_control_config_file,
         cache_directory=found.cache_directory,
         event_ttl_seconds=int(found.event_ttl.total_seconds()),
         compaction_interval_seconds=int(found.etcd_compaction_interval.total_seconds()),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Protocol
 
 from tiphys.apiserver.admission.interface import AdmissionAttributes, Operation
@@ -22,7 +23,10 @@ WRITE: Final = CREATE | UPDATE
 
 
 class StatusWriter(Protocol):
-    """Changes the status of an object, on the server's own behalf."""
+    """Writes on the server's own behalf: statuses, and objects that others need."""
+
+    async def create(self, group: str, version: str, plural: str, obj: Object) -> bool:
+        """Create an object; False when it was there already."""
 
     async def change_status(
         self, group: str, plural: str, namespace: str, name: str, change: Callable[[Object], None]
@@ -50,6 +54,9 @@ class AdmissionParts:
     statuses: StatusWriter
     webhooks: WebhookCaller
     versions: Versions
+    # Documents of `--admission-control-config-file` by the name of the plug-in.
+    configuration: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    monotonic: Callable[[], float] = time.monotonic  # seconds
 
 
 class AdmissionPlugin:

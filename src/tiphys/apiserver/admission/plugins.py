@@ -14,10 +14,19 @@ from tiphys.apiserver.admission.certificates import (
     CertificateSigning,
     CertificateSubjectRestriction,
 )
+from tiphys.apiserver.admission.event_rate import EventRateLimit
 from tiphys.apiserver.admission.interface import AdmissionChain
 from tiphys.apiserver.admission.lifecycle import NamespaceLifecycle
 from tiphys.apiserver.admission.limit_ranger import LimitRanger
+from tiphys.apiserver.admission.namespaces import NamespaceAutoProvision, NamespaceExists
 from tiphys.apiserver.admission.node_restriction import NodeRestriction
+from tiphys.apiserver.admission.optional_pods import (
+    AlwaysPullImages,
+    ExtendedResourceToleration,
+    LimitPodHardAntiAffinityTopology,
+)
+from tiphys.apiserver.admission.owners import OwnerReferencesPermissionEnforcement
+from tiphys.apiserver.admission.placement import PodNodeSelector, PodTolerationRestriction
 from tiphys.apiserver.admission.pod_security.plugin import PodSecurity
 from tiphys.apiserver.admission.pods import (
     DefaultTolerationSeconds,
@@ -30,6 +39,7 @@ from tiphys.apiserver.admission.policies.mutating import MutatingAdmissionPolicy
 from tiphys.apiserver.admission.policies.validating import ValidatingAdmissionPolicy
 from tiphys.apiserver.admission.quota.plugin import ResourceQuota
 from tiphys.apiserver.admission.service_account import ServiceAccount
+from tiphys.apiserver.admission.simple import AlwaysAdmit, AlwaysDeny, DenyServiceExternalIPs
 from tiphys.apiserver.admission.storage import (
     DefaultIngressClass,
     DefaultStorageClass,
@@ -41,33 +51,72 @@ from tiphys.apiserver.admission.webhooks.validating import ValidatingAdmissionWe
 from tiphys.apiserver.authz.escalation import RoleEscalation
 
 PLUGINS: Final[tuple[type[AdmissionPlugin], ...]] = (
+    AlwaysAdmit,
+    NamespaceAutoProvision,
     NamespaceLifecycle,
+    NamespaceExists,
+    LimitPodHardAntiAffinityTopology,
     LimitRanger,
     ServiceAccount,
     NodeRestriction,
     TaintNodesByCondition,
+    AlwaysPullImages,
     PodSecurity,
+    PodNodeSelector,
     Priority,
     DefaultTolerationSeconds,
+    PodTolerationRestriction,
+    EventRateLimit,
+    ExtendedResourceToleration,
     DefaultStorageClass,
     StorageObjectInUseProtection,
+    OwnerReferencesPermissionEnforcement,
     PersistentVolumeClaimResize,
     RuntimeClass,
     CertificateApproval,
     CertificateSigning,
     CertificateSubjectRestriction,
     DefaultIngressClass,
+    DenyServiceExternalIPs,
     PodTopologyLabels,
     MutatingAdmissionPolicy,
     MutatingAdmissionWebhook,
     ValidatingAdmissionPolicy,
     ValidatingAdmissionWebhook,
     ResourceQuota,
+    AlwaysDeny,
+)
+# Plug-ins of v1.36 that have nothing to do while the features they belong to are off: their names may be given.
+OF_OTHER_FEATURES: Final = frozenset(
+    (
+        "ClusterTrustBundleAttest",
+        "JobValidation",
+        "NodeDeclaredFeatureValidator",
+        "PodGroupProtection",
+        "PodGroupWorkloadExists",
+        "PodResizeValidator",
+    )
 )
 # Not a plug-in to turn off, but part of what roles are: after everything that changes them.
 ALWAYS: Final[tuple[type[AdmissionPlugin], ...]] = (RoleEscalation,)
 # Those that have to be asked for with --enable-admission-plugins.
-OFF_BY_DEFAULT: Final = frozenset({"NodeRestriction"})
+OFF_BY_DEFAULT: Final = frozenset(
+    (
+        "AlwaysAdmit",
+        "AlwaysDeny",
+        "AlwaysPullImages",
+        "DenyServiceExternalIPs",
+        "EventRateLimit",
+        "ExtendedResourceToleration",
+        "LimitPodHardAntiAffinityTopology",
+        "NamespaceAutoProvision",
+        "NamespaceExists",
+        "NodeRestriction",
+        "OwnerReferencesPermissionEnforcement",
+        "PodNodeSelector",
+        "PodTolerationRestriction",
+    )
+)
 
 
 def admission_chain(
@@ -77,10 +126,19 @@ def admission_chain(
 
     Raises ValueError for a name that does not exist, worded as upstream words it.
     """
-    known = {plugin.name for plugin in PLUGINS}
-    for name in (*enabled, *disabled):
-        if name not in known:
-            raise ValueError(f'enable-admission-plugins plugin "{name}" is unknown')
+    known = {plugin.name for plugin in PLUGINS} | OF_OTHER_FEATURES
+    problems = [
+        f'{flag}-admission-plugins plugin "{name}" is unknown'
+        for flag, names in (("enable", enabled), ("disable", disabled))
+        for name in names
+        if name not in known
+    ]
+    twice = [name for name in enabled if name in disabled]
+    if twice:
+        shown = " ".join(twice)
+        problems.append(f"[{shown}] in enable-admission-plugins and disable-admission-plugins overlapped")
+    if problems:
+        raise ValueError(problems[0] if len(problems) == 1 else f"[{', '.join(problems)}]")
     on = [
         plugin
         for plugin in PLUGINS

@@ -41,6 +41,10 @@ class Objects:
         items = self.found.get((group, resource), [])
         return [obj for obj in items if not namespace or obj["metadata"].get("namespace") == namespace]
 
+    async def create(self, group: str, version: str, plural: str, obj: Object) -> bool:
+        self.add(group, plural, obj["metadata"]["name"], obj["metadata"].get("namespace", ""))
+        return True
+
     async def change_status(
         self, group: str, plural: str, namespace: str, name: str, change: Callable[[Object], None]
     ) -> None:
@@ -83,6 +87,9 @@ class OneVersion:
     def served(self, group: str, plural: str) -> Sequence[Resource]:
         return [one for one in self._served if (one.group, one.plural) == (group, plural)]
 
+    def of_kind(self, group: str, version: str, kind: str) -> Resource | None:
+        return resource_by_path(group, version, f"{kind.lower()}s")
+
     def convert(self, obj: Object, to: Resource) -> Object:
         return {**copy.deepcopy(obj), "apiVersion": to.api_version}
 
@@ -112,7 +119,13 @@ class Allowing:
 
 
 def parts(
-    objects: Objects, *, authorizer: Authorizer | None = None, hooks: Hooks | None = None, versions: Any = None
+    objects: Objects,
+    *,
+    authorizer: Authorizer | None = None,
+    hooks: Hooks | None = None,
+    versions: Any = None,
+    configuration: Mapping[str, Mapping[str, Any]] | None = None,
+    monotonic: Callable[[], float] = float,
 ) -> AdmissionParts:
     """The parts, over `objects`."""
     rules = roles(objects)
@@ -123,6 +136,8 @@ def parts(
         statuses=objects,
         webhooks=hooks or Hooks(),
         versions=versions or OneVersion(),
+        configuration=configuration or {},
+        monotonic=monotonic,
     )
 
 

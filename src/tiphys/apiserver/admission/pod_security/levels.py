@@ -62,19 +62,20 @@ class Policy:
         return self.enforce.level is self.audit.level is self.warn.level is Level.PRIVILEGED
 
 
-def policy_of(labels: Mapping[str, str]) -> Policy:
-    """The policy of a namespace with these labels.
+def policy_of(own: Mapping[str, str], defaults: Mapping[str, str] | None = None) -> Policy:
+    """The policy of a namespace with these labels; `defaults` are labels where it has none.
 
     Labels that cannot be understood are errors. Until they are mended the namespace is enforced as restricted, while
     audit and warn, which protect nothing, stay quiet.
     """
     errors: list[FieldError] = []
+    labels = {**defaults, **own} if defaults else own
     enforce = _standard(labels, "enforce", Level.RESTRICTED, errors)
     audit = _standard(labels, "audit", Level.PRIVILEGED, errors)
     warn = _standard(labels, "warn", Level.PRIVILEGED, errors)
     # Whoever enforces wants to be warned when a Deployment makes pods that will be refused.
-    valid = labels.get(PREFIX + "enforce") in LEVELS
-    if valid and PREFIX + "warn" not in labels and enforce.level > warn.level:
+    valid = own.get(PREFIX + "enforce") in LEVELS
+    if valid and PREFIX + "warn" not in own and enforce.level > warn.level:
         warn = Standard(enforce.level, warn.minor if PREFIX + "warn-version" in labels else enforce.minor)
     return Policy(enforce, audit, warn, tuple(errors))
 

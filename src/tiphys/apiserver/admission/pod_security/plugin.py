@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from tiphys.apiserver.admission.base import WRITE, AdmissionPlugin, name_of, refuse
+from tiphys.apiserver.admission.base import WRITE, AdmissionParts, AdmissionPlugin, name_of, refuse
 from tiphys.apiserver.admission.interface import AdmissionAttributes, Operation
 from tiphys.apiserver.admission.pod_security.baseline import (
     APPARMOR_ANNOTATION,
@@ -20,6 +20,7 @@ from tiphys.apiserver.admission.pod_security.baseline import (
     SECCOMP_POD_ANNOTATION,
 )
 from tiphys.apiserver.admission.pod_security.checks import evaluate
+from tiphys.apiserver.admission.pod_security.configuration import configuration_of
 from tiphys.apiserver.admission.pod_security.levels import PREFIX, Level, Policy, Standard, policy_of
 from tiphys.apiserver.admission.pod_security.pod import Pod, Violation
 from tiphys.machinery.errors import invalid
@@ -49,6 +50,10 @@ class PodSecurity(AdmissionPlugin):
     operations = WRITE
     resources = frozenset({("", "pods"), ("", "pods/ephemeralcontainers"), ("", "namespaces"), *TEMPLATES})
 
+    def __init__(self, parts: AdmissionParts) -> None:
+        super().__init__(parts)
+        self._configuration = configuration_of(parts.configuration.get(self.name))
+
     async def validate(self, attributes: AdmissionAttributes) -> None:
         resource = (attributes.resource.group, attributes.resource.resource)
         if resource == ("", "namespaces"):
@@ -60,11 +65,21 @@ class PodSecurity(AdmissionPlugin):
 
     def _policy(self, namespace: str) -> Policy:
         found = self.reader.get("", "namespaces", ObjectName("", namespace))
-        return policy_of(((found or {}).get("metadata") or {}).get("labels") or {})
+        labels = ((found or {}).get("metadata") or {}).get("labels") or {}
+        return policy_of(labels, self._configuration.defaults)
+
+    def _exempt(self, attributes: AdmissionAttributes, spec: Object) -> bool:
+        runtime_class = str(spec.get("runtimeClassName") or "")
+        why = self._configuration.exempts(attributes.user.name, attributes.namespace, runtime_class)
+        if why:
+            attributes.annotations[PREFIX + "exempt"] = why
+        return bool(why)
 
     # -- pods --------------------------------------------------------------------------------------
     def _pod(self, attributes: AdmissionAttributes) -> None:
         pod, old = attributes.object or {}, attributes.old_object
+        if self._exempt(attributes, pod.get("spec") or {}):
+            return
         policy = self._policy(attributes.namespace)
         if policy.ignores_everything:
             attributes.annotations[PREFIX + "enforce-policy"] = str(policy.enforce)
@@ -88,7 +103,7 @@ class PodSecurity(AdmissionPlugin):
         template: Any = attributes.object or {}
         for key in path:
             template = template.get(key) or {}
-        if not template.get("spec"):
+        if not template.get("spec") or self._exempt(attributes, template["spec"]):
             return
         subject = Pod(template.get("metadata") or {}, template["spec"])
         self._note(attributes, policy, subject)
@@ -109,8 +124,9 @@ class PodSecurity(AdmissionPlugin):
     # -- namespaces --------------------------------------------------------------------------------
     def _namespace(self, attributes: AdmissionAttributes) -> None:
         new, old = attributes.object or {}, attributes.old_object
-        policy = policy_of((new.get("metadata") or {}).get("labels") or {})
-        before = policy_of((old["metadata"].get("labels") or {}) if old is not None else {})
+        policy = policy_of((new.get("metadata") or {}).get("labels") or {}, self._configuration.defaults)
+        known = (old["metadata"].get("labels") or {}) if old is not None else {}
+        before = policy_of(known, self._configuration.defaults)
         if policy.errors and (old is None or policy.errors != before.errors):
             raise invalid(GroupKind("", "Namespace"), name_of(attributes), list(policy.errors))
         if old is not None and not policy.errors and _tightens(policy.enforce, before.enforce):

@@ -30,6 +30,9 @@ class Versions(Protocol):
     def served(self, group: str, plural: str) -> Sequence[Resource]:
         """Every version in which the same objects are served, in other groups too."""
 
+    def of_kind(self, group: str, version: str, kind: str) -> Resource | None:
+        """The resource of a kind."""
+
     def convert(self, obj: Object, to: Resource) -> Object:
         """A copy of an object in the version plug-ins see, in another one."""
 

@@ -33,6 +33,10 @@ class ServedVersions:
                 found.append(resource)
         return found
 
+    def of_kind(self, group: str, version: str, kind: str) -> Resource | None:
+        wanted = (group, version, kind)
+        return next((one for one in self._resources.resources() if (one.group, one.version, one.kind) == wanted), None)
+
     def convert(self, obj: Object, to: Resource) -> Object:
         served = self._served(to)
         fresh = copy.deepcopy(obj)
