@@ -183,6 +183,15 @@ class ContainerManager:
         """(capacity, allocatable) of what is only known while the kubelet runs."""
         return self.devices.amounts()
 
+    def unchangeable(self, pod: Pod) -> str:
+        """Why the pod's resources cannot be changed while it runs; "" when they can."""
+        names = [container.name for container in (*pod.spec.init_containers, *pod.spec.containers)]
+        if any(self.cpus.exclusive(uid_of(pod), name) for name in names):
+            return "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy"
+        if any(self.memory.blocks(uid_of(pod), name) for name in names):
+            return "Resize is infeasible for Guaranteed Pods alongside Memory Manager static policy"
+        return ""
+
     def release(self, uid: PodUID) -> None:
         """The pod has ended: what it had is free."""
         self.devices.release(uid)

@@ -14,7 +14,9 @@ import pytest
 
 from tests.e2e.kubelet.node import TestNode, eventually, running_node
 from tests.e2e.kubelet.test_pod import busybox
+from tiphys.api.core.v1 import Pod
 from tiphys.kubelet.topology.cpuset import parse, show
+from tiphys.machinery.meta import ObjectName
 
 pytestmark = pytest.mark.root
 CPUS = sorted(os.sched_getaffinity(0))
@@ -88,3 +90,17 @@ async def test_too_few_cpus_refuse_the_pod(node: TestNode) -> None:
     pod = await node.phase("too-many", "Failed")
     assert pod.status.reason == "TopologyAffinityError"
     assert pod.status.message == "Pod was rejected: Resources cannot be allocated with Topology locality"
+
+
+async def test_what_is_its_own_is_not_resized(node: TestNode) -> None:
+    await node.create("fixed", {"containers": [exclusive()]})
+    await node.running("fixed")
+    amounts = {"cpu": "1500m", "memory": "32Mi"}
+    patch = {"spec": {"containers": [{"name": "app", "resources": {"requests": amounts, "limits": amounts}}]}}
+    await node.client.patch(Pod, ObjectName("default", "fixed"), patch, subresource="resize")
+
+    def refused(pod: Pod) -> bool:
+        said = "Resize is infeasible for Guaranteed Pods alongside CPU Manager static policy"
+        return any(c.type == "PodResizePending" and c.message == said for c in pod.status.conditions)
+
+    await node.wait("fixed", refused, "the resize refused")

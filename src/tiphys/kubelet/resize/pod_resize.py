@@ -23,7 +23,7 @@ from tiphys.kubelet.pods.services import PodServices
 from tiphys.kubelet.resize.actuate import ResizeError, check_memory, update_container
 from tiphys.kubelet.resize.allocation import NOTHING, Allocation, allocation_of, apply, bounded, differs, recovered
 from tiphys.kubelet.resize.conditions import event_details, pending_condition, progress_condition
-from tiphys.kubelet.resize.feasibility import Pending, judge
+from tiphys.kubelet.resize.feasibility import INFEASIBLE, Pending, judge
 from tiphys.kubelet.resize.plan import changes, widest
 
 log = get_logger(__name__)
@@ -64,7 +64,12 @@ class PodResize:
         if not differs(desired, self._allocation):
             self.pending = None
             return apply(desired, self._allocation)
-        pending = judge(desired, self._s.room.others(uid_of(desired)), self._s.node.allocatable)
+        why = self._s.containers.unchangeable(desired)
+        pending = (
+            Pending(INFEASIBLE, why)
+            if why
+            else judge(desired, self._s.room.others(uid_of(desired)), self._s.node.allocatable)
+        )
         if pending is not None:
             self._wait(pending)
             return apply(desired, self._allocation)
