@@ -89,7 +89,9 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(ConnectionError(f"the server does not speak HTTP: {error}"))
             return
-        if self._complete or (self._streaming and self._head_done):
+        if self._complete:
+            self._wake()
+        elif self._streaming and self._head_done:
             self._wake()
             if self._buffered > HIGH_WATER and not self._paused and self._transport is not None:
                 self._paused = True

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tiphys.client import ApiConnectionError, RestConfig
+from tiphys.client.http import HIGH_WATER
 from tiphys.client.transport import HttpTransport
 
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -152,6 +153,29 @@ async def test_a_stream_gives_what_there_is_and_says_when_it_breaks() -> None:
             async for piece in answer.chunks():
                 found += [piece]
     assert b"".join(found) == b"one"
+
+
+async def test_large_answers_leave_a_connection_as_it_was() -> None:
+    size = 3 * HIGH_WATER
+    large = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+    talk, asked = answering(large, large, OK)
+    async with serving(talk) as transport, asyncio.timeout(10):
+        for _ in range(2):
+            assert len((await transport.request("GET", "/", {}, None)).body) == size
+        assert (await transport.request("GET", "/", {}, None)).body == b"ok"
+    assert len(asked) == 3
+
+
+async def test_a_stream_waits_for_its_reader() -> None:
+    size = 3 * HIGH_WATER
+    talk, _ = answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+    async with serving(talk) as transport, asyncio.timeout(10), transport.stream("/", {}) as answer:
+        await asyncio.sleep(0.05)  # it fills up meanwhile
+        found = 0
+        async for piece in answer.chunks():
+            found += len(piece)
+            await asyncio.sleep(0)
+    assert found == size
 
 
 async def test_the_root_is_a_path() -> None:
