@@ -345,6 +345,8 @@ def mark_structure(ours: Type) -> None:
         one.always = (one.always or one.required) and not one.omitted
     if ours.name in {"core.v1.ContainerPort", "core.v1.ServicePort"}:
         ours.fields["protocol"].default = "TCP"
+    if ours.name == "core.v1.LocalObjectReference":
+        ours.fields["name"].default = ""
 
 
 # Their status is a pointer: absent until it is set.

@@ -18,9 +18,16 @@ def _facts() -> dict[str, Any]:
 
 
 @cache
+def _spellings() -> dict[str, Any]:
+    """What messages about a type say beyond its shape: `t` names of fields' types, `e` fields by embedded struct."""
+    facts: dict[str, Any] = orjson.loads((Path(__file__).parent / "data" / "typenames.json").read_bytes())
+    return facts
+
+
+@cache
 def schema_by_name(name: str) -> TypeSchema:
     """The schema of `<group>.<version>.<Name>`, such as `core.v1.PodSpec`. Raises KeyError."""
-    return type_schema(name, _facts()[name], schema_by_name)
+    return type_schema(name, {**_facts()[name], **_spellings().get(name, {})}, schema_by_name)
 
 
 # Kinds of the core version that live beside the types of all groups.

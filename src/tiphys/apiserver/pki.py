@@ -7,7 +7,8 @@
     pki/apiserver-kubelet-client.crt .key      the API server's identity towards kubelets
     pki/front-proxy-client.crt .key
 
-Keys are elliptic (P-256): one takes microseconds where an RSA key takes tens of milliseconds.
+Keys are elliptic (P-256): one takes microseconds where an RSA key takes tens of milliseconds. The key of service
+accounts is RSA all the same: who checks tokens elsewhere may know no other algorithm than OpenID Connect's RS256.
 Everything is made once and kept; a serving certificate is made anew when it lacks a name or
 address it should have, or expires within a month.
 https://kubernetes.io/docs/setup/best-practices/certificates/
@@ -25,7 +26,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 CA_LIFETIME: Final = timedelta(days=3650)
@@ -68,8 +69,13 @@ def new_key() -> ec.EllipticCurvePrivateKey:
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """The key in the form Go's tools write (SEC 1, "EC PRIVATE KEY")."""
+def new_signing_key() -> rsa.RSAPrivateKey:
+    """A fresh RSA key of 2048 bits."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
+def key_pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
+    """The key in the form Go's tools write (SEC 1, "EC PRIVATE KEY"; PKCS #1, "RSA PRIVATE KEY")."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
     )
@@ -202,7 +208,7 @@ class Pki:
         """The private key that signs service-account tokens; `sa.pub` lies beside it."""
         path = self.directory / "sa.key"
         if not path.exists():
-            key = new_key()
+            key = new_signing_key()
             public = key.public_key().public_bytes(
                 serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
             )

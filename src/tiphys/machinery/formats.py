@@ -129,7 +129,7 @@ def dns1123_label(value: str) -> list[str]:
     """A DNS label of RFC 1123, at most 63 characters."""
     errors = [max_length(63)] if len(value) > 63 else []
     if not _label.fullmatch(value):
-        errors.append(_LABEL_ERROR)
+        errors.append("must not contain dots" if _subdomain.fullmatch(value) else _LABEL_ERROR)
     return errors
 
 
@@ -185,7 +185,9 @@ def _qualified_name(value: str) -> tuple[str, ...]:
     prefix, slash, name = value.rpartition("/")
     if "/" in prefix:
         detail = regex_error(_QUALIFIED_MESSAGE, QUALIFIED, "MyName", "my.name", "123-abc")
-        return (f"a qualified name {detail} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",)
+        return (
+            f"a valid label key {detail} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
+        )
     if slash:
         if not prefix:
             errors.append("prefix part must be non-empty")

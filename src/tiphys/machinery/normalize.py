@@ -194,14 +194,14 @@ def _compile(schema: TypeSchema, form: str) -> Convert:
 
     def walk(value: Any) -> Any:
         if type(value) is not dict:
-            raise _MismatchError(_json_type(value), _go_name(schema.name))
+            raise _MismatchError(json_type(value), _go_name(schema.name))
         names = tuple(value)
         plan, unknown = plans.get(names) or make_plan(names)
         if unknown:
             _unknown.count += 1
         out: Object = {}
         if is_kind:
-            _copy_kind(value, out)
+            _copy_kind(value, out, short)
         name = ""
         try:
             for name, convert, absent in plan:
@@ -219,8 +219,10 @@ def _compile(schema: TypeSchema, form: str) -> Convert:
                 if absent is not None:
                     out[name] = absent(None)
         except _MismatchError as error:
-            error.struct = error.struct or short
-            error.path.append(name)
+            if not error.struct:
+                error.struct, error.wanted = short, _spelled(schema, name, error.wanted)
+            embedded = schema.embedded_in.get(name)
+            error.path.append(f"{embedded}.{name}" if embedded else name)
             raise
         return out
 
@@ -243,13 +245,13 @@ def _plan(
     return plan, bool(given - known)
 
 
-def _copy_kind(value: Object, out: Object) -> None:
+def _copy_kind(value: Object, out: Object, short: str) -> None:
     for key in _KIND_FIELDS:
         found = value.get(key)
         if found:
             if type(found) is not str:
-                error = _MismatchError(_json_type(found), "string")
-                error.struct, error.path = "TypeMeta", [key]
+                error = _MismatchError(json_type(found), "string")
+                error.struct, error.path = short, [f"TypeMeta.{key}"]
                 raise error
             out[key] = found
 
@@ -362,7 +364,7 @@ def _list(items: FieldSchema, form: str) -> Convert:
 
     def step(value: Any) -> Any:
         if type(value) is not list:
-            raise _MismatchError(_json_type(value), f"[]{_go_type(items)}")
+            raise _MismatchError(json_type(value), f"[]{_go_type(items)}")
         return [convert(one) if one is not None else null_of(items) for one in value]
 
     return step
@@ -375,7 +377,7 @@ def _map(items: FieldSchema, form: str) -> Convert:
 
     def step(value: Any) -> Any:
         if type(value) is not dict:
-            raise _MismatchError(_json_type(value), f"map[string]{_go_type(items)}")
+            raise _MismatchError(json_type(value), f"map[string]{_go_type(items)}")
         if plain and set(map(type, value.values())) <= text:
             return dict(value) if len(value) < 2 else dict(sorted(value.items()))
         keys = value if len(value) < 2 else sorted(value)
@@ -400,14 +402,14 @@ def _special(one: FieldSchema, form: str) -> Convert:
 
 def _string(value: Any) -> Any:
     if type(value) is not str:
-        raise _MismatchError(_json_type(value), "string")
+        raise _MismatchError(json_type(value), "string")
     return value
 
 
 def _text(value: Any) -> Any:
     """A string that is left out when it is empty."""
     if type(value) is not str:
-        raise _MismatchError(_json_type(value), "string")
+        raise _MismatchError(json_type(value), "string")
     return value or _DROP
 
 
@@ -420,14 +422,14 @@ def _integer(kind: str) -> Convert:
             return value
         if type(value) in {int, float}:
             raise _MismatchError(f"number {_number(value)}", go_type)
-        raise _MismatchError(_json_type(value), go_type)
+        raise _MismatchError(json_type(value), go_type)
 
     return step
 
 
 def _boolean(value: Any) -> Any:
     if type(value) is not bool:
-        raise _MismatchError(_json_type(value), "bool")
+        raise _MismatchError(json_type(value), "bool")
     return value
 
 
@@ -435,7 +437,7 @@ def _float(value: Any) -> Any:
     if type(value) is int:
         return value
     if type(value) is not float:
-        raise _MismatchError(_json_type(value), "float64")
+        raise _MismatchError(json_type(value), "float64")
     return int(value) if value.is_integer() and abs(value) < 1e21 else value
 
 
@@ -457,7 +459,7 @@ _QUANTITY_RULE: Final = "quantities must match the regular expression '^([+-]?[0
 
 def _time(value: Any) -> Any:
     if type(value) is not str:
-        raise _MismatchError(_json_type(value), "string")
+        raise _MismatchError(json_type(value), "string")
     if _TIME.fullmatch(value) and value != "0001-01-01T00:00:00Z":
         return value
     try:
@@ -469,7 +471,7 @@ def _time(value: Any) -> Any:
 
 def _micro_time(value: Any) -> Any:
     if type(value) is not str:
-        raise _MismatchError(_json_type(value), "string")
+        raise _MismatchError(json_type(value), "string")
     if _MICRO.fullmatch(value):
         return value
     try:
@@ -512,7 +514,7 @@ def _time_error(text: str, layout: str) -> str:
 
 def _bytes(value: Any) -> Any:
     if type(value) is not str:
-        raise _MismatchError(_json_type(value), "[]uint8")
+        raise _MismatchError(json_type(value), "[]uint8")
     try:
         raw = b64decode(value, validate=True)
     except (binascii.Error, ValueError):
@@ -554,7 +556,8 @@ _SCALARS: Final[dict[str, Convert]] = {
 }
 
 
-def _json_type(value: Any) -> str:
+def json_type(value: Any) -> str:
+    """A decoded value's JSON type, by the name that messages have for it."""
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, str):
@@ -566,6 +569,21 @@ def _json_type(value: Any) -> str:
 
 def _number(value: int | float) -> str:
     return str(value) if isinstance(value, int) else repr(value)
+
+
+def _spelled(schema: TypeSchema, name: str, wanted: str) -> str:
+    """`wanted`, the type of a field or of something in it, by the name that the field's declaration gives it."""
+    spelled = schema.type_names.get(name)
+    if spelled is None:
+        return wanted
+    whole = _go_type(schema.fields[name])
+    while whole != wanted:
+        prefix = "[]" if whole.startswith("[]") else "map[string]"
+        if not whole.startswith(prefix) or not spelled.startswith(("[]", "map[")):
+            return wanted
+        whole = whole.removeprefix(prefix)
+        spelled = spelled.removeprefix("[]") if spelled.startswith("[]") else spelled.partition("]")[2]
+    return spelled
 
 
 def _go_name(name: str) -> str:

@@ -93,6 +93,9 @@ class TypeSchema:
     unknown: FieldSchema | None = None
     # A custom resource: made from a definition, with walkers of its own.
     custom: bool = False
+    # How messages spell a field, where its shape does not tell: its type's own name, and the struct it is part of.
+    type_names: Mapping[str, str] = field(default_factory=dict)
+    embedded_in: Mapping[str, str] = field(default_factory=dict)
     # Compiled walkers (normal form, field sets, checks) keep what they build for this type here, by their own name.
     compiled: dict[str, Any] = field(default_factory=dict)
 
@@ -132,4 +135,11 @@ def type_schema(name: str, facts: Mapping[str, Any], resolve: Resolver) -> TypeS
             one.default = marks.get("d")
         fields[key] = one
     kind = facts.get("k")
-    return TypeSchema(name, fields, facts.get("m") == "atomic", tuple(kind) if kind else None)
+    return TypeSchema(
+        name,
+        fields,
+        facts.get("m") == "atomic",
+        tuple(kind) if kind else None,
+        type_names=facts.get("t", {}),
+        embedded_in={one: struct for struct, names in facts.get("e", {}).items() for one in names},
+    )

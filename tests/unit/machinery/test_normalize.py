@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,21 @@ def test_fields_that_the_type_does_not_have_are_noticed(more: dict[str, Any], do
     obj = {"metadata": {"labels": {"x": "y"}}, "spec": POD_SPEC, **more}
     for _ in range(2):  # the second time by the remembered plan
         assert normalize_strictly(obj, schema) == (normalize(obj, schema), doubtful)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "message"),
+    [
+        ("Pod", ("spec", "volumes", 0, "nfs"), "Volume.spec.volumes.VolumeSource.nfs of type v1.NFSVolumeSource"),
+        ("Pod", ("spec", "restartPolicy"), "PodSpec.spec.restartPolicy of type v1.RestartPolicy"),
+        ("ResourceQuota", ("spec", "scopes"), "ResourceQuotaSpec.spec.scopes of type []v1.ResourceQuotaScope"),
+        ("ResourceQuota", ("spec", "scopes", 0), "ResourceQuotaSpec.spec.scopes of type v1.ResourceQuotaScope"),
+        ("ResourceQuota", ("spec", "hard"), "ResourceQuotaSpec.spec.hard of type v1.ResourceList"),
+    ],
+)  # fmt: skip
+def test_messages_name_types_and_embedded_structs(kind: str, path: tuple[str | int, ...], message: str) -> None:
+    value: Any = True
+    for part in reversed(path):
+        value = [value] if isinstance(part, int) else {part: value}
+    with pytest.raises(DecodeError, match=re.escape(f"json: cannot unmarshal bool into Go struct field {message}")):
+        normalize(value, schema_of("", "v1", kind))

@@ -16,7 +16,7 @@ from tiphys.machinery.codec import decode_json, decode_yaml, strict_message, str
 from tiphys.machinery.errors import StatusError, bad_request, invalid, status_of
 from tiphys.machinery.field import FieldError, Path, quote
 from tiphys.machinery.meta import GroupKind, GroupVersionKind, split_api_version
-from tiphys.machinery.normalize import DecodeError, normalize_strictly
+from tiphys.machinery.normalize import DecodeError, json_type, normalize_strictly
 from tiphys.machinery.schema import TypeSchema
 
 Object = dict[str, Any]
@@ -98,8 +98,11 @@ class BodyDecoder:
         except ValueError as error:
             problem = str(error) if media_type == PROTOBUF else f"couldn't get version/kind; json parse error: {error}"
             raise self._unrecognized(problem, data) from None
-        if not isinstance(value, dict):
-            raise self._unrecognized(f"couldn't get version/kind; json parse error: {_no_object(value)}", data)
+        if value is None:
+            value = {}
+        problem = _wrong_kind(value)
+        if problem:
+            raise self._unrecognized(f"couldn't get version/kind; json parse error: {problem}", data)
         return self.normal(self._identified(value), duplicates, data if media_type == JSON else None)
 
     def _unrecognized(self, problem: str, data: bytes) -> StatusError:
@@ -112,9 +115,6 @@ class BodyDecoder:
         expected = self._expected
         kind = value.get("kind") or expected.kind
         api_version = value.get("apiVersion") or expected.api_version
-        if not isinstance(kind, str) or not isinstance(api_version, str):
-            name = "kind" if not isinstance(kind, str) else "apiVersion"
-            raise bad_request(f"json: cannot unmarshal into Go struct field .{name} of type string")
         if kind != expected.kind or api_version != expected.api_version:
             metadata = value.get("metadata")
             self._refuse_kind(kind, api_version, str(metadata.get("name", "")) if isinstance(metadata, dict) else "")
@@ -200,20 +200,28 @@ def _empty_lists(value: Any, schema: TypeSchema, path: tuple[str, ...]) -> Itera
             yield from _empty_lists(found, one.type, (*path, name))
 
 
-def _no_object(value: Any) -> str:
-    """What the parser of kind and apiVersion says to a document that is no object."""
-    found = "array" if isinstance(value, list) else "string" if isinstance(value, str) else "number"
-    if isinstance(value, bool):
-        found = "bool"
-    return (
-        f"json: cannot unmarshal {found} into Go value of type struct "
-        '{ APIVersion string "json:\\"apiVersion,omitempty\\""; '
-        'Kind string "json:\\"kind,omitempty\\"" }'
-    )
+def _wrong_kind(value: Any) -> str:
+    """What the parser of kind and apiVersion says to a document that is no object, or names its kind with no text."""
+    if not isinstance(value, dict):
+        return (
+            f"json: cannot unmarshal {json_type(value)} into Go value of type struct "
+            '{ APIVersion string "json:\\"apiVersion,omitempty\\""; '
+            'Kind string "json:\\"kind,omitempty\\"" }'
+        )
+    for name in ("kind", "apiVersion"):
+        found = value.get(name)
+        if found is not None and not isinstance(found, str):
+            return f"json: cannot unmarshal {json_type(found)} into Go struct field .{name} of type string"
+    return ""
+
+
+SUMMARY_BYTES: Final = 30
 
 
 def _summary(data: bytes) -> str:
     """The start of a body for an error message: text when it looks like JSON, else hexadecimal."""
-    if data[:1] == b"{":
-        return data[:1024].decode("utf-8", "replace")
-    return data[:512].hex()
+    if not data:
+        return "<empty>"
+    start = data[:SUMMARY_BYTES]
+    text = start.decode("utf-8", "replace") if data[:1] == b"{" else start.hex()
+    return f"{text} ..." if len(data) > SUMMARY_BYTES else text

@@ -79,6 +79,8 @@ async def prepare_new(
     """A decoded object of the request's version made ready for the registry: converted, defaulted, owned, admitted."""
     dedup_owners(obj, api.warnings)
     stored = served.to_storage(obj)
+    for name in ("deletionTimestamp", "deletionGracePeriodSeconds"):
+        stored["metadata"].pop(name, None)  # nobody owns what is not taken
     served.strategy.default(stored)
     await with_conversions(lambda: own_fields(served, ctx, None, stored, api.emptied))
     await admission.mutate(stored, None)

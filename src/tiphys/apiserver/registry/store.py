@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 import orjson
 
+from tiphys.apiserver.registry.disabled import drop_disabled_fields
 from tiphys.apiserver.registry.finalizers import finalizers_for_deletion
 from tiphys.apiserver.registry.names import generate_name, new_uid
 from tiphys.apiserver.registry.options import DeleteOptions, Preconditions
@@ -127,17 +128,17 @@ class ResourceStore(StoredObjects):
         metadata["uid"] = new_uid()
         if self.strategy.has_generation:
             metadata["generation"] = 1
-        else:
-            metadata.pop("generation", None)
 
     async def _create(self, ctx: RequestContext, obj: Object, admission: Admission) -> Written:
         strategy = self.strategy
         metadata = obj["metadata"]
         strategy.prepare_for_create(ctx, obj)
+        drop_disabled_fields(obj, strategy.pod_spec)
         template = self._templates.find(obj.get(strategy.template_part)) if strategy.template_part else None
         self._validate_new(ctx, obj, template)
         await admission.validate(obj, None)
-        if (metadata.get("resourceVersion") or "").strip("0").isdecimal():  # what is no number counts as none
+        version = metadata.get("resourceVersion") or ""
+        if version.strip("0").isdecimal() and not ctx.dry_run:  # what is no number counts as none
             raise StatusError(status_of(500, "", "resourceVersion should not be set on objects to be created"))
         finish = await strategy.begin_create(ctx, obj)
         committed = False
@@ -281,6 +282,7 @@ class ResourceStore(StoredObjects):
         subresource = ctx.subresource
         if not subresource or subresource == "scale":
             strategy.prepare_for_update(ctx, new, old)
+            drop_disabled_fields(new, strategy.pod_spec)
         elif subresource == "status":
             strategy.prepare_for_status_update(ctx, new, old)
         else:

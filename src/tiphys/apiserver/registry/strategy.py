@@ -193,6 +193,8 @@ class Strategy:
     reset_fields: ClassVar[Mapping[str, Sequence[tuple[str, ...]]]] = {}
     # The part of new objects that many have in common, being made from one template; `validate_rest` goes with it.
     template_part: ClassVar[str] = ""
+    # Where the object has a pod spec, if it has one.
+    pod_spec: ClassVar[tuple[str, ...]] = ()
     columns: Sequence[Column] = (NAME_COLUMN, CREATED_AT_COLUMN)
 
     def __init__(self, resource: Resource) -> None:

@@ -75,11 +75,13 @@ def _check_struct(value: Any, schema: TypeSchema, path: str, problems: list[str]
     fields = schema.fields
     seen: set[str] | None = set() if isinstance(value, _Pairs) else None
     for key, found in value.pairs if isinstance(value, _Pairs) else value.items():
+        one = fields.get(key) or schema.unknown
         if seen is not None:
             if key in seen:
+                if one is None and not (schema.is_kind and key in _KIND_FIELDS):
+                    continue  # an unknown field is told once
                 problems.append(f"duplicate field {quote(path + key)}")
             seen.add(key)
-        one = fields.get(key) or schema.unknown
         if one is not None:
             if one.kind in "@[{":
                 _check(found, one, f"{path}{key}", problems)

@@ -12,7 +12,7 @@ from tiphys.apiserver.registry.strategy import Object
 from tiphys.apiserver.registry.validation.internal import internal_form
 from tiphys.apiserver.registry.validation.meta import IMMUTABLE, validate_non_negative
 from tiphys.apiserver.registry.validation.pod import validate_pod_template
-from tiphys.apiserver.registry.validation.pod_warnings import pod_warnings
+from tiphys.apiserver.registry.validation.pod_warnings import name_warnings, pod_warnings
 from tiphys.apiserver.registry.validation.selectors import (
     selector_is_empty,
     selector_matches,
@@ -105,6 +105,11 @@ def template_warnings(obj: Object, old: Object | None) -> list[str]:
         return []
     metadata = template.get("metadata") or {}
     return pod_warnings(template.get("spec") or {}, metadata, TEMPLATE.child("spec"), TEMPLATE.child("metadata"))
+
+
+def named_template_warnings(obj: Object, old: Object | None) -> list[str]:
+    """As `template_warnings`, of a kind whose name is the beginning of its pods' names."""
+    return (name_warnings(obj["metadata"]) if old is None else []) + template_warnings(obj, old)
 
 
 def status_counts(status: Json, *names: str) -> list[FieldError]:

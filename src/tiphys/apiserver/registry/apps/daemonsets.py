@@ -48,6 +48,8 @@ STATUS_COUNTS: Final = (
 class DaemonSetStrategy(StatusStrategy):
     """Rules of daemon sets."""
 
+    pod_spec = ("spec", "template", "spec")
+
     initial_status: ClassVar[Mapping[str, Any]] = {
         "currentNumberScheduled": 0,
         "numberMisscheduled": 0,

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Final
 from tiphys.apiserver.registry.apps.common import (
     SPEC,
     immutable_selector,
+    named_template_warnings,
     non_negative_fields,
     selected_template_errors,
     status_counts,
-    template_warnings,
 )
 from tiphys.apiserver.registry.defaults.pod import default_pod_template
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
@@ -27,6 +27,8 @@ STRATEGY: Final = SPEC.child("strategy")
 
 class DeploymentStrategy(StatusStrategy):
     """Rules of deployments."""
+
+    pod_spec = ("spec", "template", "spec")
 
     reset_fields: ClassVar[Mapping[str, Sequence[tuple[str, ...]]]] = {"status": (("spec",), ("metadata", "labels"))}
 
@@ -95,7 +97,7 @@ class DeploymentStrategy(StatusStrategy):
         return errors
 
     def warnings(self, obj: Object, old: Object | None) -> list[str]:
-        return template_warnings(obj, old)
+        return named_template_warnings(obj, old)
 
     def spec_changed(self, new: Object, old: Object) -> bool:
         """Annotations count too: the controller copies them."""

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from tiphys.apiserver.registry.apps.common import (
     immutable_selector,
+    named_template_warnings,
     non_negative_fields,
     selected_template_errors,
     status_counts,
-    template_warnings,
 )
 from tiphys.apiserver.registry.defaults.pod import default_pod_template
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
@@ -23,6 +23,8 @@ from tiphys.machinery.field import FieldError, Path
 
 class ReplicaSetStrategy(StatusStrategy):
     """Rules of replica sets."""
+
+    pod_spec = ("spec", "template", "spec")
 
     initial_status: ClassVar[Mapping[str, Any]] = {"replicas": 0}
 
@@ -44,7 +46,7 @@ class ReplicaSetStrategy(StatusStrategy):
         return replica_status_errors(status_of(new))
 
     def warnings(self, obj: Object, old: Object | None) -> list[str]:
-        return template_warnings(obj, old)
+        return named_template_warnings(obj, old)
 
     def selectable_fields(self, obj: Object) -> dict[str, str]:
         return super().selectable_fields(obj) | {"status.replicas": str(status_of(obj).get("replicas") or 0)}

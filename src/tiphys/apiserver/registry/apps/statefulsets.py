@@ -12,6 +12,7 @@ from tiphys.apiserver.registry.apps.common import (
     mismatch_errors,
     non_negative_fields,
     selector_errors,
+    selector_form,
     status_counts,
     template_labels,
     template_warnings,
@@ -19,12 +20,12 @@ from tiphys.apiserver.registry.apps.common import (
 from tiphys.apiserver.registry.defaults.pod import default_pod_template
 from tiphys.apiserver.registry.defaults.volume import default_claim_spec
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
-from tiphys.apiserver.registry.strategy import Cell, Object, age
+from tiphys.apiserver.registry.strategy import Cell, NameRule, Object, RequestContext, age
 from tiphys.apiserver.registry.tables import containers_and_images
 from tiphys.apiserver.registry.validation.claims import validate_claim_spec
 from tiphys.apiserver.registry.validation.internal import internal_form
 from tiphys.apiserver.registry.validation.meta import validate_annotations, validate_labels, validate_non_negative
-from tiphys.apiserver.registry.validation.pod import validate_pod_annotations
+from tiphys.apiserver.registry.validation.pod import validate_pod_annotations, validate_pod_template
 from tiphys.apiserver.registry.validation.selectors import selector_is_empty, selector_matches
 from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
@@ -47,6 +48,9 @@ IMMUTABLE_DETAIL: Final = (
 
 class StatefulSetStrategy(StatusStrategy):
     """Rules of stateful sets."""
+
+    pod_spec = ("spec", "template", "spec")
+    name_rule = NameRule.DNS_LABEL
 
     initial_status: ClassVar[Mapping[str, Any]] = {"replicas": 0, "availableReplicas": 0}
 
@@ -76,12 +80,19 @@ class StatefulSetStrategy(StatusStrategy):
         default_pod_template(spec.get("template"))
         for claim in spec.get("volumeClaimTemplates") or ():
             # Templates are kept as the claims they will be.
-            claim.setdefault("apiVersion", "v1")
-            claim.setdefault("kind", "PersistentVolumeClaim")
+            claim["apiVersion"], claim["kind"] = "v1", "PersistentVolumeClaim"
             default_claim_spec(claim.setdefault("spec", {}))
             status = claim.setdefault("status", {})
             if not status.get("phase"):
                 status["phase"] = "Pending"
+
+    def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
+        super().prepare_for_create(ctx, obj)
+        _drop_gated(obj)
+
+    def prepare_for_update(self, ctx: RequestContext, new: Object, old: Object) -> None:
+        super().prepare_for_update(ctx, new, old)
+        _drop_gated(new)
 
     def validate(self, obj: Object) -> list[FieldError]:
         return self._errors(obj, fixed=True)
@@ -97,12 +108,14 @@ class StatefulSetStrategy(StatusStrategy):
         errors += non_negative_fields(spec, "minReadySeconds")
         if fixed:
             errors += _fixed_field_errors(spec)
-        errors += selector_errors(spec, "statefulset", invalid_too=True)
+        errors += selector_errors(spec, "statefulset", invalid_too=False)
         selector = spec.get("selector")
         labels = template_labels(spec)
-        if selector is not None and not selector_is_empty(selector) and selector_matches(selector, labels) is not None:
+        if selector is not None and selector_matches(selector, labels) is None:
+            return [*errors, field.invalid(SPEC.child("selector"), selector_form(selector), "")]
+        if selector is None or not selector_is_empty(selector):
             errors += mismatch_errors(selector, labels, TEMPLATE)
-        return errors + _template_errors(spec.get("template") or {})
+        return errors + _template_errors(spec)
 
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
         errors = self._errors(new, fixed=False)
@@ -193,13 +206,21 @@ def _retention_errors(policy: Mapping[str, Any] | None) -> list[FieldError]:
     return errors
 
 
-def _template_errors(template: Mapping[str, Any]) -> list[FieldError]:
-    """Only the metadata of the template and what would never work; the pod itself is judged when it is made."""
+def _template_errors(spec: Mapping[str, Any]) -> list[FieldError]:
+    """The template with the volumes its claims will be: they take the place of volumes of the same name."""
+    template = spec.get("template") or {}
     metadata, pod = template.get("metadata") or {}, template.get("spec") or {}
     errors = validate_labels(metadata.get("labels") or {}, TEMPLATE.child("labels"))
     annotations = metadata.get("annotations") or {}
     errors += validate_annotations(annotations, TEMPLATE.child("annotations"))
     errors += validate_pod_annotations(annotations, pod, TEMPLATE.child("annotations"))
+    names = [(claim.get("metadata") or {}).get("name") or "" for claim in spec.get("volumeClaimTemplates") or ()]
+    volumes: list[Mapping[str, Any]] = [
+        {"name": name, "persistentVolumeClaim": {"claimName": name}} for name in dict.fromkeys(names)
+    ]
+    volumes += [volume for volume in pod.get("volumes") or () if volume.get("name") not in names]
+    unjudged = {"hostname": "", "subdomain": ""}  # every pod gets its own
+    errors += validate_pod_template({**template, "spec": {**pod, **unjudged, "volumes": volumes}}, TEMPLATE)
     policy = pod.get("restartPolicy")
     if policy != "Always":
         errors.append(field.not_supported(TEMPLATE.child("spec", "restartPolicy"), policy, ["Always"]))
@@ -207,3 +228,10 @@ def _template_errors(template: Mapping[str, Any]) -> list[FieldError]:
         detail = "activeDeadlineSeconds in StatefulSet is not Supported"
         errors.append(field.forbidden(TEMPLATE.child("spec", "activeDeadlineSeconds"), detail))
     return errors
+
+
+def _drop_gated(obj: Object) -> None:
+    """How many pods may be away in a rolling update is behind a feature gate that is off."""
+    rolling = (spec_of(obj).get("updateStrategy") or {}).get("rollingUpdate")
+    if rolling:
+        rolling.pop("maxUnavailable", None)

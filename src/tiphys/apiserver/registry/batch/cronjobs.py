@@ -15,7 +15,7 @@ from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, st
 from tiphys.apiserver.registry.strategy import Cell, GarbageCollection, Object, age
 from tiphys.apiserver.registry.tables import NONE, containers_and_images, selector_text, since
 from tiphys.apiserver.registry.validation.meta import validate_non_negative
-from tiphys.apiserver.registry.validation.pod_warnings import pod_warnings
+from tiphys.apiserver.registry.validation.pod_warnings import name_warnings, pod_warnings
 from tiphys.machinery import field
 from tiphys.machinery.field import FieldError, Path
 from tiphys.machinery.formats import max_length
@@ -30,6 +30,8 @@ IN_SCHEDULE: Final = "cannot use TZ or CRON_TZ in schedule, use timeZone field i
 
 class CronJobStrategy(StatusStrategy):
     """Rules of cron jobs."""
+
+    pod_spec = ("spec", "jobTemplate", "spec", "template", "spec")
 
     garbage_collection: ClassVar[GarbageCollection] = GarbageCollection.BACKGROUND
 
@@ -60,7 +62,7 @@ class CronJobStrategy(StatusStrategy):
 
     def warnings(self, obj: Object, old: Object | None) -> list[str]:
         spec = spec_of(obj)
-        found: list[str] = []
+        found = name_warnings(obj["metadata"]) if old is None else []
         if "TZ" in (spec.get("schedule") or ""):
             found.append("spec.schedule: " + IN_SCHEDULE)
         template = ((spec.get("jobTemplate") or {}).get("spec") or {}).get("template") or {}

@@ -14,8 +14,8 @@ from tiphys.apiserver.registry.defaults.pod import default_pod_template
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.strategy import Cell, GarbageCollection, Object, RequestContext, age
 from tiphys.apiserver.registry.tables import condition, containers_and_images, selector_text
-from tiphys.apiserver.registry.validation.pod_warnings import pod_warnings
-from tiphys.machinery import field, formats
+from tiphys.apiserver.registry.validation.pod_warnings import name_warnings, pod_warnings
+from tiphys.machinery import field
 from tiphys.machinery.field import FieldError, Path
 from tiphys.machinery.time import human_duration, parse_rfc3339
 
@@ -29,6 +29,8 @@ UNLIMITED: Final = 2147483647
 
 class JobStrategy(StatusStrategy):
     """Rules of jobs."""
+
+    pod_spec = ("spec", "template", "spec")
 
     garbage_collection: ClassVar[GarbageCollection] = GarbageCollection.ORPHAN
 
@@ -81,14 +83,7 @@ class JobStrategy(StatusStrategy):
         return errors
 
     def warnings(self, obj: Object, old: Object | None) -> list[str]:
-        found: list[str] = []
-        name = name_of(obj)
-        if old is None and "." in name and not formats.dns1123_subdomain(name):
-            problems = ", ".join(formats.dns1123_label(name))
-            found.append(
-                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; "
-                f"a DNS label is recommended: [{problems}]"
-            )
+        found = name_warnings(obj["metadata"]) if old is None else []
         template = spec_of(obj).get("template") or {}
         if old is None or template != (spec_of(old).get("template") or {}):
             path = SPEC.child("template")

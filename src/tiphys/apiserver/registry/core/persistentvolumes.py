@@ -14,13 +14,23 @@ from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
 from tiphys.apiserver.registry.tables import UNSET
 from tiphys.apiserver.registry.validation.claims import ACCESS_MODES, VOLUME_MODES
 from tiphys.apiserver.registry.validation.internal import difference
+from tiphys.apiserver.registry.validation.legacy_volumes import (
+    validate_aws_disk,
+    validate_azure_disk,
+    validate_cinder,
+    validate_fc,
+    validate_flex,
+    validate_flocker,
+    validate_gce_disk,
+    validate_iscsi,
+    validate_quobyte,
+)
 from tiphys.apiserver.registry.validation.meta import validate_immutable
 from tiphys.apiserver.registry.validation.selectors import validate_node_selector
 from tiphys.apiserver.registry.validation.volumes import (
     driver_name_errors,
     required_fields,
     validate_host_path,
-    validate_iscsi,
     validate_nfs,
 )
 from tiphys.machinery import field, formats
@@ -165,21 +175,21 @@ def _local(source: Mapping[str, Any], path: Path) -> list[FieldError]:
 
 SOURCES: Final[Sequence[tuple[str, Callable[[Mapping[str, Any], Path], list[FieldError]]]]] = (
     ("hostPath", validate_host_path),
-    ("gcePersistentDisk", required_fields("pdName")),
-    ("awsElasticBlockStore", required_fields("volumeID")),
+    ("gcePersistentDisk", validate_gce_disk),
+    ("awsElasticBlockStore", validate_aws_disk),
     ("glusterfs", required_fields("endpoints", "path")),
-    ("flocker", required_fields()),
+    ("flocker", validate_flocker),
     ("nfs", validate_nfs),
     ("rbd", required_fields("monitors", "image")),
-    ("quobyte", required_fields("registry", "volume")),
+    ("quobyte", validate_quobyte),
     ("cephfs", required_fields("monitors")),
     ("iscsi", validate_iscsi),
-    ("cinder", required_fields("volumeID")),
-    ("fc", required_fields()),
-    ("flexVolume", required_fields("driver")),
+    ("cinder", validate_cinder),
+    ("fc", validate_fc),
+    ("flexVolume", validate_flex),
     ("azureFile", required_fields("secretName", "shareName")),
     ("vsphereVolume", required_fields("volumePath")),
-    ("azureDisk", required_fields("diskName", "diskURI")),
+    ("azureDisk", validate_azure_disk),
     ("photonPersistentDisk", required_fields("pdID")),
     ("portworxVolume", required_fields("volumeID")),
     ("scaleIO", required_fields("gateway", "system", "volumeName")),

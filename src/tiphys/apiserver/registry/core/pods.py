@@ -17,16 +17,17 @@ from tiphys.apiserver.registry.core.pod_update import (
     validate_pod_update,
     validate_resize,
 )
-from tiphys.apiserver.registry.defaults.pod import all_containers, default_pod
+from tiphys.apiserver.registry.defaults.pod import default_pod
 from tiphys.apiserver.registry.kinds import TableStrategy
 from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext
 from tiphys.apiserver.registry.validation.pod import validate_pod_annotations, validate_pod_spec
-from tiphys.apiserver.registry.validation.pod_warnings import annotation_warnings, pod_warnings
-from tiphys.machinery import field
-from tiphys.machinery.field import FieldError, Path
+from tiphys.apiserver.registry.validation.pod_warnings import annotation_warnings, name_warnings, pod_warnings
+from tiphys.machinery import field, formats
+from tiphys.machinery.field import FieldError, Path, quote
 from tiphys.machinery.time import format_time
 
 SPEC: Final = Path("spec")
+HOSTNAME: Final = "the Pod's hostname"
 GATED_MESSAGE: Final = "Scheduling is blocked due to non-empty scheduling gates"
 
 
@@ -34,13 +35,13 @@ class PodStrategy(TableStrategy):
     """Rules of pods."""
 
     template_part = "spec"
+    pod_spec = ("spec",)
 
     def default(self, obj: Object) -> None:
         default_pod(obj)
 
     def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
         spec = obj.get("spec") or {}
-        _drop_disabled_fields(spec)
         _least_grace(spec)
         status: Object = {"phase": "Pending", "qosClass": qos_class(spec)}
         if spec.get("schedulingGates"):
@@ -62,21 +63,21 @@ class PodStrategy(TableStrategy):
         return errors
 
     def validate_rest(self, obj: Object) -> tuple[list[FieldError], list[str]]:
+        errors, warnings = claim_name_errors(obj), name_warnings(obj["metadata"], HOSTNAME)
         annotations = obj["metadata"].get("annotations")
-        if not annotations:
-            return [], []
-        errors = validate_pod_annotations(annotations, obj["spec"], Path("metadata").child("annotations"))
-        return errors, annotation_warnings(annotations, Path("metadata"))
+        if annotations:
+            errors += validate_pod_annotations(annotations, obj["spec"], Path("metadata").child("annotations"))
+            warnings += annotation_warnings(annotations, Path("metadata"))
+        return errors, warnings
 
     def _errors(self, obj: Object) -> list[FieldError]:
         spec = obj.get("spec") or {}
         annotations = obj["metadata"].get("annotations") or {}
         errors = validate_pod_annotations(annotations, spec, Path("metadata").child("annotations"))
-        return errors + validate_pod_spec(spec, SPEC)
+        return errors + validate_pod_spec(spec, SPEC) + claim_name_errors(obj)
 
     def prepare_for_update(self, ctx: RequestContext, new: Object, old: Object) -> None:
         super().prepare_for_update(ctx, new, old)
-        _drop_disabled_fields(new.get("spec") or {})
         _least_grace(new.get("spec") or {})
         gates = (new.get("spec") or {}).get("schedulingGates")
         if not gates and (old.get("spec") or {}).get("schedulingGates"):
@@ -168,7 +169,8 @@ class PodStrategy(TableStrategy):
     def warnings(self, obj: Object, old: Object | None) -> list[str]:
         if old is not None and old.get("spec") == obj.get("spec"):
             return []
-        return pod_warnings(obj.get("spec") or {}, obj.get("metadata") or {}, SPEC, Path("metadata"))
+        found = name_warnings(obj["metadata"], HOSTNAME) if old is None else []
+        return found + pod_warnings(obj.get("spec") or {}, obj.get("metadata") or {}, SPEC, Path("metadata"))
 
     def selectable_fields(self, obj: Object) -> dict[str, str]:
         spec, status = obj.get("spec") or {}, obj.get("status") or {}
@@ -188,12 +190,18 @@ class PodStrategy(TableStrategy):
         return pod_row(obj, now)
 
 
-def _drop_disabled_fields(spec: Object) -> None:
-    """Stop signals of containers are behind a feature gate that is off."""
-    for container in all_containers(spec):
-        lifecycle = container.get("lifecycle")
-        if lifecycle and lifecycle.pop("stopSignal", None) is not None and not lifecycle:
-            del container["lifecycle"]
+def claim_name_errors(pod: Object) -> list[FieldError]:
+    """Claims made for ephemeral volumes are named after pod and volume; the name must do."""
+    errors: list[FieldError] = []
+    for index, volume in enumerate((pod.get("spec") or {}).get("volumes") or ()):
+        name = volume.get("name") or ""
+        if volume.get("ephemeral") is None or not name or not pod["metadata"].get("name"):
+            continue
+        claim = f"{pod['metadata']['name']}-{name}"
+        where = SPEC.child("volumes").index(index).child("name")
+        messages = formats.dns1123_subdomain(claim)
+        errors += [field.invalid(where, name, f"PVC name {quote(claim)}: {message}") for message in messages]
+    return errors
 
 
 def _least_grace(spec: Object) -> None:

@@ -17,6 +17,8 @@ from tiphys.machinery.field import FieldError, Path
 class PodTemplateStrategy(TableStrategy):
     """A template and nothing else."""
 
+    pod_spec = ("template", "spec")
+
     def default(self, obj: Object) -> None:
         default_pod_template(obj.get("template"))
 

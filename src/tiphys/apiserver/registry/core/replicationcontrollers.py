@@ -10,9 +10,9 @@ from tiphys.apiserver.registry.apps.common import (
     MISMATCH,
     SPEC,
     TEMPLATE,
+    named_template_warnings,
     non_negative_fields,
     template_labels,
-    template_warnings,
     workload_template_errors,
 )
 from tiphys.apiserver.registry.apps.replicasets import replica_status_errors
@@ -27,6 +27,8 @@ from tiphys.machinery.field import FieldError
 
 class ReplicationControllerStrategy(StatusStrategy):
     """Rules of replication controllers: selectors are plain labels and come from the template when absent."""
+
+    pod_spec = ("spec", "template", "spec")
 
     # Checked by validate: the same names as elsewhere, but lengths are said in bytes.
     name_rule: ClassVar[NameRule] = NameRule.ANY
@@ -66,7 +68,7 @@ class ReplicationControllerStrategy(StatusStrategy):
         return replica_status_errors(status_of(new))
 
     def warnings(self, obj: Object, old: Object | None) -> list[str]:
-        return template_warnings(obj, old)
+        return named_template_warnings(obj, old)
 
     def selectable_fields(self, obj: Object) -> dict[str, str]:
         return super().selectable_fields(obj) | {"status.replicas": str(status_of(obj).get("replicas") or 0)}

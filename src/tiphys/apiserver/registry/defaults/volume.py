@@ -30,7 +30,7 @@ def default_volume(volume: Json) -> None:
     for projection in (volume.get("projected") or {}).get("sources") or ():
         _default_downward_items(projection.get("downwardAPI"))
         token = projection.get("serviceAccountToken")
-        if token is not None and not token.get("expirationSeconds"):
+        if token is not None and token.get("expirationSeconds") is None:
             token["expirationSeconds"] = SERVICE_ACCOUNT_TOKEN_SECONDS
     image = volume.get("image")
     if image is not None and not image.get("pullPolicy"):
@@ -49,7 +49,7 @@ def _default_downward_items(source: Json | None) -> None:
 
 
 def default_claim_spec(spec: Json) -> None:
-    if not spec.get("volumeMode"):
+    if spec.get("volumeMode") is None:
         spec["volumeMode"] = "Filesystem"
 
 

@@ -25,6 +25,11 @@ def validate_claim_template(template: Json, path: Path) -> list[FieldError]:
     metadata = template.get("metadata") or {}
     errors = validate_labels(metadata.get("labels") or {}, path.child("metadata").child("labels"))
     errors += validate_annotations(metadata.get("annotations") or {}, path.child("metadata").child("annotations"))
+    errors += [
+        field.forbidden(path.child("metadata").child(name), "cannot be set")
+        for name in metadata
+        if name not in ("labels", "annotations") and metadata[name]
+    ]
     return errors + validate_claim_spec(template.get("spec") or {}, path.child("spec"))
 
 
@@ -33,7 +38,7 @@ def validate_access_modes(modes: list[str], path: Path) -> list[FieldError]:
     if not modes:
         errors.append(field.required(path, "at least 1 access mode is required"))
     errors.extend(field.not_supported(path, mode, list(ACCESS_MODES)) for mode in modes if mode not in ACCESS_MODES)
-    if "ReadWriteOncePod" in modes and len(modes) > 1:
+    if "ReadWriteOncePod" in modes and len(set(modes)) > 1:
         errors.append(field.forbidden(path, "may not use ReadWriteOncePod with other access modes"))
     return errors
 

@@ -21,8 +21,9 @@ Json = Mapping[str, Any]
 
 PROTOCOLS: Final = ("SCTP", "TCP", "UDP")
 PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
-MESSAGE_POLICIES: Final = ("FallbackToLogsOnError", "File")
+MESSAGE_POLICIES: Final = ("File", "FallbackToLogsOnError")
 RESTART_POLICIES: Final = ("Always", "Never", "OnFailure")
+MAX_EXIT_CODES: Final = 255
 NOT_FOR_INIT: Final = "may not be set for init containers without restartPolicy=Always"
 NOT_FOR_EPHEMERAL: Final = "cannot be set for an Ephemeral Container"
 EPHEMERAL_FORBIDDEN: Final = (
@@ -80,7 +81,7 @@ def validate_init_containers(
             errors.append(field.duplicate(where.child("name"), name))
         elif name:
             names.add(name)
-        errors += _restart_errors(container, where)
+        errors += _restart_errors(container, where, init=True)
         errors += _host_port_conflicts([container], path)
         if container.get("restartPolicy") == "Always":
             errors += validate_lifecycle(container.get("lifecycle"), scope.grace_seconds, where.child("lifecycle"))
@@ -170,11 +171,6 @@ def _port_errors(ports: Sequence[Json], path: Path) -> list[FieldError]:
             messages = formats.port_number(host_port)
             errors += [field.invalid(where.child("hostPort"), host_port, message) for message in messages]
         errors += _one_of(port, "protocol", PROTOCOLS, where)
-        host_ip = port.get("hostIP")
-        if host_ip:
-            errors += [
-                field.invalid(where.child("hostIP"), host_ip, message) for message in formats.ip_address(host_ip)
-            ]
     return errors
 
 
@@ -194,14 +190,16 @@ def _host_port_conflicts(containers: Sequence[Json], path: Path) -> list[FieldEr
     return errors
 
 
-def _restart_errors(container: Json, path: Path) -> list[FieldError]:
-    """Restart policy and rules of a single container."""
+def _restart_errors(container: Json, path: Path, *, init: bool = False) -> list[FieldError]:
+    """Restart policy and rules of a single container; without a policy those of an init container are not judged."""
     policy, rules = container.get("restartPolicy"), container.get("restartPolicyRules") or ()
     errors: list[FieldError] = []
     if policy is None:
         if rules:
             detail = "must specify restartPolicy when restart rules are used"
             errors.append(field.required(path.child("restartPolicy"), detail))
+            if init:
+                return errors
     elif policy not in RESTART_POLICIES:
         errors.append(field.not_supported(path.child("restartPolicy"), policy, list(RESTART_POLICIES)))
     for index, rule in enumerate(rules):
@@ -223,6 +221,8 @@ def _restart_rule_errors(rule: Json, path: Path) -> list[FieldError]:
         errors.append(field.not_supported(path.child("exitCodes").child("operator"), operator, ["In", "NotIn"]))
     if not codes.get("values"):
         errors.append(field.required(path.child("exitCodes").child("values"), "must be specified"))
+    elif len(codes["values"]) > MAX_EXIT_CODES:
+        errors.append(field.too_many(path.child("exitCodes", "values"), len(codes["values"]), MAX_EXIT_CODES))
     return errors
 
 

@@ -164,6 +164,9 @@ def validate_field_reference(reference: Json, allowed: Sequence[str], path: Path
     field_path: str = reference.get("fieldPath", "")
     if not field_path:
         return [field.required(path.child("fieldPath"), "")]
+    if reference["apiVersion"] != "v1":
+        detail = f"error converting fieldPath: unsupported pod version: {reference['apiVersion']}"
+        return [field.invalid(path.child("fieldPath"), field_path, detail)]
     match = _subscripted.match(field_path)
     base, subscript = (match.group(1), match.group(2)) if match else (field_path, None)
     if base not in DOWNWARD_FIELDS:
@@ -188,12 +191,14 @@ def validate_resource_reference(reference: Json, path: Path, *, in_volume: bool)
         return [field.required(path.child("resource"), "")]
     if resource not in RESOURCE_FIELDS and not resource.startswith(("limits.hugepages-", "requests.hugepages-")):
         return [field.not_supported(path.child("resource"), resource, list(RESOURCE_FIELDS))]
-    return _divisor_errors(resource.partition(".")[2], reference.get("divisor"), path)
+    return _divisor_errors(resource, reference.get("divisor"), path)
 
 
-def _divisor_errors(resource: str, divisor: Any, path: Path) -> list[FieldError]:
+def _divisor_errors(reference: str, divisor: Any, path: Path) -> list[FieldError]:
+    """`reference` is the whole name of the resource: `limits.cpu`."""
     if divisor in (None, "0", 0, ""):
         return []
+    resource = reference.partition(".")[2]
     allowed: Collection[str] = CPU_DIVISORS if resource == "cpu" else MEMORY_DIVISORS
     if str(Quantity.parse(divisor)) in allowed:
         return []
@@ -203,7 +208,7 @@ def _divisor_errors(resource: str, divisor: Any, path: Path) -> list[FieldError]
         listed = ", ".join(MEMORY_DIVISORS)
         name = "ephemeral-storage" if resource == "ephemeral-storage" else "memory"
         detail = f"only divisor's values {listed} are supported with the {name} resource"
-    return [field.invalid(path.child("divisor"), resource, detail)]
+    return [field.invalid(path.child("divisor"), reference, detail)]
 
 
 def validate_env_from(sources: Sequence[Json], path: Path) -> list[FieldError]:
@@ -221,6 +226,9 @@ def validate_env_from(sources: Sequence[Json], path: Path) -> list[FieldError]:
                 count += 1
                 name = source[kind].get("name", "")
                 at = where.child(kind).child("name")
+                if not name:
+                    errors.append(field.required(at, ""))
+                    continue
                 errors += [field.invalid(at, name, message) for message in formats.dns1123_subdomain(name)]
         if not count:
             errors.append(field.invalid(path, "", "must specify one of: `configMapRef` or `secretRef`"))

@@ -21,6 +21,8 @@ GENERATED_SUFFIX: Final = 5
 # Finalizers without a domain that Kubernetes itself uses.
 STANDARD_FINALIZERS: Final = frozenset({"kubernetes", "orphan", "foregroundDeletion"})
 
+NO_FINALIZER: Final = "name is neither a standard finalizer name nor is it fully qualified"
+
 NameFunction = Callable[[str], Sequence[str]]
 
 
@@ -157,12 +159,11 @@ def _owner_errors(owner: Mapping[str, Any], path: Path) -> list[FieldError]:
 def validate_finalizers(finalizers: Sequence[str], path: Path, *, strict: bool = True) -> list[FieldError]:
     """Names that are standard or fully qualified; orphan and foregroundDeletion exclude each other."""
     errors: list[FieldError] = []
+    for finalizer in finalizers:
+        errors += [field.invalid(path, finalizer, message) for message in formats.qualified_name(finalizer)]
     for index, finalizer in enumerate(finalizers):
-        if strict:
-            errors += validate_finalizer_name(finalizer, path.index(index))
-        else:
-            messages = formats.qualified_name(finalizer)
-            errors += [field.invalid(path.index(index), finalizer, message) for message in messages]
+        if strict and "/" not in finalizer and finalizer not in STANDARD_FINALIZERS:
+            errors.append(field.invalid(path.index(index), finalizer, NO_FINALIZER))
     if "orphan" in finalizers and "foregroundDeletion" in finalizers:
         detail = "finalizer orphan and foregroundDeletion cannot be both set"
         errors.append(field.invalid(path, list(finalizers), detail))
@@ -172,8 +173,7 @@ def validate_finalizers(finalizers: Sequence[str], path: Path, *, strict: bool =
 def validate_finalizer_name(finalizer: str, path: Path) -> list[FieldError]:
     errors = [field.invalid(path, finalizer, message) for message in formats.qualified_name(finalizer)]
     if not errors and "/" not in finalizer and finalizer not in STANDARD_FINALIZERS:
-        detail = "name is neither a standard finalizer name nor is it fully qualified"
-        errors.append(field.invalid(path, finalizer, detail))
+        errors.append(field.invalid(path, finalizer, NO_FINALIZER))
     return errors
 
 

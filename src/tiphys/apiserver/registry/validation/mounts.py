@@ -138,7 +138,7 @@ def _device_name_errors(name: str, names: set[str], volumes: Mapping[str, Json],
     errors: list[FieldError] = []
     if not name:
         errors.append(field.required(path, ""))
-    if name in names:
+    elif name in names:
         errors.append(field.invalid(path, name, "must be unique"))
     if name in volumes:
         source = volumes[name]

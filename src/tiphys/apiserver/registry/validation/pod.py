@@ -33,9 +33,9 @@ from tiphys.machinery.field import FieldError, Path
 Json = Mapping[str, Any]
 
 MAX_INT32: Final = 2147483647
-DNS_POLICIES: Final = ("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None")
+DNS_POLICIES: Final = ("ClusterFirstWithHostNet", "ClusterFirst", "Default", "None")
 RESTART_POLICIES: Final = ("Always", "OnFailure", "Never")
-PREEMPTION_POLICIES: Final = ("Never", "PreemptLowerPriority")
+PREEMPTION_POLICIES: Final = ("PreemptLowerPriority", "Never")
 # Limits of resolv.conf, as the kubelet writes it.
 MAX_NAMESERVERS: Final = 3
 MAX_SEARCHES: Final = 32
@@ -130,6 +130,9 @@ def _identity_errors(spec: Json, path: Path) -> list[FieldError]:
     """Names, deadlines and the other single fields at the end of the list."""
     errors = _named(spec, "serviceAccountName", path)
     errors += _named(spec, "nodeName", path)
+    if spec.get("nodeName") and spec.get("schedulingGates"):
+        detail = "cannot be set until all schedulingGates have been cleared"
+        errors.append(field.forbidden(path.child("nodeName"), detail))
     deadline = spec.get("activeDeadlineSeconds")
     if deadline is not None and not 1 <= deadline <= MAX_INT32:
         detail = formats.in_range(1, MAX_INT32)
@@ -141,11 +144,12 @@ def _identity_errors(spec: Json, path: Path) -> list[FieldError]:
     errors += validate_tolerations(spec.get("tolerations") or (), path.child("tolerations"))
     errors += _host_alias_errors(spec.get("hostAliases") or (), path.child("hostAliases"))
     errors += _named(spec, "priorityClassName", path)
-    errors += _named(spec, "runtimeClassName", path)
-    policy = spec.get("preemptionPolicy")
-    if policy is not None and policy not in PREEMPTION_POLICIES:
-        errors.append(field.not_supported(path.child("preemptionPolicy"), policy, list(PREEMPTION_POLICIES)))
-    errors += validate_overhead(spec.get("overhead"), path.child("overhead"))
+    if (runtime_class := spec.get("runtimeClassName")) is not None:
+        messages = formats.dns1123_subdomain(runtime_class)
+        errors += [field.invalid(path.child("runtimeClassName"), runtime_class, message) for message in messages]
+    if spec.get("preemptionPolicy") is not None:
+        errors += _one_of(spec, "preemptionPolicy", PREEMPTION_POLICIES, path)
+    errors += validate_overhead(spec.get("overhead"), path.child("overhead", "limits"))
     return errors + validate_os(spec, path)
 
 
@@ -200,9 +204,9 @@ def _host_network_errors(spec: Json, path: Path) -> list[FieldError]:
             for port_index, port in enumerate(container.get("ports") or ()):
                 host_port = port.get("hostPort") or 0
                 if host_port and host_port != port.get("containerPort"):
-                    at = path.child(kind).index(index).child("ports").index(port_index).child("containerPort")
-                    detail = "must match `hostPort` when `hostNetwork` is true"
-                    errors.append(field.invalid(at, port.get("containerPort"), detail))
+                    at = path.child(kind).index(index).child("ports").index(port_index).child("hostPort")
+                    detail = "must match `containerPort` when `hostNetwork` is true"
+                    errors.append(field.invalid(at, host_port, detail))
     return errors
 
 
@@ -267,14 +271,14 @@ def _hostname_override_errors(spec: Json, path: Path) -> list[FieldError]:
     if value is None:
         return []
     where = path.child("hostnameOverride")
-    errors = [field.invalid(where, value, message) for message in formats.dns1123_subdomain(value)]
+    errors: list[FieldError] = []
+    if spec.get("setHostnameAsFQDN"):
+        errors.append(field.forbidden(where, "may not be specified when setHostnameAsFQDN is true"))
+    if spec.get("hostNetwork"):
+        errors.append(field.forbidden(where, "may not be specified when hostNetwork is true"))
     if len(value) > 64:
         errors.append(field.too_long(where, value, 64))
-    if spec.get("setHostnameAsFQDN"):
-        errors.append(field.forbidden(where, "when `setHostnameAsFQDN` is true"))
-    if spec.get("hostNetwork"):
-        errors.append(field.forbidden(where, "when `hostNetwork` is true"))
-    return errors
+    return errors + [field.invalid(where, value, message) for message in formats.dns1123_subdomain(value)]
 
 
 def _host_alias_errors(aliases: Sequence[Json], path: Path) -> list[FieldError]:

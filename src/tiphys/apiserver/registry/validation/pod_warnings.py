@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from tiphys.apiserver.registry.validation.path_warnings import overlap_warnings
 from tiphys.machinery.field import Path, quote
-from tiphys.machinery.formats import parse_ip_sloppy
+from tiphys.machinery.formats import dns1123_label, dns1123_subdomain, label_value, parse_ip_sloppy
 from tiphys.machinery.quantity import Quantity
 
 Json = Mapping[str, Any]
@@ -41,6 +42,16 @@ REMOVED_VOLUMES: Final = {
 }
 
 
+def name_warnings(metadata: Json, used_in: str = "Pod names and hostnames") -> list[str]:
+    """Of a name that will be a hostname but is no DNS label; one that is no name at all is an error anyway."""
+    name = metadata.get("name") or ""
+    problems = ", ".join(dns1123_label(name))
+    if not name or not problems or dns1123_subdomain(name):
+        return []
+    advice = f"a DNS label is recommended: [{problems}]"
+    return [f"metadata.name: this is used in {used_in}, which can result in surprising behavior; {advice}"]
+
+
 def node_selector_warnings(selector: Mapping[str, str] | None, path: Path, *, keyed: bool = True) -> list[str]:
     """Node labels that have new names."""
     found = sorted(key for key in selector or () if key in DEPRECATED_NODE_LABELS)
@@ -55,9 +66,7 @@ def pod_warnings(spec: Json, metadata: Json, path: Path, meta_path: Path) -> lis
     warnings += _spread_warnings(spec, path)
     warnings += _host_alias_warnings(spec, path)
     warnings += _volume_warnings(spec, path)
-    for index, secret in enumerate(spec.get("imagePullSecrets") or ()):
-        if not secret.get("name"):
-            warnings.append(f'{path.child("imagePullSecrets").index(index).child("name")}: invalid empty name ""')
+    warnings += _pull_secret_warnings(spec, path.child("imagePullSecrets"))
     for kind in ("initContainers", "containers"):
         for index, container in enumerate(spec.get(kind) or ()):
             warnings += _container_warnings(container, path.child(kind).index(index))
@@ -70,6 +79,17 @@ def pod_warnings(spec: Json, metadata: Json, path: Path, meta_path: Path) -> lis
         )
     warnings += _dns_warnings(spec, path)
     return warnings + _port_warnings(spec, path)
+
+
+def _pull_secret_warnings(spec: Json, path: Path) -> list[str]:
+    names = [secret.get("name") or "" for secret in spec.get("imagePullSecrets") or ()]
+    warnings = [
+        f"{path.index(index).child('name')}: duplicate name {quote(name)}"
+        for index, name in enumerate(names)
+        if name in names[:index]
+    ]
+    empty = [index for index, name in enumerate(names) if not name]
+    return warnings + [f'{path.index(index).child("name")}: invalid empty name ""' for index in empty]
 
 
 def annotation_warnings(annotations: Mapping[str, str], meta_path: Path) -> list[str]:
@@ -90,8 +110,34 @@ def _affinity_warnings(spec: Json, path: Path) -> list[str]:
         warnings += _term_warnings(term, base.child(required, "nodeSelectorTerms").index(index))
     preferred = "preferredDuringSchedulingIgnoredDuringExecution"
     for index, one in enumerate(node.get(preferred) or ()):
-        warnings += _term_warnings(one.get("preference") or {}, base.child(preferred).index(index).child("preference"))
+        where = base.child(preferred).index(index).child("preference")
+        warnings += _term_warnings(one.get("preference") or {}, where)
+        warnings += _value_warnings(one.get("preference") or {}, where)
+    for kind in ("podAffinity", "podAntiAffinity"):
+        warnings += _pod_affinity_warnings((spec.get("affinity") or {}).get(kind) or {}, path.child("affinity", kind))
     return warnings
+
+
+def _value_warnings(term: Json, path: Path) -> list[str]:
+    """Values of preferences that no label can have."""
+    warnings: list[str] = []
+    for index, expression in enumerate(term.get("matchExpressions") or ()):
+        for number, value in enumerate(expression.get("values") or ()):
+            where = path.child("matchExpressions").index(index).child("values").index(number)
+            warnings += [f"{where}: {value} is invalid, {message}" for message in label_value(value)]
+    return warnings
+
+
+def _pod_affinity_warnings(affinity: Json, path: Path) -> list[str]:
+    detail = "a null labelSelector results in matching no pod"
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+    terms = [(path.child(required).index(i), term) for i, term in enumerate(affinity.get(required) or ())]
+    terms += [
+        (path.child(preferred).index(index).child("podAffinityTerm"), one.get("podAffinityTerm") or {})
+        for index, one in enumerate(affinity.get(preferred) or ())
+    ]
+    return [f"{where.child('labelSelector')}: {detail}" for where, term in terms if term.get("labelSelector") is None]
 
 
 def _term_warnings(term: Json, path: Path) -> list[str]:
@@ -136,9 +182,12 @@ def _volume_warnings(spec: Json, path: Path) -> list[str]:
         claims_here = (volume.get("persistentVolumeClaim") or {}).get("claimName")
         if claims_here:
             claims[claims_here] = index
-        empty_dir = volume.get("emptyDir") or {}
-        if empty_dir.get("sizeLimit"):
-            warnings += _fraction_warnings({"sizeLimit": empty_dir["sizeLimit"]}, where.child("emptyDir"), keyed=False)
+        claim = ((volume.get("ephemeral") or {}).get("volumeClaimTemplate") or {}).get("spec") or {}
+        requests = (claim.get("resources") or {}).get("requests") or {}
+        requested = {name: quantity for name, quantity in requests.items() if name == "storage"}
+        at = where.child("ephemeral", "volumeClaimTemplate", "spec", "resources", "requests")
+        warnings += _fraction_warnings(requested, at)
+        warnings += overlap_warnings(volume)
     return warnings
 
 
@@ -189,11 +238,14 @@ def _port_warnings(spec: Json, path: Path) -> list[str]:
     for kind in ("containers", "initContainers"):
         for index, container in enumerate(spec.get(kind) or ()):
             if kind == "initContainers" and container.get("restartPolicy") != "Always":
-                continue
+                seen = {}  # it runs alone
             for port_index, port in enumerate(container.get("ports") or ()):
                 where = path.child(kind).index(index).child("ports").index(port_index)
                 host_port, number = port.get("hostPort") or 0, port.get("containerPort") or 0
                 key = (host_port, number, port.get("protocol") or "TCP", port.get("hostIP") or "")
+                if key[3] and not host_port and not spec.get("hostNetwork"):
+                    text = f"Name:{port.get('name') or ''} HostPort:0 ContainerPort:{number} Protocol:{key[2]}"
+                    warnings.append(f"{where}: hostIP set without hostPort: {{{text} HostIP:{key[3]}}}")
                 if key in seen:
                     warnings.append(f"{where}: duplicate port definition with {seen[key]}")
                 else:

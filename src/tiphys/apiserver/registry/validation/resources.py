@@ -115,7 +115,7 @@ def validate_pod_resource_name(name: str, path: Path) -> list[FieldError]:
     """Pod-level resources: cpu, memory and huge pages."""
     if name in ("cpu", "memory") or is_hugepages(name):
         return []
-    return [field.not_supported(path, name, ["cpu", HUGEPAGES, "memory"])]
+    return validate_resource_name(name, path) or [field.not_supported(path, name, ["cpu", HUGEPAGES, "memory"])]
 
 
 def validate_quantity(name: str, text: str, path: Path) -> list[FieldError]:
@@ -179,8 +179,7 @@ def _claim_errors(claims: Sequence[Mapping[str, Any]], known: Collection[str], p
             errors.append(field.duplicate(where, f"{name}/{request}" if request else name))
         seen.add((name, request))
         if name not in known:
-            text = ", ".join(sorted(known))
-            which = f"[{text}]" if known else "which is empty"
-            detail = f"must be one of the names in pod.spec.resourceClaims {which}"
+            which = f": {', '.join(sorted(known))}" if known else " which is empty"
+            detail = f"must be one of the names in pod.spec.resourceClaims{which}"
             errors.append(replace(field.not_found(where, name), detail=detail))
     return errors

@@ -87,7 +87,9 @@ def _node_affinity_errors(affinity: Json, path: Path) -> list[FieldError]:
     for index, term in enumerate(affinity.get(PREFERRED_TERMS) or ()):
         where = path.child(PREFERRED_TERMS).index(index)
         errors += _weight_errors(term.get("weight", 0), where)
-        errors += validate_node_selector_term(term.get("preference") or {}, where.child("preference"))
+        errors += validate_node_selector_term(
+            term.get("preference") or {}, where.child("preference"), label_values=False
+        )
     return errors
 
 
@@ -120,7 +122,7 @@ def _pod_term_errors(term: Json, path: Path) -> list[FieldError]:
 
 def topology_key_errors(key: str, path: Path) -> list[FieldError]:
     if not key:
-        return [field.required(path, "can not be empty")]
+        return [field.required(path, "can not be empty"), *validate_label_name(key, path)]
     return validate_label_name(key, path)
 
 
@@ -142,22 +144,22 @@ def _label_keys_errors(keys: Sequence[str], selector: Json | None, path: Path) -
 def validate_spread_constraints(constraints: Sequence[Json], path: Path) -> list[FieldError]:
     """Errors of `spec.topologySpreadConstraints`."""
     errors: list[FieldError] = []
-    seen: set[tuple[str, str]] = set()
     for index, constraint in enumerate(constraints):
         where = path.index(index)
         skew, key = constraint.get("maxSkew", 0), constraint.get("topologyKey") or ""
         action = constraint.get("whenUnsatisfiable") or ""
         if skew <= 0:
             errors.append(field.invalid(where.child("maxSkew"), skew, "must be greater than zero"))
-        errors += topology_key_errors(key, where.child("topologyKey"))
+        if not key:
+            errors.append(field.required(where.child("topologyKey"), "can not be empty"))
         if action not in ("DoNotSchedule", "ScheduleAnyway"):
             errors.append(
                 field.not_supported(where.child("whenUnsatisfiable"), action, ["DoNotSchedule", "ScheduleAnyway"])
             )
-        if (key, action) in seen:
+        later = ((one.get("topologyKey") or "", one.get("whenUnsatisfiable") or "") for one in constraints[index + 1 :])
+        if (key, action) in later:
             at = where.child("{topologyKey, whenUnsatisfiable}")
             errors.append(field.duplicate(at, f"{{{key}, {action}}}"))
-        seen.add((key, action))
         errors += _domains_errors(constraint, action, where)
         for name in ("nodeAffinityPolicy", "nodeTaintsPolicy"):
             value = constraint.get(name)

@@ -75,7 +75,7 @@ def validate_pod_security(spec: Json, spec_path: Path, path: Path) -> list[Field
     errors += seccomp_errors(context.get("seccompProfile"), path.child("seccompProfile"))
     errors += windows_errors(context.get("windowsOptions"), path.child("windowsOptions"))
     errors += app_armor_errors(context.get("appArmorProfile"), path.child("appArmorProfile"))
-    errors += _enum_errors(context, "seLinuxChangePolicy", ("MountOption", "Recursive"), path)
+    errors += _enum_errors(context, "seLinuxChangePolicy", ("Recursive",), path)
     return errors + _enum_errors(context, "supplementalGroupsPolicy", ("Merge", "Strict"), path)
 
 
@@ -215,7 +215,7 @@ def validate_os(spec: Json, path: Path) -> list[FieldError]:
         return []
     name = operating_system.get("name", "")
     if not name:
-        return [field.required(path.child("os").child("name"), "cannot be empty")]
+        return [field.required(path.child("os").child("name"), "")]
     if name not in ("linux", "windows"):
         return [field.not_supported(path.child("os"), name, ["linux", "windows"])]
     return _windows_pod_errors(spec, path) if name == "windows" else _linux_pod_errors(spec, path)

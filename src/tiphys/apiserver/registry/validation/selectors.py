@@ -88,27 +88,32 @@ def _requirement_matches(expression: Mapping[str, Any], labels: Mapping[str, str
             return value is None
 
 
-def validate_node_selector(selector: Mapping[str, Any], path: Path) -> list[FieldError]:
+def validate_node_selector(selector: Mapping[str, Any], path: Path, *, label_values: bool = True) -> list[FieldError]:
     """Errors of a core/v1 NodeSelector: terms of expressions over labels and fields."""
     terms = selector.get("nodeSelectorTerms") or ()
     if not terms:
         return [field.required(path.child("nodeSelectorTerms"), "must have at least one node selector term")]
     errors: list[FieldError] = []
     for index, term in enumerate(terms):
-        errors += validate_node_selector_term(term, path.child("nodeSelectorTerms").index(index))
+        where = path.child("nodeSelectorTerms").index(index)
+        errors += validate_node_selector_term(term, where, label_values=label_values)
     return errors
 
 
-def validate_node_selector_term(term: Mapping[str, Any], path: Path) -> list[FieldError]:
+def validate_node_selector_term(term: Mapping[str, Any], path: Path, *, label_values: bool = True) -> list[FieldError]:
+    """`label_values`: the values of expressions must be possible as values of labels."""
     errors: list[FieldError] = []
     for index, expression in enumerate(term.get("matchExpressions") or ()):
-        errors += _node_requirement_errors(expression, path.child("matchExpressions").index(index))
+        where = path.child("matchExpressions").index(index)
+        errors += _node_requirement_errors(expression, where, label_values=label_values)
     for index, expression in enumerate(term.get("matchFields") or ()):
         errors += _node_field_errors(expression, path.child("matchFields").index(index))
     return errors
 
 
-def _node_requirement_errors(expression: Mapping[str, Any], path: Path) -> list[FieldError]:
+def _node_requirement_errors(
+    expression: Mapping[str, Any], path: Path, *, label_values: bool = True
+) -> list[FieldError]:
     errors: list[FieldError] = []
     operator, values = expression.get("operator", ""), expression.get("values") or ()
     if operator in SET_OPERATORS:
@@ -128,7 +133,12 @@ def _node_requirement_errors(expression: Mapping[str, Any], path: Path) -> list[
             )
     else:
         errors.append(field.invalid(path.child("operator"), operator, "not a valid selector operator"))
-    return errors + validate_label_name(expression.get("key", ""), path.child("key"))
+    errors += validate_label_name(expression.get("key", ""), path.child("key"))
+    if label_values:
+        for index, value in enumerate(values):
+            where = path.child("values").index(index)
+            errors += [field.invalid(where, value, message) for message in formats.label_value(value)]
+    return errors
 
 
 def _node_field_errors(expression: Mapping[str, Any], path: Path) -> list[FieldError]:

@@ -14,6 +14,18 @@ from tiphys.apiserver.registry.validation.env import (
     validate_field_reference,
     validate_resource_reference,
 )
+from tiphys.apiserver.registry.validation.legacy_volumes import (
+    validate_aws_disk,
+    validate_azure_disk,
+    validate_cinder,
+    validate_fc,
+    validate_flex,
+    validate_flocker,
+    validate_gce_disk,
+    validate_iscsi,
+    validate_quobyte,
+    validate_storageos,
+)
 from tiphys.apiserver.registry.validation.mounts import no_backsteps_errors, non_reserved_path_errors
 from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
@@ -68,10 +80,11 @@ def validate_volume_source(volume: Json, path: Path) -> list[FieldError]:
         if source is None:
             continue
         if found:
-            errors.append(field.forbidden(path.child(kind), "may not specify more than 1 volume type"))
+            where = path.child(SURPLUS_SPELLINGS.get(kind, kind))
+            errors.append(field.forbidden(where, "may not specify more than 1 volume type"))
             continue
         found = True
-        errors += check(source, path.child(kind))
+        errors += check(source, path.child(FIELD_SPELLINGS.get(kind, kind)))
     if not found:
         errors.append(field.required(path, "must specify a volume type"))
     return errors
@@ -148,7 +161,7 @@ def _items(source: Json, path: Path) -> list[FieldError]:
 def validate_nfs(source: Json, path: Path) -> list[FieldError]:
     errors = required_fields("server", "path")(source, path)
     value = source.get("path", "")
-    if value and not value.startswith("/"):
+    if not value.startswith("/"):
         errors.append(field.invalid(path.child("path"), value, "must be an absolute path"))
     return errors
 
@@ -179,29 +192,25 @@ def _downward_file(item: Json, path: Path) -> list[FieldError]:
 
 
 def _projected(source: Json, path: Path) -> list[FieldError]:
+    """Every source is of one kind; what comes from secrets, config maps and fields does not meet at one path."""
     errors = mode_errors(source, "defaultMode", path)
     seen: set[str] = set()
     for index, projection in enumerate(source.get("sources") or ()):
         where = path.child("sources").index(index)
-        kinds = [kind for kind in PROJECTIONS if projection.get(kind) is not None]
-        for position, kind in enumerate(kinds):
-            if position:
-                errors.append(field.forbidden(where.child(kind), "may not specify more than 1 volume type per source"))
-                continue
+        for position, kind in enumerate(kind for kind in PROJECTIONS if projection.get(kind) is not None):
             errors += PROJECTIONS[kind](projection[kind], where.child(kind), path)
-            for name in _projected_paths(kind, projection[kind]):
+            if position:
+                errors.append(field.forbidden(where, "may not specify more than 1 volume type per source"))
+            if kind == "serviceAccountToken":
+                continue  # its path is its own: a warning at most
+            for item in projection[kind].get("items") or ():
+                name = item.get("path")
                 if name in seen:
-                    errors.append(field.invalid(path, name, "conflicting duplicate paths"))
-                seen.add(name)
-        if not kinds:
-            errors.append(field.required(where, "must specify a projection source"))
+                    told = name if kind == "downwardAPI" else projection[kind].get("name") or ""
+                    errors.append(field.invalid(path, told, "conflicting duplicate paths"))
+                elif name:
+                    seen.add(name)
     return errors
-
-
-def _projected_paths(kind: str, source: Json) -> list[str]:
-    if kind in ("serviceAccountToken", "clusterTrustBundle"):
-        return [source["path"]] if source.get("path") else []
-    return [item["path"] for item in source.get("items") or () if item.get("path")]
 
 
 def _named_projection(source: Json, path: Path, top: Path) -> list[FieldError]:
@@ -236,28 +245,11 @@ def token_seconds_errors(seconds: int, path: Path) -> list[FieldError]:
     return []
 
 
-def _bundle_projection(source: Json, path: Path, top: Path) -> list[FieldError]:
-    errors: list[FieldError] = []
-    name, signer = source.get("name"), source.get("signerName")
-    if (name is None) == (signer is None):
-        word = "both" if name is not None else "neither"
-        errors.append(field.invalid(path, None, f"exactly one of name and signerName is required, {word} set"))
-    if not source.get("path"):
-        errors.append(field.required(path.child("path"), ""))
-    return errors
-
-
-def _certificate_projection(source: Json, path: Path, top: Path) -> list[FieldError]:
-    return required_fields("signerName", "keyType")(source, path)
-
-
 PROJECTIONS: Final[Mapping[str, Callable[[Json, Path, Path], list[FieldError]]]] = {
     "secret": _named_projection,
     "configMap": _named_projection,
     "downwardAPI": _downward_projection,
     "serviceAccountToken": _token_projection,
-    "clusterTrustBundle": _bundle_projection,
-    "podCertificate": _certificate_projection,
 }
 
 
@@ -296,43 +288,39 @@ def _image(source: Json, path: Path) -> list[FieldError]:
     return errors
 
 
-def validate_iscsi(source: Json, path: Path) -> list[FieldError]:
-    errors = required_fields("targetPortal", "iqn")(source, path)
-    lun = source.get("lun", 0)
-    if not 0 <= lun <= 255:
-        errors.append(field.invalid(path.child("lun"), lun, formats.in_range(0, 255)))
-    return errors
-
-
 # In the order the API judges them: a pod that names several hears of the later ones.
 SOURCES: Final[tuple[tuple[str, Callable[[Json, Path], list[FieldError]]], ...]] = (
     ("emptyDir", _empty_dir),
     ("hostPath", validate_host_path),
     ("gitRepo", _git_repo),
-    ("gcePersistentDisk", required_fields("pdName")),
-    ("awsElasticBlockStore", required_fields("volumeID")),
+    ("gcePersistentDisk", validate_gce_disk),
+    ("awsElasticBlockStore", validate_aws_disk),
     ("secret", _secret),
     ("nfs", validate_nfs),
     ("iscsi", validate_iscsi),
     ("glusterfs", required_fields("endpoints", "path")),
-    ("flocker", required_fields()),
+    ("flocker", validate_flocker),
     ("persistentVolumeClaim", required_fields("claimName")),
     ("rbd", required_fields("monitors", "image")),
-    ("cinder", required_fields("volumeID")),
+    ("cinder", validate_cinder),
     ("cephfs", required_fields("monitors")),
+    ("quobyte", validate_quobyte),
     ("downwardAPI", _downward),
-    ("fc", required_fields()),
-    ("azureFile", required_fields("secretName", "shareName")),
+    ("fc", validate_fc),
+    ("flexVolume", validate_flex),
     ("configMap", _config_map),
-    ("flexVolume", required_fields("driver")),
+    ("azureFile", required_fields("secretName", "shareName")),
     ("vsphereVolume", required_fields("volumePath")),
-    ("quobyte", required_fields("registry", "volume")),
-    ("azureDisk", required_fields("diskName", "diskURI")),
+    ("photonPersistentDisk", required_fields("pdID")),
     ("portworxVolume", required_fields("volumeID")),
-    ("scaleIO", required_fields("gateway", "system", "volumeName")),
-    ("storageos", required_fields()),
+    ("azureDisk", validate_azure_disk),
+    ("storageos", validate_storageos),
     ("projected", _projected),
+    ("scaleIO", required_fields("gateway", "system", "volumeName")),
     ("csi", _csi),
     ("ephemeral", _ephemeral),
     ("image", _image),
 )
+# What messages call a source that they spell in their own way: in errors of its fields, and when it is one too many.
+FIELD_SPELLINGS: Final = {"gcePersistentDisk": "persistentDisk"}
+SURPLUS_SPELLINGS: Final = {"cephfs": "cephFS", "downwardAPI": "downwarAPI"}
