@@ -74,10 +74,10 @@ class Api:
     async def delete(self, path: str, body: object = None) -> Any:
         return await self.call("DELETE", path, body)
 
-    async def events(self, path: str, count: int) -> list[Any]:
+    async def events(self, path: str, count: int, **headers: str) -> list[Any]:
         """The first events of a watch; fewer when the server ends it."""
         found: list[Any] = []
-        async with self.session.get(path) as answer:
+        async with self.session.get(path, headers=headers) as answer:
             self.status = answer.status
             async for line in answer.content:
                 found.append(json.loads(line))

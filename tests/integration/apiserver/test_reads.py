@@ -109,6 +109,22 @@ async def test_initial_events_end_with_a_bookmark(api: Api) -> None:
     assert bookmark["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
 
 
+async def test_a_bookmark_is_an_object_of_the_kind(api: Api) -> None:
+    query = "watch=1&sendInitialEvents=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan"
+    (plain,) = await api.events(f"{PODS}?{query}", 1)
+    assert (plain["object"]["spec"], plain["object"]["status"]) == ({"containers": None}, {})
+    (table,) = await api.events(f"{CONFIG_MAPS}?{query}", 1, Accept=TABLE)
+    (row,) = table["object"]["rows"]
+    assert row["cells"] == ["", 0, "<unknown>"]
+    assert row["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
+
+
+async def test_objects_without_a_namespace_are_selected_by_none(api: Api) -> None:
+    path = "/apis/storage.k8s.io/v1/storageclasses?fieldSelector=metadata.namespace%3D"
+    assert (await api.get(path + "x"))["items"] == []
+    assert api.status == 200
+
+
 async def test_a_watch_ends_when_its_time_is_up(api: Api) -> None:
     assert await api.events(f"{CONFIG_MAPS}?watch=1&timeoutSeconds=1", 1) == []
     assert api.status == 200

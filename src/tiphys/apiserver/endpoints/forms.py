@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
+from tiphys.apiserver.endpoints.bookmarks import MADE_UP_ANNOTATIONS, bookmark_metadata, bookmark_object
 from tiphys.apiserver.endpoints.encoding import encode_event, encode_value
 from tiphys.apiserver.endpoints.negotiation import JSON, PARTIAL, PARTIAL_LIST, PROTOBUF, TABLE, Wanted
 from tiphys.apiserver.http.response import frame
@@ -99,6 +100,7 @@ class PlainForm:
     stream_type: Final = JSON
 
     def __init__(self, served: ServedResource) -> None:
+        self._served = served
         self._prefix = served.prefix
         resource = served.resource
         self._list_head = b'{"kind":"%bList","apiVersion":"%b","metadata":' % (
@@ -135,11 +137,8 @@ class PlainForm:
 
     def bookmark(self, revision: int, *, initial_end: bool) -> bytes:
         """See Form."""
-        annotations = b',"annotations":{"k8s.io/initial-events-end":"true"}' if initial_end else b""
-        return frame(
-            b'{"type":"BOOKMARK","object":%b"metadata":{"resourceVersion":"%d"%b}}}\n'
-            % (self._prefix, revision, annotations)
-        )
+        value = bookmark_object(self._served, revision, initial_end=initial_end)
+        return frame(b'{"type":"BOOKMARK","object":%b}\n' % orjson.dumps(value))
 
     def error(self, status: Object) -> bytes:
         """See Form."""
@@ -223,10 +222,9 @@ class ValueForm:
 
     def bookmark(self, revision: int, *, initial_end: bool) -> bytes:
         """See Form."""
-        resource = self._served.resource
-        value: Object = {"kind": resource.kind, "apiVersion": resource.api_version}
-        if self._wanted.transform:
-            value = {"kind": PARTIAL, "apiVersion": f"meta.k8s.io/{self._wanted.meta_version}"}
+        if not self._wanted.transform:
+            return self._event("BOOKMARK", bookmark_object(self._served, revision, initial_end=initial_end))
+        value: Object = {"kind": PARTIAL, "apiVersion": f"meta.k8s.io/{self._wanted.meta_version}"}
         value["metadata"] = bookmark_metadata(revision, initial_end=initial_end)
         return self._event("BOOKMARK", value)
 
@@ -287,14 +285,6 @@ def _end_of_metadata(schema: TypeSchema | None) -> re.Pattern[bytes] | None:
 _METADATA_NAMES: Final = frozenset({*METADATA_ORDER, "subresource", "fieldsV1", "fieldsType", "time", "operation"})
 
 
-def bookmark_metadata(revision: int, *, initial_end: bool) -> Object:
-    """Metadata of a bookmark's object."""
-    metadata: Object = {"resourceVersion": str(revision)}
-    if initial_end:
-        metadata["annotations"] = {"k8s.io/initial-events-end": "true"}
-    return metadata
-
-
 def partial_metadata(obj: Object, meta_version: str) -> Object:
     """PartialObjectMetadata of an object. What upstream only makes up for whole objects is not in it."""
     metadata = obj.get("metadata", {})
@@ -305,9 +295,6 @@ def partial_metadata(obj: Object, meta_version: str) -> Object:
         if not kept:
             del metadata["annotations"]
     return {"kind": PARTIAL, "apiVersion": f"meta.k8s.io/{meta_version}", "metadata": metadata}
-
-
-MADE_UP_ANNOTATIONS: Final = {"DaemonSet": "deprecated.daemonset.template.generation"}
 
 
 class TableForm:
@@ -377,15 +364,16 @@ class TableForm:
 
     def bookmark(self, revision: int, *, initial_end: bool) -> bytes:
         """See Form. The bookmark's annotations travel on the object of its only row."""
-        resource = self._served.resource
-        metadata = bookmark_metadata(revision, initial_end=initial_end)
-        row_object = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
+        value = bookmark_object(self._served, revision, initial_end=initial_end)
+        cells = list(self._served.strategy.row(value, self._now()))
+        if self._include != "Object":
+            value = partial_metadata(value, self._wanted.meta_version)
         table = {
             "kind": TABLE,
             "apiVersion": f"meta.k8s.io/{self._wanted.meta_version}",
             "metadata": {"resourceVersion": str(revision)},
             "columnDefinitions": column_definitions(self._served.strategy.columns) if not self._columns_sent else None,
-            "rows": [{"cells": [None] * len(self._served.strategy.columns), "object": row_object}],
+            "rows": [{"cells": cells, "object": value}],
         }
         self._columns_sent = True
         return frame(encode_event("BOOKMARK", table, self._wanted.media_type))

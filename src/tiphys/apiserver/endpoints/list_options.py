@@ -123,6 +123,9 @@ class ListOptions:
     def _known_fields(served: ServedResource, fields: FieldSelector) -> FieldSelector:
         """The selector on the stored fields. StatusError (400) for a field nobody can select by."""
         known = served.strategy.selectable_fields({"metadata": {}})
+        if not _own_fields(known):
+            # Also of objects without a namespace: none of them has one.
+            known.setdefault("metadata.namespace", "")
         labels = served.conversion.field_labels if served.conversion is not None else {}
         hidden = set(labels.values())
         for requirement in fields.requirements:
@@ -134,8 +137,11 @@ class ListOptions:
         return FieldSelector(tuple(replace(one, field=labels.get(one.field, one.field)) for one in fields.requirements))
 
 
+_GENERIC_FIELDS = ("metadata.name", "metadata.namespace")
+_ONLY_GENERIC = '{quoted} is not a known field selector: only "metadata.name", "metadata.namespace"'
 # Kinds that say it in their own words.
 _UNKNOWN_FIELD = {
+    GroupResource("apps", "replicasets"): _ONLY_GENERIC,
     GroupResource("batch", "jobs"): 'field label "{name}" not supported for {kind}',
     GroupResource(
         "resource.k8s.io", "resourceslices"
@@ -147,11 +153,16 @@ def unknown_field(served: ServedResource, name: str, known: Mapping[str, str]) -
     """What a client is told about a field nobody can select by."""
     special = _UNKNOWN_FIELD.get(served.group_resource)
     if special:
-        return special.format(name=name, api_version=served.resource.api_version, kind=served.resource.kind)
-    extra = [field for field in known if field not in ("metadata.name", "metadata.namespace")]
-    if extra:
+        resource = served.resource
+        return special.format(name=name, quoted=quote(name), api_version=resource.api_version, kind=resource.kind)
+    if _own_fields(known):
         return f"field label not supported: {name}"
-    return f'{quote(name)} is not a known field selector: only "metadata.name", "metadata.namespace"'
+    return _ONLY_GENERIC.format(quoted=quote(name))
+
+
+def _own_fields(known: Mapping[str, str]) -> list[str]:
+    """The fields a kind can be selected by besides those of every kind."""
+    return [field for field in known if field not in _GENERIC_FIELDS]
 
 
 def parse_int(text: str) -> int:

@@ -65,6 +65,7 @@ async def patch_object(api: ApiRequest, served: ServedResource) -> Response:
         if metadata.get("resourceVersion") == str(revision):
             del metadata["resourceVersion"]
         old_copy = served.to_storage(current)
+        ctx.emptied = patch.emptied
         return await prepare_changed(api, served, ctx, patched, old_copy, admission)
 
     written = await served.store.update(ctx, make, admission, patching=True)
@@ -103,6 +104,7 @@ class Patch:
         self._mode = api.parameter("fieldValidation") or "Warn"
         self._warnings = api.warnings
         self._reported = False
+        self.emptied = False  # see RequestContext
         self._body = api.request.body
         try:
             self._patch: Any = decode_json(self._body)
@@ -158,6 +160,7 @@ class Patch:
         patched["kind"], patched["apiVersion"] = self._kind.kind, self._kind.api_version
         if self._schema is None:
             return patched
+        self.emptied = _emptied(patched.get("spec"), current.get("spec"))
         try:
             normal, doubtful = normalize_strictly(patched, self._schema, current)
             self._check_fields(patched, current, doubtful=doubtful)
@@ -200,6 +203,12 @@ class Patch:
             raise invalid(GroupKind("", ""), "", [error])
         self._reported = True
         self._warnings += problems
+
+
+def _emptied(spec: Any, known: Any) -> bool:
+    if not isinstance(spec, dict) or not isinstance(known, dict):
+        return False
+    return any(value == [] and name not in known for name, value in spec.items())
 
 
 def _sorted_along(value: Any, patch: Any) -> Any:

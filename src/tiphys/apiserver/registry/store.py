@@ -287,7 +287,8 @@ class ResourceStore(StoredObjects):
             strategy.prepare_for_status_update(ctx, new, old)
         else:
             strategy.prepare_for_subresource_update(subresource, ctx, new, old)
-        if strategy.has_generation and subresource != "status" and strategy.spec_changed(new, old):
+        counted = strategy.spec_changed(new, old) or (ctx.emptied and strategy.counts_emptied)
+        if strategy.has_generation and subresource != "status" and counted:
             metadata["generation"] = known.get("generation", 0) + 1
         if metadata.get("resourceVersion") in (None, "", "0"):
             metadata["resourceVersion"] = str(entry.revision)
@@ -298,7 +299,8 @@ class ResourceStore(StoredObjects):
         await admission.validate(new, old)
         if self._gone_after(new):
             return await self._remove_instead(ctx, entry, new, old)
-        if same_object(new, old) and not await self.outdated(ctx.namespace, ctx.name):
+        first = strategy.first_update_writes and entry.revision == entry.create_revision
+        if same_object(new, old) and not first and not await self.outdated(ctx.namespace, ctx.name):
             await self._confirm(ctx, entry)
             return Written(entry)
         finish = await strategy.begin_update(ctx, new, old) if subresource in ("", "scale") else None
@@ -328,8 +330,8 @@ class ResourceStore(StoredObjects):
         changed = validate_object_meta_update(new["metadata"], old["metadata"])
         errors += changed
         if not subresource or subresource == "scale":
-            # Upstream checks these once for every kind and once more in each kind's own validation: causes come twice.
-            return errors + changed + strategy.validate_update(new, old)
+            again = changed if strategy.checks_metadata_again else []
+            return errors + again + strategy.validate_update(new, old)
         if subresource == "status":
             return errors + strategy.validate_status_update(new, old)
         return errors + strategy.validate_subresource_update(subresource, new, old)

@@ -51,6 +51,8 @@ class RequestContext:
     subresource: str = ""
     dry_run: bool = False
     field_manager: str = ""
+    # The new spec has a list that was given as [] where there was none: one and the same when it is stored.
+    emptied: bool = False
     # "field is deprecated" and the like; each becomes one Warning header.
     warnings: list[str] = field(default_factory=list)
 
@@ -118,6 +120,27 @@ def age(obj: Object, now: datetime) -> str:
         return "<unknown>"
     return human_duration(now - parse_rfc3339(created))
 
+
+# Kinds whose own rules leave metadata of updates to what is checked for every kind: causes come once, elsewhere twice.
+METADATA_ONCE: Final = frozenset(
+    {
+        ("", "events"),
+        ("", "limitranges"),
+        ("", "persistentvolumes"),
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicies"),
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings"),
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations"),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies"),
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings"),
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations"),
+        ("discovery.k8s.io", "endpointslices"),
+        ("flowcontrol.apiserver.k8s.io", "flowschemas"),
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations"),
+        ("policy", "poddisruptionbudgets"),
+        ("storage.k8s.io", "csinodes"),
+        ("storage.k8s.io", "volumeattachments"),
+    }
+)
 
 # Kinds whose metadata.generation counts changes (defaults.md, 12); custom resources do too.
 GENERATIONS: Final = frozenset(
@@ -188,6 +211,10 @@ class Strategy:
     allow_unconditional_update: ClassVar[bool] = True
     # Whether metadata.generation counts changes of spec. None: as GENERATIONS has it.
     generation: ClassVar[bool | None] = None
+    # Also an empty list in place of none counts, as upstream compares some specs before they are encoded.
+    counts_emptied: ClassVar[bool] = False
+    # The first update writes even what is the same: upstream creates without a field it fills in when it reads.
+    first_update_writes: ClassVar[bool] = False
     garbage_collection: ClassVar[GarbageCollection] = GarbageCollection.BACKGROUND
     # Field paths a write through a subresource ("" the main one) does not own, for managedFields.
     reset_fields: ClassVar[Mapping[str, Sequence[tuple[str, ...]]]] = {}
@@ -201,6 +228,7 @@ class Strategy:
         self.resource = resource
         self.has_status = "status" in resource.subresources
         key = (resource.group, resource.plural)
+        self.checks_metadata_again = key not in METADATA_ONCE
         self.has_generation = key in GENERATIONS if self.generation is None else self.generation
         self.delete_returns_object = key in RETURNED_WHEN_DELETED
 

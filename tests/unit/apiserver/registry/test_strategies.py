@@ -43,7 +43,8 @@ def test_every_stored_resource_has_a_strategy(resource: Resource) -> None:
 @pytest.mark.parametrize("resource", STORED, ids=name)
 def test_a_row_has_a_cell_a_column(resource: Resource) -> None:
     strategy = strategy_for(resource)
-    assert len(strategy.row(bare(), NOW)) == len(strategy.columns)
+    unnamed = resource.plural == "ipaddresses"  # upstream shows an age without a column for it
+    assert len(strategy.row(bare(), NOW)) == len(strategy.columns) + unnamed
 
 
 @pytest.mark.parametrize("resource", STORED, ids=name)

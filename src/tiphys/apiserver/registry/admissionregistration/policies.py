@@ -183,7 +183,7 @@ class ValidatingAdmissionPolicyBindingStrategy(AdmissionPolicyBindingStrategy):
         actions = list(spec_of(obj).get("validationActions") or ())
         where = SPEC.child("validationActions")
         if not actions:
-            errors.append(field.required(where, ""))
+            errors.append(field.required(where, "at least one validation action is required"))
         for index, action in enumerate(actions):
             if action not in ACTIONS:
                 errors.append(field.not_supported(where.index(index), action, ACTIONS))

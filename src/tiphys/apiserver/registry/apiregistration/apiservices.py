@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, NameRule, Object, RequestContext, age
-from tiphys.apiserver.registry.tables import UNKNOWN, condition
+from tiphys.apiserver.registry.tables import condition
 from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 from tiphys.machinery.time import format_time
@@ -74,7 +74,7 @@ class APIServiceStrategy(StatusStrategy):
 def _available(obj: Object) -> str:
     found = condition(obj, "Available")
     if found is None:
-        return UNKNOWN
+        return "Unknown"
     status = str(found.get("status"))
     return status if status == "True" else f"{status} ({found.get('reason')})"
 

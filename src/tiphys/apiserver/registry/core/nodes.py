@@ -76,6 +76,8 @@ class NodeStrategy(TableStrategy):
         status = status_of(obj)
         info: Mapping[str, Any] = status.get("nodeInfo") or {}
         runtime = info.get("containerRuntimeVersion") or UNKNOWN
+        kernel = info.get("kernelVersion") or UNKNOWN
+        architecture = info.get("architecture")
         return [
             name_of(obj),
             _condition_text(obj),
@@ -85,7 +87,7 @@ class NodeStrategy(TableStrategy):
             _address(status, "InternalIP"),
             _address(status, "ExternalIP"),
             info.get("osImage") or UNKNOWN,
-            info.get("kernelVersion") or UNKNOWN,
+            f"{kernel} ({architecture})" if architecture else kernel,
             runtime,
         ]
 

@@ -32,6 +32,7 @@ class PersistentVolumeClaimStrategy(StatusStrategy):
     """A claim's spec stays, but a bound claim may ask for more."""
 
     initial_status: ClassVar[Mapping[str, Any]] = {"phase": "Pending"}
+    first_update_writes: ClassVar[bool] = True  # the phase is what upstream fills in
 
     def default(self, obj: Object) -> None:
         spec = obj.setdefault("spec", {})
@@ -78,7 +79,7 @@ class PersistentVolumeClaimStrategy(StatusStrategy):
         volume, capacity, modes = "", "", ""
         if spec.get("volumeName"):
             volume = spec["volumeName"]
-            capacity = (status.get("capacity") or {}).get("storage", "")
+            capacity = (status.get("capacity") or {}).get("storage", "0")
             modes = modes_text(status.get("accessModes") or ())
         return [
             name_of(obj),

@@ -59,7 +59,7 @@ class ResourceQuotaStrategy(StatusStrategy):
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
         errors = self.validate(new)
         scopes, known = sorted(spec_of(new).get("scopes") or ()), sorted(spec_of(old).get("scopes") or ())
-        return errors + validate_immutable(scopes, known, SPEC.child("scopes"))
+        return errors + validate_immutable(scopes or None, known or None, SPEC.child("scopes"))
 
     def validate_status_update(self, new: Object, old: Object) -> list[FieldError]:
         status = status_of(new)

@@ -18,13 +18,26 @@ MODE: Final = "service.kubernetes.io/topology-mode"
 
 def service_warnings(service: Object, old: Object | None) -> list[str]:
     """Warnings of a service that is created or changed."""
-    if old is not None and old.get("spec") == service.get("spec"):
-        return []
     spec, warnings = spec_of(service), []
+    external = spec.get("type") == "ExternalName"
     if HINTS in (service["metadata"].get("annotations") or {}):
         warnings.append(f"annotation {HINTS} is deprecated, please use {MODE} instead")
-    if spec.get("externalIPs"):
+    if spec.get("externalIPs") and not external:
         warnings.append("spec.externalIPs is deprecated and may no longer be implemented in some clusters")
+    if old is None or old.get("spec") != spec:
+        warnings += _address_warnings(spec)
+    if external and spec.get("externalIPs"):
+        warnings.append('spec.externalIPs is ignored when spec.type is "ExternalName"')
+    if not external and spec.get("externalName"):
+        warnings.append('spec.externalName is ignored when spec.type is not "ExternalName"')
+    if spec.get("trafficDistribution") == "PreferClose":
+        warnings.append('spec.trafficDistribution: "PreferClose" is deprecated; use "PreferSameZone"')
+    return warnings
+
+
+def _address_warnings(spec: Object) -> list[str]:
+    """Warnings about how addresses are written."""
+    warnings: list[str] = []
     for index, address in enumerate(spec.get("clusterIPs") or ()):
         warnings += ip_warnings(address, SPEC.child("clusterIPs").index(index))
     for index, address in enumerate(spec.get("externalIPs") or ()):
@@ -32,12 +45,6 @@ def service_warnings(service: Object, old: Object | None) -> list[str]:
     warnings += ip_warnings(spec.get("loadBalancerIP") or "", SPEC.child("loadBalancerIP"))
     for index, text in enumerate(spec.get("loadBalancerSourceRanges") or ()):
         warnings += _cidr_warnings(text, SPEC.child("loadBalancerSourceRanges").index(index))
-    if spec.get("type") == "ExternalName" and spec.get("externalIPs"):
-        warnings.append('spec.externalIPs is ignored when spec.type is "ExternalName"')
-    if spec.get("type") != "ExternalName" and spec.get("externalName"):
-        warnings.append('spec.externalName is ignored when spec.type is not "ExternalName"')
-    if spec.get("trafficDistribution") == "PreferClose":
-        warnings.append('spec.trafficDistribution: "PreferClose" is deprecated; use "PreferSameZone"')
     return warnings
 
 

@@ -13,4 +13,4 @@ class ServiceAccountStrategy(TableStrategy):
     """Nothing but names; deleting answers with the account."""
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
-        return [name_of(obj), len(obj.get("secrets") or ()), age(obj, now)]
+        return [name_of(obj), age(obj, now)]

@@ -31,10 +31,8 @@ class IngressClassStrategy(TableStrategy):
         return errors + _parameters_errors(spec.get("parameters"), SPEC.child("parameters"))
 
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
-        errors = self.validate(new)
-        return errors + validate_immutable(
-            spec_of(new).get("controller") or "", spec_of(old).get("controller") or "", SPEC.child("controller")
-        )
+        controller, known = spec_of(new).get("controller") or "", spec_of(old).get("controller") or ""
+        return validate_immutable(controller, known, SPEC.child("controller")) + self.validate(new)
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         parameters = spec_of(obj).get("parameters")

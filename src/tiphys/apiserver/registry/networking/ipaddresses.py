@@ -48,7 +48,11 @@ class IPAddressStrategy(TableStrategy):
         return [field.invalid(PARENT, value, IMMUTABLE)]
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
-        return [name_of(obj), _parent_text(spec_of(obj).get("parentRef")), age(obj, now)]
+        return [
+            name_of(obj),
+            _parent_text(spec_of(obj).get("parentRef")),
+            age(obj, now),
+        ]  # one more than columns, as upstream
 
 
 def _parent_text(parent: Object | None) -> str:

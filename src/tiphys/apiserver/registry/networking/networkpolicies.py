@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
@@ -22,6 +22,8 @@ PROTOCOLS: Final = ("SCTP", "TCP", "UDP")
 
 class NetworkPolicyStrategy(TableStrategy):
     """Rules of network policies."""
+
+    counts_emptied: ClassVar[bool] = True
 
     def default(self, obj: Object) -> None:
         spec = obj.setdefault("spec", {})

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import ClassVar, Final
 
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of, spec_of
-from tiphys.apiserver.registry.strategy import Cell, Object, age
+from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
 from tiphys.apiserver.registry.tables import UNSET
 from tiphys.apiserver.registry.validation.meta import NOT_NEGATIVE, validate_immutable, validate_label_name
 from tiphys.apiserver.registry.validation.selectors import validate_label_selector
@@ -35,6 +35,11 @@ class CSIDriverStrategy(TableStrategy):
     """How a driver wants to be called; attaching and lifecycles never change."""
 
     allow_unconditional_update: ClassVar[bool] = False
+    generation: ClassVar[bool | None] = True
+
+    def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
+        super().prepare_for_create(ctx, obj)
+        obj["metadata"].pop("generation", None)  # only changes are counted
 
     def default(self, obj: Object) -> None:
         spec = obj.setdefault("spec", {})
@@ -74,7 +79,8 @@ class CSIDriverStrategy(TableStrategy):
 
     def warnings(self, obj: Object, old: Object | None) -> list[str]:
         spec = spec_of(obj)
-        unset = bool(spec.get("tokenRequests")) and spec.get("serviceAccountTokenInSecrets") is None
+        asked, known = spec.get("tokenRequests"), None if old is None else spec_of(old).get("tokenRequests")
+        unset = bool(asked) and asked != known and spec.get("serviceAccountTokenInSecrets") is None
         return [UNSET_SECRETS] if unset else []
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
