@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +38,7 @@ from tiphys.apiserver.registry.conversion import STORAGE_VERSIONS, conversion_fo
 from tiphys.apiserver.registry.resources import CacheReader, ResourceMap, ServedResource
 from tiphys.apiserver.registry.store import ResourceStore
 from tiphys.apiserver.registry.strategies import strategy_for
+from tiphys.apiserver.registry.upstream_keys import layout
 from tiphys.apiserver.service_keeper import ServiceKeeper
 from tiphys.apiserver.watchcache import WatchCache
 from tiphys.base.clock import Clock, SystemClock
@@ -155,7 +156,8 @@ class ApiServer:
 
     async def _open_store(self) -> Store:
         options = self.options
-        return await open_store(options.store, quota=options.quota, etcd=options.etcd)
+        # In etcd objects are where upstream has them: either can take the other's place.
+        return await open_store(options.store, quota=options.quota, etcd=replace(options.etcd, layout=layout()))
 
     async def _seal(self) -> EncryptionKeeper | None:
         """Put encryption around the store, if the options ask for it. Raises ConfigError."""

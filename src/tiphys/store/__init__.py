@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -99,12 +100,16 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EtcdAccess:
-    """How to reach an etcd cluster besides its addresses. Paths are PEM files, `prefix` is --etcd-prefix."""
+    """How to reach an etcd cluster besides its addresses, and where keys are in it.
+
+    Paths are PEM files, `prefix` is --etcd-prefix, `layout` as `store.etcd.wire.Keys` has it.
+    """
 
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
     prefix: str = "/registry"
+    layout: Mapping[str, str] = field(default_factory=dict)
 
 
 DEFAULT_QUOTA: Final = 2 << 30  # bytes, as etcd's
@@ -124,7 +129,7 @@ async def open_store(where: str | Path, *, quota: int = DEFAULT_QUOTA, etcd: Etc
 
         access = etcd or EtcdAccess()
         tls = TLSFiles(ca=access.ca, certificate=access.certificate, key=access.key)
-        return await EtcdStore.open(text.split(","), tls=tls, prefix=access.prefix)
+        return await EtcdStore.open(text.split(","), tls=tls, prefix=access.prefix, layout=access.layout)
     if "://" in text:
         raise ValueError(f"no store engine serves {text}")
     store = await SQLiteStore.open(text.removeprefix("sqlite:"), quota=quota)

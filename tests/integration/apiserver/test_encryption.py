@@ -14,8 +14,9 @@ import yaml
 from tests import etcd
 from tests.integration.apiserver.server import CONFIG_MAPS, Object, api_server, config_map
 from tiphys.apiserver.configfile import ConfigError
+from tiphys.apiserver.registry.upstream_keys import layout
 from tiphys.base.clock import FakeClock
-from tiphys.store import SQLiteStore, Store, open_store, prefix_end
+from tiphys.store import EtcdAccess, SQLiteStore, Store, open_store, prefix_end
 
 SECRETS = "/api/v1/namespaces/d/secrets"
 STORED = "/registry/core/secrets/d/"
@@ -49,7 +50,7 @@ async def until(done: Callable[[], bool]) -> None:
 
 async def stored(state: str) -> dict[str, bytes]:
     """What the store has of secrets, while no server runs."""
-    store = await open_store(state)
+    store = await open_store(state, etcd=EtcdAccess(layout=layout()))
     try:
         found = await store.range(STORED, prefix_end(STORED))
         return {kv.key.removeprefix(STORED): kv.value for kv in found.items}

@@ -33,7 +33,7 @@ SECONDS = float(os.environ.get("TIPHYS_TEST_ETCD_SECONDS", "15"))
 CLIENTS = 8
 KEYS = ("a", "b", "c", "d")
 MAPS = "/api/v1/namespaces/default/configmaps"
-PREFIX = "/registry/core/configmaps/default/"
+PREFIX = "/registry/configmaps/default/"
 BETWEEN_FAULTS = 1.5  # seconds
 HEADERS = {"Authorization": "Bearer secret", "Content-Type": "application/json"}
 needs_etcd = pytest.mark.skipif(not etcd.programs(), reason=etcd.WHY_NOT)

@@ -22,6 +22,7 @@ from tiphys.apiserver.endpoints.list_options import (
 from tiphys.apiserver.http.response import Response
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.watchcache import Entry, Filter, WatchCache
+from tiphys.apiserver.watchcache.foreign import entry_of
 from tiphys.apiserver.watchcache.unreadable import why_unreadable
 from tiphys.machinery.errors import StatusError, bad_request, status_of
 from tiphys.store import CompactedError, FutureRevisionError, KeyValue, prefix_end
@@ -175,9 +176,8 @@ async def _entries_at(
 
 
 def _old_entry(served: ServedResource, item: KeyValue, own: str) -> Entry:
-    namespace, _, name = own.rpartition("/")
     try:
-        return Entry(own, namespace, name, item.value, item.mod_revision, item.create_revision)
+        return entry_of(item, own)
     except ValueError as error:
         raise served.store.cannot_read(own, why_unreadable(item.value) or str(error)) from None
 

@@ -20,6 +20,7 @@ from tiphys.apiserver.endpoints.list_options import ListOptions, parse_revision,
 from tiphys.apiserver.http.response import Headers, Stream, StreamResponse
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.watchcache import CacheEvent, Entry, Filter, WatchCache, Watcher
+from tiphys.apiserver.watchcache.foreign import entry_of
 from tiphys.apiserver.watchcache.unreadable import why_unreadable
 from tiphys.machinery.errors import StatusError, expired
 from tiphys.store import CompactedError, EventType, KeyValue, prefix_end
@@ -217,9 +218,8 @@ class _Watch:
 
     def _entry(self, kv: KeyValue) -> Entry:
         own = kv.key[len(self._kind.cache.prefix) :]
-        namespace, _, name = own.rpartition("/")
         try:
-            return Entry(own, namespace, name, kv.value, kv.mod_revision, kv.create_revision)
+            return entry_of(kv, own)
         except ValueError as error:
             raise self._store.cannot_read(own, why_unreadable(kv.value) or str(error)) from None
 

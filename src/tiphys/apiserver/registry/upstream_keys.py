@@ -23,6 +23,8 @@ _NAMED_OTHERWISE: Final = {
     ("apiextensions.k8s.io", "customresourcedefinitions"): "apiextensions.k8s.io/customresourcedefinitions",
     ("apiregistration.k8s.io", "apiservices"): "apiregistration.k8s.io/apiservices",
 }
+# Served under a second name, or not stored: their names would lead to the wrong place.
+_NOT_STORED: Final = frozenset({("events.k8s.io", "events"), ("extensions", "ingresses")})
 _BUILT_IN: Final = frozenset((resource.group, resource.plural) for resource in ALL_RESOURCES)
 
 
@@ -41,3 +43,13 @@ def upstream_key(key: str) -> str:
         return key
     group, plural, own = parts
     return f"{ROOT}{upstream_place('' if group == 'core' else group, plural)}/{own}"
+
+
+def layout() -> dict[str, str]:
+    """Beginnings of keys, ours to theirs: where objects of built-in resources are in an etcd that upstream can read."""
+    places = {}
+    for group, plural in _BUILT_IN:
+        ours, theirs = f"{ROOT}{group or 'core'}/{plural}/", f"{ROOT}{upstream_place(group, plural)}/"
+        if ours != theirs and (group, plural) not in _NOT_STORED:
+            places[ours] = theirs
+    return places

@@ -15,6 +15,7 @@ in metadata, in this order; none of these can contain a quote, so the first `"ui
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from sys import intern
 from types import MappingProxyType
@@ -59,8 +60,16 @@ def encode_stored(obj: dict[str, Any], kind: str, api_version: str) -> bytes:
 
 
 NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
+_HEAD: Final = re.compile(rb'\{"kind":"[^"]*","apiVersion":"[^"]*",')
 _HEADS: Final[dict[bytes, bytes]] = {}  # one a kind and version
 _FIELD_NAMES: Final[dict[tuple[str, ...], tuple[str, ...]]] = {}  # one a kind
+
+
+def _known_head(key: str, head: bytes) -> bytes:
+    """Take in a head that was not seen before. ValueError when it is none that `encode_stored` makes."""
+    if not _HEAD.fullmatch(head):
+        raise ValueError(f"{key}: not an object of this server")
+    return _HEADS.setdefault(head, head)
 
 
 class Entry:
@@ -101,7 +110,7 @@ class Entry:
             raise ValueError(f"{key}: not an object of this server")
         end = uid + len(UID_FIELD) + UID_LENGTH + 1
         head = value[:start]
-        self.head = _HEADS.setdefault(head, head)
+        self.head = _HEADS.get(head) or _known_head(key, head)
         if revision:
             self.tail = b'%b,"resourceVersion":"%d"%b' % (value[start:end], revision, value[end:])
         else:  # never saved: the answer to a dry run

@@ -16,6 +16,7 @@ from typing import Final
 
 from tiphys.apiserver.watchcache.entry import Entry
 from tiphys.apiserver.watchcache.event import CacheEvent
+from tiphys.apiserver.watchcache.foreign import as_own
 from tiphys.apiserver.watchcache.kind import KindCache, SelectableFields
 from tiphys.apiserver.watchcache.unreadable import why_unreadable
 from tiphys.apiserver.watchcache.watchers import WatcherSet
@@ -222,6 +223,9 @@ class WatchCache:
         try:
             entry = Entry(own, namespace, name, value, revision, created)
         except ValueError as error:
+            theirs = as_own(value)
+            if theirs is not None:
+                return Entry(own, namespace, name, theirs, revision, created)
             why = why_unreadable(value)
             if why is None:
                 log.error("ignored: %s", error)

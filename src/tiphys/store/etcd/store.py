@@ -8,7 +8,7 @@ events   `follow.py`, into the same hub that the embedded engines use
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +30,7 @@ from tiphys.store.errors import (
 from tiphys.store.etcd.endpoints import ATTEMPT, Endpoints, TLSFiles, UnknownOutcome
 from tiphys.store.etcd.faults import CompactedSomewhere, InTheFuture, NoSuchLease
 from tiphys.store.etcd.follow import Follower, oldest_revision
+from tiphys.store.etcd.layout import move_old_keys
 from tiphys.store.etcd.newest import SharedRead
 from tiphys.store.etcd.wire import FIRST_KEY, ROOT, Keys
 from tiphys.store.etcd.writes import Writes
@@ -64,9 +65,9 @@ KEEP_ALIVE: Final = 3.0  # seconds
 class EtcdStore(Verbs):
     """See `Store`. Made by `open`; any number of processes may share a cluster."""
 
-    def __init__(self, endpoints: Endpoints, prefix: str, revision: int) -> None:
+    def __init__(self, endpoints: Endpoints, keys: Keys, revision: int) -> None:
         self._endpoints = endpoints
-        self._keys = Keys(prefix)
+        self._keys = keys
         self._hub = WatchHub(self._read_history, revision)
         self._follower = Follower(endpoints, self._keys)
         self._writes = Writes(endpoints, self._keys, self._seen)
@@ -80,9 +81,10 @@ class EtcdStore(Verbs):
         *,
         tls: TLSFiles | None = None,
         prefix: str = ROOT,
+        layout: Mapping[str, str] | None = None,
         patience: float = OPEN_WITHIN,
     ) -> EtcdStore:
-        """Connect to the members at `urls`; waits `patience` seconds for one that answers.
+        """Connect to the members at `urls`; waits `patience` seconds for one that answers. `prefix`, `layout`: `Keys`.
 
         Raises StoreOpenError with one line that says what is wrong, ValueError for a URL that is none.
         """
@@ -90,8 +92,11 @@ class EtcdStore(Verbs):
             endpoints = Endpoints(urls, tls or TLSFiles())
         except OSError as error:
             raise StoreOpenError(",".join(urls), f"{error.filename}: {error.strerror}") from error
-        store = cls(endpoints, prefix, FIRST_REVISION)
+        store = cls(endpoints, Keys(prefix, layout), FIRST_REVISION)
         try:
+            await store._read_revision(patience)
+            if layout:
+                await move_old_keys(endpoints, Keys(prefix), store._keys, layout)
             store._hub.delivered = await store._read_revision(patience)
         except StoreError as error:
             await endpoints.close()

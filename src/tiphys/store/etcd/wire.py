@@ -1,12 +1,15 @@
 """Between the store's values and etcd's messages.
 
 Keys are text here and bytes there; UTF-8 keeps their order. `Keys` puts everything below /registry/ where
-`--etcd-prefix` says, other keys (the compaction's) stay where they are, as upstream's do.
+`--etcd-prefix` says, and what a layout names where others have it; other keys (the compaction's) stay where they are.
+
+    here    /registry/core/nodes/a    /registry/example.com/widgets/d/a    compact_rev_key
+    there   /prefix/minions/a         /prefix/example.com/widgets/d/a      compact_rev_key
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from tiphys.api.etcd import rpc_pb2
@@ -46,13 +49,24 @@ OPERATORS: Final = {
 class Keys:
     """Names of keys on both sides."""
 
-    def __init__(self, prefix: str = ROOT) -> None:
-        """`prefix` stands in etcd for /registry."""
+    def __init__(self, prefix: str = ROOT, layout: Mapping[str, str] | None = None) -> None:
+        """`prefix` stands in etcd for /registry.
+
+        `layout` leads from beginnings here, two words below /registry/, to beginnings there, one or two words below it,
+        both with the slash at the end. What begins as one of these is ordered in both as it is here.
+        """
         self._prefix = "/" + prefix.strip("/")
         self._same = self._prefix == ROOT
+        self._there = dict(layout or {})
+        self._here = {there: here for here, there in self._there.items()}
 
     def there(self, key: str) -> bytes:
         """A key as etcd has it."""
+        if self._there and key.startswith(ROOT):
+            end = key.find("/", key.find("/", len(ROOT) + 1) + 1) + 1
+            moved = self._there.get(key[:end])
+            if moved is not None:
+                key = moved + key[end:]
         if not self._same and (key == ROOT or key.startswith(ROOT + "/")):
             key = self._prefix + key[len(ROOT) :]
         return key.encode() or FIRST_KEY
@@ -65,13 +79,21 @@ class Keys:
             return ALL_KEYS
         if not self._same and end == ROOT + "0":  # what follows all of /registry/
             return (self._prefix + "0").encode()
+        if end.endswith("0") and f"{end[:-1]}/" in self._there:  # what follows all of a beginning
+            return self.there(f"{end[:-1]}/")[:-1] + b"0"
         return self.there(end)
 
     def here(self, key: bytes) -> str:
         """A key of etcd as the store has it. Foreign keys that are no text survive the way there and back."""
         text = key.decode(errors="surrogateescape")
         if not self._same and text.startswith(self._prefix + "/"):
-            return ROOT + text[len(self._prefix) :]
+            text = ROOT + text[len(self._prefix) :]
+        if self._here and text.startswith(ROOT):
+            first = text.find("/", len(ROOT) + 1) + 1
+            for end in (first, text.find("/", first) + 1):
+                known = self._here.get(text[:end])
+                if known is not None:
+                    return known + text[end:]
         return text
 
     # --- from etcd --------------------------------------------------------------------------------
