@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from tiphys.api.core.v1 import Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod
+from tiphys.api.resource.v1 import DeviceClass, ResourceClaim, ResourceSlice
 from tiphys.api.storage.v1 import CSINode, StorageClass
 from tiphys.client import Informers, Lister, SharedInformer
 from tiphys.machinery.meta import ObjectName
@@ -49,6 +50,9 @@ class EventHandlers:
         self._follow(informers.of(PersistentVolume), Event.VOLUME)
         self._follow(informers.of(StorageClass), Event.STORAGE_CLASS)
         self._follow(informers.of(CSINode), Event.CSI_NODE)
+        self._follow(informers.of(ResourceClaim), Event.RESOURCE_CLAIM)
+        self._follow(informers.of(ResourceSlice), Event.RESOURCE_SLICE)
+        self._follow(informers.of(DeviceClass), Event.DEVICE_CLASS)
         self.namespaces.add_handler(self._namespace_changed, self.namespace_updated, self._namespace_changed)
 
     def _follow(self, informer: SharedInformer[Any], event: Event) -> None:
@@ -147,6 +151,8 @@ def _only_status(old: Pod, new: Pod) -> bool:
         old.spec == new.spec
         and old.metadata.labels == new.metadata.labels
         and old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
+        # Written by a controller: the names of claims made from templates.
+        and old.status.resource_claim_statuses == new.status.resource_claim_statuses
     )
 
 

@@ -308,7 +308,8 @@ class Semver:
         return self._order() < other._order()
 
 
-def _semver(text: str, normalize: bool = False) -> Semver:
+def semver(text: str, normalize: bool = False) -> Semver:
+    """A version from its text. EvalError."""
     if not isinstance(text, str):
         raise no_overload()
     if normalize:
@@ -368,8 +369,8 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "ip.isCanonical": _is_canonical,
     "cidr": _cidr,
     "isCIDR": _is(_cidr),
-    "semver": _semver,
-    "isSemver": _is(_semver),
+    "semver": semver,
+    "isSemver": _is(semver),
     "format.named": _named_format,
     **{f"format.{name}": (lambda found: lambda: found)(Format(name, errors)) for name, errors in _FORMATS.items()},
     "jsonpatch.escapeKey": _escape_key,

@@ -34,6 +34,9 @@ class Event(Enum):
     CSI_DRIVER = "CSIDriverChange"
     CSI_CAPACITY = "CSIStorageCapacityChange"
     VOLUME_ATTACHMENT = "VolumeAttachmentDelete"
+    RESOURCE_CLAIM = "ResourceClaimChange"
+    RESOURCE_SLICE = "ResourceSliceChange"
+    DEVICE_CLASS = "DeviceClassChange"
     FLUSH = "UnschedulableTimeout"  # five minutes have passed: always tried again
 
 

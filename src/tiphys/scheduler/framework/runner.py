@@ -154,15 +154,17 @@ class Framework:
         """The first plugin that nominates a node; else what all of them say."""
         messages = []
         nominated: str | None = None
+        act = None
         for _, plugin in self._post_filter:
             result = plugin.post_filter(state, pod, nodes, found, self)
             if result.nominated:
                 return result
+            act = act or result.act
             if result.nominated is not None:
                 nominated = result.nominated
             if result.message:
                 messages.append(result.message)
-        return PostFilterResult(nominated, ", ".join(messages))
+        return PostFilterResult(nominated, ", ".join(messages), act)
 
     def score(self, state: CycleState, pod: PodInfo, nodes: NodeTable, feasible: Mask) -> Numbers | None:
         """The weighted sum of all scores, meaningful on feasible rows; None: every row is as good as another."""

@@ -20,6 +20,7 @@ from tiphys.scheduler.framework.interface import Plugin
 from tiphys.scheduler.handle import Handle
 from tiphys.scheduler.plugins.default_binder import DefaultBinder
 from tiphys.scheduler.plugins.default_preemption import DefaultPreemption
+from tiphys.scheduler.plugins.dynamic_resources import DynamicResources
 from tiphys.scheduler.plugins.image_locality import ImageLocality
 from tiphys.scheduler.plugins.inter_pod_affinity import InterPodAffinity
 from tiphys.scheduler.plugins.node_affinity import NodeAffinity
@@ -138,6 +139,7 @@ DEFAULT_PLUGINS: Final[dict[str, Entry]] = {
     "NodeVolumeLimits": Entry(0, _volume_limits),
     "VolumeBinding": Entry(0, _volume_binding),
     "VolumeZone": Entry(0, lambda making: VolumeZone(_claims(making), _volumes(making))),
+    "DynamicResources": Entry(0, lambda making: DynamicResources(making.handle)),
     "PodTopologySpread": Entry(2, _spread),
     "InterPodAffinity": Entry(2, _inter_pod_affinity),
     "DefaultPreemption": Entry(0, _preemption),
