@@ -154,7 +154,11 @@ def test_claims_of_stateful_sets_are_volumes_of_their_pods() -> None:
         {"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1"}}}}
         for name in ("d", "e.f")
     ]  # fmt: skip
-    spec: dict[str, Any] = {"selector": {"matchLabels": {"a": "b"}}, "template": template, "volumeClaimTemplates": claims}
+    spec: dict[str, Any] = {
+        "selector": {"matchLabels": {"a": "b"}},
+        "template": template,
+        "volumeClaimTemplates": claims,
+    }
     spec["updateStrategy"] = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
     obj: dict[str, Any] = {"spec": spec}
     errors, _ = judged("statefulsets", obj, "apps")

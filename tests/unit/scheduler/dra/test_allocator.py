@@ -82,7 +82,7 @@ def test_a_way_is_found_exactly_when_there_is_one(
         names = [each.offer.id.device for each in found[0]]
         assert len(names) == len(set(names)) == len(places)
         for each in found[0]:
-            color = dict((f"r{n}", color) for n, (color, _) in enumerate(asked))[each.ask.name]
+            color = {f"r{n}": color for n, (color, _) in enumerate(asked)}[each.ask.name]
             assert not color or each.offer.attributes[f"{DRIVER}/color"] == color
 
 
