@@ -10,9 +10,11 @@ import pytest
 from tests.unit.client.fakeapi import status
 from tests.unit.controllers.harness import World, names
 from tiphys.api.core.v1 import ConfigMap
+from tiphys.api.meta.v1 import ObjectMeta, OwnerReference
 from tiphys.client import Client, RestConfig, endpoint_of
 from tiphys.client.transport import Response
 from tiphys.controllers.garbagecollector import GarbageCollector
+from tiphys.controllers.garbagecollector.graph import Graph, Identity
 from tiphys.machinery.meta import ObjectName
 
 MAPS = "/api/v1/configmaps"
@@ -163,6 +165,22 @@ async def test_everything_below_goes_and_nothing_else_through_faults(seed: int) 
         world.faulty.heal()
         await world.settle(seconds=120, step=2)
     assert names(world.api.list(MAPS)) == ["other", *[f"shared{i}" for i in range(10)]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "namespace", "look"),
+    [
+        pytest.param("ConfigMap", "default", set(), id="there, and what it says it is"),
+        pytest.param("ConfigMap", "other", {"kid"}, id="another namespace"),
+        pytest.param("Secret", "default", {"kid"}, id="another kind"),
+    ],
+)
+def test_a_new_object_is_looked_at_only_when_its_owner_may_be_none(kind: str, namespace: str, look: set[str]) -> None:
+    graph = Graph()
+    graph.observe(Identity("v1", "ConfigMap", "default", "root", "root"), ObjectMeta())
+    owner = OwnerReference(api_version="v1", kind=kind, name="root", uid="root")
+    kid = Identity("v1", "ConfigMap", namespace, "kid", "kid")
+    assert graph.observe(kid, ObjectMeta(owner_references=(owner,))) == look
 
 
 def test_the_graph_endpoint_of_a_map_is_the_core_one() -> None:

@@ -172,10 +172,8 @@ class GarbageCollector(Controller[str]):
     async def _verdict(self, node: GraphNode, owner: OwnerReference) -> str:
         """`solid`: the owner is there; `waiting`: it is, and waits for its dependents to go; `dangling`: it is not."""
         known = self.graph.nodes.get(owner.uid)
-        if known is not None and not known.virtual:
-            same_place = known.identity.namespace in ("", node.identity.namespace)
-            if same_place and known.identity.kind == owner.kind:
-                return "waiting" if known.foreground else "solid"
+        if known is not None and not known.virtual and known.is_what(owner, node):
+            return "waiting" if known.foreground else "solid"
         resource = self._monitors.find(owner.api_version, owner.kind)
         if resource is None:
             await self._monitors.refresh()

@@ -47,6 +47,12 @@ class GraphNode:
     foreground: bool = False
     orphaning: bool = False
 
+    def is_what(self, reference: OwnerReference, dependent: GraphNode) -> bool:
+        """Whether a reference of `dependent` with this uid names this object's kind, and a place it may reach."""
+        identity = self.identity
+        reachable = identity.namespace in ("", dependent.identity.namespace)
+        return reachable and identity.kind == reference.kind
+
     def blocking_dependents(self) -> list[GraphNode]:
         """The dependents that ask their owner to wait for them."""
         uid = self.identity.uid
@@ -118,7 +124,7 @@ class Graph:
             if owner is None:
                 owner = self.nodes[uid] = GraphNode(_identity_of(reference, node.identity.namespace), virtual=True)
             owner.dependents[node.identity.uid] = node
-            if owner.virtual or owner.foreground or uid not in before:
+            if owner.virtual or owner.foreground or (uid not in before and not owner.is_what(reference, node)):
                 look.add(node.identity.uid)
         if before and not after:
             return look
