@@ -1,6 +1,6 @@
 """How long a pod takes from its creation to Running, seen by a watch.
 
-    python -m bench.pods [--one-by-one 30] [--at-once 50] [--nodes 2] [--kubeconfig FILE]
+    python -m bench.pods [--one-by-one 30] [--at-once 50] [--nodes 2] [--kubeconfig FILE] [--both-runtimes]
 
 A busybox container that sleeps, from an image that is on the node. "scheduled": the watch shows a node; "Running": it
 shows the phase; "deleted": from the deletion (no grace) to the pod's disappearance. Without --kubeconfig a cluster is
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
+import tempfile
 import time
 from collections import defaultdict
 from contextlib import nullcontext
@@ -32,8 +34,10 @@ STAGES = ("created", "scheduled", "Running", "deleted")
 class Pods:
     """Makes pods and remembers when the watch showed what (seconds since the request)."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, node: str = "") -> None:
+        """`node`: where the pods go; "" leaves that to the scheduler."""
         self._client = client
+        self._node = node
         self._begun: dict[str, float] = {}
         self._changed = asyncio.Condition()
         self.seen: dict[str, dict[str, float]] = defaultdict(dict)
@@ -65,7 +69,12 @@ class Pods:
     async def create(self, name: str) -> None:
         """Create one pod and wait until it runs. Raises TimeoutError."""
         container = Container(name="c", image="busybox", command=("sleep", "3600"), image_pull_policy="IfNotPresent")
-        spec = PodSpec(containers=(container,), termination_grace_period_seconds=0)
+        spec = PodSpec(
+            containers=(container,),
+            termination_grace_period_seconds=0,
+            node_name=self._node,
+            automount_service_account_token=False if self._node else None,
+        )
         self._begun[name] = time.monotonic()
         await self._client.create(Pod(metadata=ObjectMeta(name=name, namespace="default"), spec=spec))
         await self._until(name, "Running")
@@ -92,30 +101,53 @@ def rows(label: str, pods: Pods, names: list[str]) -> list[list[str]]:
 
 async def measure(kubeconfig: Path, one_by_one: int, at_once: int) -> None:
     async with Client(RestConfig.from_kubeconfig(kubeconfig), user_agent="bench") as client:
-        listed = await client.list(Pod, namespace="default")
-        pods = Pods(client)
-        watching = asyncio.ensure_future(pods.follow(listed.resource_version))
-        try:
-            await account(client)
-            await pods.create("warm")
-            await pods.delete("warm")
-            single = [f"one-{number}" for number in range(one_by_one)]
-            for name in single:
-                await pods.create(name)
-            for name in single:
-                await pods.delete(name)
-            many = [f"many-{number}" for number in range(at_once)]
-            begun = time.monotonic()
-            await asyncio.gather(*(pods.create(name) for name in many))
-            all_running = time.monotonic() - begun
-            await asyncio.gather(*(pods.delete(name) for name in many))
-        finally:
-            watching.cancel()
+        await account(client)
+        await run(client, Pods(client), one_by_one, at_once)
+
+
+async def run(client: Client, pods: Pods, one_by_one: int, at_once: int) -> None:
+    """Make and delete pods one at a time, then all at once, and print what it took."""
+    listed = await client.list(Pod, namespace="default")
+    watching = asyncio.ensure_future(pods.follow(listed.resource_version))
+    try:
+        await pods.create("warm")
+        await pods.delete("warm")
+        single = [f"one-{number}" for number in range(one_by_one)]
+        for name in single:
+            await pods.create(name)
+        for name in single:
+            await pods.delete(name)
+        many = [f"many-{number}" for number in range(at_once)]
+        begun = time.monotonic()
+        await asyncio.gather(*(pods.create(name) for name in many))
+        all_running = time.monotonic() - begun
+        await asyncio.gather(*(pods.delete(name) for name in many))
+    finally:
+        watching.cancel()
     found = rows("one at a time", pods, single) if single else []
     found += rows(f"{at_once} at once", pods, many) if many else []
     table(["", "p50", "p99", "max"], found)
     spread = sorted([pods.nodes[name] for name in many].count(node) for node in set(pods.nodes.values()))
     print(f"  {at_once} at once: all Running after {all_running:.2f} s; on the nodes: {spread}")
+
+
+async def compare(one_by_one: int, at_once: int) -> None:
+    """The same kubelet and API server in one process, over each runtime: pods are bound to the node as they come."""
+    from tests.e2e.kubelet.containerd import Containerd, missing
+    from tests.e2e.kubelet.node import running_node
+
+    for label in ("our runtime", "containerd"):
+        if label == "containerd" and missing():
+            print(f"containerd: this machine lacks {', '.join(missing())}")
+            continue
+        print(f"## {label}")
+        root = Path(tempfile.mkdtemp(prefix="tph-test-", dir="/tmp"))  # short: sockets lie in it
+        try:
+            other = Containerd(root / "c") if label == "containerd" else None
+            async with running_node(root, containerd=other) as node:
+                await run(node.client, Pods(node.client, node.name), one_by_one, at_once)
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
 
 
 async def account(client: Client) -> None:
@@ -137,7 +169,14 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=50)
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--kubeconfig", type=Path, help="of a running cluster")
+    parser.add_argument(
+        "--both-runtimes", action="store_true", help="one node of ours, with our runtime and with containerd"
+    )
     args = parser.parse_args()
+    if args.both_runtimes:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(compare(args.one_by_one, args.at_once))
+        return
     made = nullcontext(None) if args.kubeconfig else cluster(f"--nodes={args.nodes}", name="bn-pods")
     with made as running:
         kubeconfig = args.kubeconfig or running.kubeconfig

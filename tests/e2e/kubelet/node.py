@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from tests.e2e.kubelet.containerd import Containerd
 from tiphys.api.core.v1 import ConfigMap, Event, Namespace, Node, Pod, ServiceAccount
 from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.apiserver.options import ServerOptions
@@ -89,18 +90,25 @@ class TestNode:
     flags: KubeletFlags
     tasks: Supervised
     runtime_options: RuntimeOptions
+    containerd: Containerd | None = None  # in place of our runtime
     kubelet: Kubelet | None = None
     kubelet_task: asyncio.Task[None] | None = None
     runtime_task: asyncio.Task[None] | None = None
     namespaces: list[str] = field(default_factory=list)
 
     async def start_runtime(self) -> None:
+        if self.containerd is not None:
+            await self.containerd.start()
+            return
         runtime = RuntimeServer(self.runtime_options, AddressOnly())
         self.runtime_task = self.tasks.spawn(runtime.run, name="runtime")
         await asyncio.wait_for(runtime.ready.wait(), TIMEOUT)
 
     async def stop_runtime(self) -> None:
         """The runtime goes; its containers run on under their monitors."""
+        if self.containerd is not None:
+            await self.containerd.stop()
+            return
         assert self.runtime_task is not None
         self.runtime_task.cancel()
         await asyncio.wait({self.runtime_task})
@@ -215,7 +223,7 @@ def is_ready(pod: Pod) -> bool:
 
 
 @asynccontextmanager
-async def running_node(root: Path, **config: Any) -> AsyncIterator[TestNode]:
+async def running_node(root: Path, *, containerd: Containerd | None = None, **config: Any) -> AsyncIterator[TestNode]:
     """Everything up; everything gone afterwards, whatever happened."""
     mark = secrets.token_hex(3)
     cgroup_root = f"/tph-test-{mark}"
@@ -261,7 +269,7 @@ async def running_node(root: Path, **config: Any) -> AsyncIterator[TestNode]:
         node_name="node-1",
         root_dir=root / "kubelet",
         node_ips=("127.0.0.1",),
-        container_runtime_endpoint=f"unix://{root}/cri.sock",
+        container_runtime_endpoint=containerd.endpoint if containerd else f"unix://{root}/cri.sock",
     )
     await start(api)
     url = f"https://127.0.0.1:{api.addresses[0][1]}"
@@ -282,6 +290,7 @@ async def running_node(root: Path, **config: Any) -> AsyncIterator[TestNode]:
                 flags=flags,
                 tasks=tasks,
                 runtime_options=runtime_options,
+                containerd=containerd,
             )
             await _prepare(client)
             await node.start_runtime()
@@ -294,6 +303,8 @@ async def running_node(root: Path, **config: Any) -> AsyncIterator[TestNode]:
         await client.close()
         await own.close()
         await api.stop()
+        if containerd is not None:
+            await containerd.close()
         await asyncio.to_thread(_clean_up, root, cgroup_root)
 
 

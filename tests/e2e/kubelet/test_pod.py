@@ -33,7 +33,7 @@ async def test_a_pod_runs_and_is_deleted_without_a_trace(node: TestNode) -> None
     assert pod.status.qos_class == "BestEffort"
     status = pod.status.container_statuses[0]
     assert status.ready and status.started and status.restart_count == 0
-    assert status.container_id.startswith("tiphys://")
+    assert status.container_id.startswith("containerd://" if node.containerd else "tiphys://")
     conditions = {condition.type: condition.status for condition in pod.status.conditions}
     assert conditions == dict.fromkeys(
         ("PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready", "PodScheduled"), "True"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from tests.unit.kubelet.builders import container, make_pod, make_runtime
-from tiphys.kubelet.cri.state import RuntimePod
+from tiphys.kubelet.cri.state import RuntimeContainer, RuntimePod, RuntimeSandbox, State
 from tiphys.kubelet.pod import PodUID
 from tiphys.kubelet.pods.actions import PodActions, ProbeView, compute_pod_actions
+from tiphys.kubelet.pods.cleanup import empty_sandboxes
 
 SIDECAR: dict[str, Any] = {"name": "proxy", "restartPolicy": "Always"}
 
@@ -179,3 +181,15 @@ def test_a_container_that_is_resized_by_restart_is_restarted_whatever_the_policy
     runtime = make_runtime(pod, container(pod, "a"), container(pod, "b"))
     view = ProbeView(resized=frozenset({"c-a-0"}))
     assert names(compute_pod_actions(pod, runtime, view)) == {"kill": {"a": "Resize"}, "start": ["a"]}
+
+
+def test_a_sandbox_stays_as_long_as_it_holds_a_container() -> None:
+    def at(second: int) -> datetime:
+        return datetime(2024, 1, 1, 0, 0, second, tzinfo=UTC)
+
+    def sandbox(second: int) -> RuntimeSandbox:
+        return RuntimeSandbox(id=str(second), attempt=second, ready=False, created_at=at(second))
+
+    kept = RuntimeContainer(id="c", name="app", state=State.EXITED, created_at=at(2))
+    runtime = RuntimePod(uid=PodUID("u"), sandboxes=(sandbox(9), sandbox(5), sandbox(1)), containers=(kept,))
+    assert [found.id for found in empty_sandboxes(runtime)] == ["5"]

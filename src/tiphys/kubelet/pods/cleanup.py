@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import glob
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from tiphys.api.core.v1 import Pod
 from tiphys.base.log import get_logger
 from tiphys.kubelet.cri.client import CRIError
-from tiphys.kubelet.cri.state import RuntimeContainer, RuntimePod
+from tiphys.kubelet.cri.state import RuntimeContainer, RuntimePod, RuntimeSandbox
 from tiphys.kubelet.mounts import unmount_below
 from tiphys.kubelet.paths import Paths, log_directory
 from tiphys.kubelet.pod import PodUID, uid_of
@@ -31,13 +32,23 @@ def superseded(runtime: RuntimePod) -> Iterator[RuntimeContainer]:
         seen[container.name] = seen.get(container.name, 0) + 1
 
 
+def empty_sandboxes(runtime: RuntimePod) -> Iterator[RuntimeSandbox]:
+    """Sandboxes before the current one without containers: a runtime takes a sandbox's containers away with it.
+
+    A container lies in the sandbox that was the newest when it was made.
+    """
+    for newer, sandbox in itertools.pairwise(runtime.sandboxes):  # newest first
+        if not any(sandbox.created_at <= container.created_at < newer.created_at for container in runtime.containers):
+            yield sandbox
+
+
 async def collect_dead(services: PodServices, pod: Pod, runtime: RuntimePod) -> None:
-    """Remove superseded containers with their logs, and sandboxes of earlier attempts."""
+    """Remove superseded containers with their logs, and sandboxes of earlier attempts that hold none any more."""
     for container in superseded(runtime):
         with suppress(CRIError):
             await services.runtime.remove_container(container.id)
             await asyncio.to_thread(_remove_files, container)
-    for sandbox in runtime.sandboxes[1:]:
+    for sandbox in empty_sandboxes(runtime):
         if not sandbox.ready:
             with suppress(CRIError):
                 await services.runtime.remove_sandbox(sandbox.id)
