@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tiphys.apiserver.access_options import AccessOptions, OidcOptions
@@ -36,9 +37,16 @@ MODES = ("AlwaysAllow", "AlwaysDeny", "ABAC", "Webhook", "RBAC", "Node")
 class Outside:
     """The token authenticators that ask others, and what the configuration says of anonymous requests."""
 
-    tokens: list[TokenAuthenticator]
+    issuers: list[TokenAuthenticator]
+    webhook: WebhookTokens | None
     anonymous: bool
     anonymous_paths: frozenset[str]
+    configured: Authentication
+
+    @property
+    def tokens(self) -> list[TokenAuthenticator]:
+        """All, in the order they are asked."""
+        return self.issuers if self.webhook is None else [*self.issuers, self.webhook]
 
 
 def outside(options: ServerOptions, clock: Clock) -> Outside:
@@ -50,31 +58,48 @@ def outside(options: ServerOptions, clock: Clock) -> Outside:
             "--anonymous-auth flag cannot be set when anonymous field is configured in authentication configuration "
             "file"
         )
-    tokens: list[TokenAuthenticator] = []
-    for one in found.issuers:
-        provider = Provider(one.url, one.discovery_url, one.ca, clock)
-        tokens.append(OidcTokens(provider, one.audiences, one.algorithms, one.mappings, clock))
+    webhook = None
     if access.token_webhook is not None:
         service = RemoteService.from_kubeconfig(access.token_webhook)
         version = access.token_webhook_version
         if version not in ("v1", "v1beta1"):
             raise ConfigError(f"unsupported authentication webhook version {quote(version)}")
-        tokens.append(WebhookTokens(service, version, access.token_webhook_ttl, clock))
+        webhook = WebhookTokens(service, version, access.token_webhook_ttl, clock)
     anonymous = options.anonymous if found.anonymous is None else found.anonymous
-    return Outside(tokens, anonymous, found.anonymous_paths)
+    return Outside(issuers_of(found, clock), webhook, anonymous, found.anonymous_paths, found)
 
 
-def authenticator(options: ServerOptions, chain: TokenChain, found: Outside, clock: Clock) -> AuthenticatorChain:
-    """The chain for requests."""
+def issuers_of(found: Authentication, clock: Clock) -> list[TokenAuthenticator]:
+    """One authenticator for each issuer of a configuration."""
+    return [
+        OidcTokens(
+            Provider(one.url, one.discovery_url, one.ca, clock), one.audiences, one.algorithms, one.mappings, clock
+        )
+        for one in found.issuers
+    ]
+
+
+def authenticator(
+    options: ServerOptions, chain: TokenChain, found: Outside, clock: Clock, authorities: Mapping[Path, Issuers]
+) -> AuthenticatorChain:
+    """The chain for requests; `authorities` are those of the client CA files that have to be told apart."""
     certificates: list[Authenticator] = []
     issuers = None
     if options.requestheader_ca is not None:
-        proxies = Issuers.from_file(options.requestheader_ca)
+        proxies = authorities[options.requestheader_ca]
         certificates.append(RequestHeaders(proxies, options.requestheader_names, options.access.header_names))
         # TLS trusts proxies too, so whose certificate it is has to be looked at.
-        issuers = Issuers([]) if options.client_ca is None else Issuers.from_file(options.client_ca)
+        issuers = Issuers([]) if options.client_ca is None else authorities[options.client_ca]
     certificates.append(ClientCertificateAuthenticator(clock, issuers))
     return AuthenticatorChain(certificates, chain, anonymous=found.anonymous, anonymous_paths=found.anonymous_paths)
+
+
+def authorities_of(options: ServerOptions) -> dict[Path, Issuers]:
+    """The authorities by file, where there is more than one kind of them. ConfigError."""
+    if options.requestheader_ca is None:
+        return {}
+    files = [options.requestheader_ca, *([] if options.client_ca is None else [options.client_ca])]
+    return {path: Issuers.from_file(path) for path in files}
 
 
 def _authentication(access: AccessOptions, service_account_issuer: str) -> Authentication:

@@ -22,7 +22,7 @@ from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authn.service_account import BoundObject, TokenIssuer, token_id
 from tiphys.apiserver.authn.tokens import InvalidToken
 from tiphys.apiserver.authz.interface import Attributes, Authorizer, Verdict, settled
-from tiphys.apiserver.authz.resolve import Resolver, joined
+from tiphys.apiserver.authz.resolve import Resolver
 from tiphys.apiserver.authz.rules import PolicyRule
 from tiphys.apiserver.authz.selectors import selector_errors, selectors_of
 from tiphys.apiserver.endpoints.body import BodyDecoder, check_write_options, media_type_of
@@ -56,13 +56,13 @@ BINDABLE: Final = {"Pod": "pods", "Secret": "secrets", "Node": "nodes"}
 
 
 class Reviews:
-    """Answers reviews. `resolvers` are the authorizers in order, for rules reviews."""
+    """Answers reviews. `resolver` answers rules reviews."""
 
     def __init__(
         self,
         tokens: TokenChain,
         authorizer: Authorizer,
-        resolvers: Sequence[Resolver],
+        resolver: Resolver,
         issuer: TokenIssuer | None,
         audiences: Sequence[str],
         *,
@@ -72,7 +72,7 @@ class Reviews:
         """`max_lifetime`: seconds tokens live at most, 0 is no limit; `extends`: see EXTENDED_LIFETIME."""
         self._tokens = tokens
         self._authorizer = authorizer
-        self._resolvers = tuple(resolvers)
+        self._resolver = resolver
         self._issuer = issuer
         self._audiences = tuple(audiences)
         self._max_lifetime = max_lifetime
@@ -164,7 +164,7 @@ class Reviews:
         namespace = (review.get("spec") or {}).get("namespace", "")
         if not namespace:
             raise bad_request("no namespace on request")
-        found = joined(one.resolved(api.request.user, namespace) for one in self._resolvers)
+        found = self._resolver.resolved(api.request.user, namespace)
         rules = found.rules
         status: Object = {
             "resourceRules": [_resource_rule(rule) for rule in rules if rule.resources],

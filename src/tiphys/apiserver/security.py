@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tiphys.apiserver.access import authenticator, authorizers, outside
+from tiphys.apiserver.access import Outside, authenticator, authorities_of, authorizers, issuers_of, outside
 from tiphys.apiserver.admission.base import AdmissionParts
 from tiphys.apiserver.admission.configuration import load_configuration as load_admission
 from tiphys.apiserver.admission.plugins import admission_chain
@@ -18,6 +19,8 @@ from tiphys.apiserver.aggregator.aggregator import Aggregator
 from tiphys.apiserver.aggregator.transport import ProxyCertificate, Transport
 from tiphys.apiserver.audit.auditor import auditor
 from tiphys.apiserver.authn.chain import TokenChain
+from tiphys.apiserver.authn.configuration import configuration_from as authentication_from
+from tiphys.apiserver.authn.issued import Issuers
 from tiphys.apiserver.authn.service_account import (
     PublicKey,
     ServiceAccountTokens,
@@ -30,6 +33,7 @@ from tiphys.apiserver.authn.service_account import (
 from tiphys.apiserver.authn.tokens import BootstrapTokens, StaticTokens, TokenAuthenticator
 from tiphys.apiserver.authn.webhook import WebhookTokens
 from tiphys.apiserver.authz.configuration import Configured
+from tiphys.apiserver.authz.configuration import configuration_from as authorization_from
 from tiphys.apiserver.authz.interface import Authorizer
 from tiphys.apiserver.authz.node import NodeAuthorizer
 from tiphys.apiserver.authz.pod_index import PodIndex
@@ -42,6 +46,7 @@ from tiphys.apiserver.bootstrap.flow_status import FlowSchemaStatus
 from tiphys.apiserver.bootstrap.policy import RBAC as RBAC_GROUP
 from tiphys.apiserver.bootstrap.policy import bootstrap_objects
 from tiphys.apiserver.bootstrap.writer import Writer
+from tiphys.apiserver.configfile import ConfigError
 from tiphys.apiserver.crd.controller import CustomResources
 from tiphys.apiserver.endpoints.negotiation import JSON, require
 from tiphys.apiserver.endpoints.paths import PathHandler
@@ -56,6 +61,7 @@ from tiphys.apiserver.http.request import Request
 from tiphys.apiserver.http.response import Response
 from tiphys.apiserver.options import ServerOptions
 from tiphys.apiserver.registry.resources import CacheReader, ResourceMap
+from tiphys.apiserver.reload import ConfigController, FileReloader, Watch
 from tiphys.apiserver.reviews import Reviews
 from tiphys.apiserver.server import ApiServer, Security
 from tiphys.apiserver.watchcache.kind import KindCache
@@ -104,8 +110,9 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
         for one in configured
         if one.service is not None and one.options is not None
     ]
-    judges = _judges(configured, rbac, resources, reader, asked)
-    authorizer = UnionAuthorizer([PrivilegedGroups(), *judges])
+    judges = UnionAuthorizer(_judges(configured, rbac, resources, reader, asked))
+    authorizer = UnionAuthorizer([PrivilegedGroups(), judges])
+    authorities = authorities_of(options)
     webhooks = HttpsCaller(reader, Egress(options.node_network_namespaces))
     parts = AdmissionParts(
         reader=reader,
@@ -119,12 +126,17 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
     )
     admission = admission_chain(parts, options.enable_admission, options.disable_admission)
     security = Security(
-        authenticator=authenticator(options, chain, others, moment), authorizer=authorizer, admission=admission
+        authenticator=authenticator(options, chain, others, moment, authorities),
+        authorizer=authorizer,
+        admission=admission,
     )
     server = SecuredServer(options, security, store=store, clock=moment, resources=resources, webhooks=webhooks)
     server.closing += [
         one.close for one in (*others.tokens, *asked) if isinstance(one, WebhookTokens | WebhookAuthorizer)
     ]
+    _watch_authentication(server, chain, tokens, others)
+    _watch_authorization(server, judges, [one.type for one in configured], rbac)
+    _watch_certificates(server, authorities)
     server.auditor = auditor(options.audit, moment)
     server.extra_resources.update(
         Reviews(
@@ -140,6 +152,62 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
     if issuer is not None:
         server.extra_paths.update(_issuer_discovery(issuer, keys))
     return server
+
+
+def _watch_authentication(
+    server: SecuredServer, chain: TokenChain, tokens: Sequence[TokenAuthenticator], others: Outside
+) -> None:
+    path, options = server.options.access.authentication_config, server.options
+    if path is None:
+        return
+
+    def apply(data: bytes) -> None:
+        found = authentication_from(data, path, options.service_account_issuer)
+        known = others.configured
+        if (found.anonymous, found.anonymous_paths) != (known.anonymous, known.anonymous_paths):
+            raise ConfigError("anonymous: Forbidden: changed from initial configuration file")
+        webhook = [] if others.webhook is None else [others.webhook]
+        chain.replace([*tokens, *issuers_of(found, server.clock), *webhook])
+
+    server.watch_config(ConfigController("authentication", path, apply, server.clock))
+
+
+def _watch_authorization(
+    server: SecuredServer, judges: UnionAuthorizer, types: Sequence[str], rbac: RBACAuthorizer
+) -> None:
+    path = server.options.access.authorization_config
+    if path is None:
+        return
+
+    def apply(data: bytes) -> None:
+        configured = authorization_from(data, types)
+        asked = [
+            WebhookAuthorizer(one.service, one.options, server.clock)
+            for one in configured
+            if one.service is not None and one.options is not None
+        ]
+        judges.replace(_judges(configured, rbac, server.resources, server.reader, asked))
+        # Those that were asked until now may have questions under way: they are closed with the server.
+        server.closing += [one.close for one in asked]
+
+    server.watch_config(ConfigController("authorization", path, apply, server.clock))
+
+
+def _watch_certificates(server: SecuredServer, authorities: Mapping[Path, Issuers]) -> None:
+    options = server.options
+    files = (options.tls_certificate, options.tls_key, options.client_ca, options.requestheader_ca)
+    paths = [path for path in files if path is not None]
+    if options.tls_certificate is None or options.tls_key is None:
+        return
+
+    def changed(contents: list[bytes]) -> None:
+        if server.tls is not None:
+            server.tls.reload()
+        for path, data in zip(paths, contents, strict=True):
+            if path in authorities:
+                authorities[path].replace(data)
+
+    server.watches.append(Watch("serving certificate and client authorities", paths, changed))
 
 
 def _check_token_life(seconds: int) -> None:
@@ -185,6 +253,14 @@ class SecuredServer(ApiServer):
         self._no_metrics: Callable[[], None] | None = None
         # Ends connections to services outside.
         self.closing: list[Callable[[], Awaitable[None]]] = []
+        self.watches: list[Watch] = []
+        self._controllers: list[ConfigController] = []
+        self._reloader: FileReloader | None = None
+
+    def watch_config(self, controller: ConfigController) -> None:
+        """Follow a configuration file, and show its metrics."""
+        self._controllers.append(controller)
+        self.watches.append(controller.watch)
 
     def _transport(self) -> Transport:
         options = self.options
@@ -205,9 +281,17 @@ class SecuredServer(ApiServer):
         writer = Writer(self.resources, self.reader, self.clock.now)
         self._flow_status = FlowSchemaStatus(self.cache, self.reader, writer, self.clock)
         await self._flow_status.start()
+        if self.watches:
+            self._reloader = FileReloader(self.watches, self.clock)
+            await self._reloader.start()
 
     async def stop(self) -> None:
         """As ApiServer."""
+        if self._reloader is not None:
+            await self._reloader.stop()
+            self._reloader = None
+        while self._controllers:
+            self._controllers.pop().forget()
         if self._no_metrics is not None:
             self._no_metrics()
             self._no_metrics = None

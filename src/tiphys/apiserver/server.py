@@ -31,6 +31,7 @@ from tiphys.apiserver.flowcontrol.gate import Gate
 from tiphys.apiserver.housekeeping import Compactor, SharedLeases
 from tiphys.apiserver.http.egress import Egress
 from tiphys.apiserver.http.server import HttpServer, bound_socket, tls_context
+from tiphys.apiserver.http.tls import ReloadingTls
 from tiphys.apiserver.metrics import RequestMetrics
 from tiphys.apiserver.openapi.service import OpenApiService
 from tiphys.apiserver.options import ServerOptions
@@ -85,6 +86,7 @@ class ApiServer:
         self.resources = resources or ResourceMap()
         self.reader = CacheReader(self.resources)
         self.addresses: list[tuple[str, int]] = []
+        self.tls: ReloadingTls | None = None
         self._sockets: list[socket.socket] = []  # bound, not listening yet
         self.started = False
         # Handlers of subresources and reviews that need more than the registry, and of further paths.
@@ -214,7 +216,9 @@ class ApiServer:
         tls = None
         if options.tls_certificate is not None and options.tls_key is not None:
             authorities = [str(path) for path in (options.client_ca, options.requestheader_ca) if path is not None]
-            tls = tls_context(str(options.tls_certificate), str(options.tls_key), *authorities)
+            identity = str(options.tls_certificate), str(options.tls_key)
+            self.tls = ReloadingTls(lambda: tls_context(*identity, *authorities))
+            tls = self.tls.context
         if self.auditor is not None:
             self.auditor.start()
         if not self._sockets:

@@ -28,7 +28,8 @@ def load_configuration(path: Path) -> dict[str, Object]:
     try:
         data = read(path)
     except ConfigError as error:
-        prefix = "failed to apply admission: failed to read plugin config: unable to read admission control configuration from"
+        what = "unable to read admission control configuration from"
+        prefix = f"failed to apply admission: failed to read plugin config: {what}"
         raise ConfigError(f"{prefix} {quote(str(path))} [{error}]") from None
     found = document(data)
     check_kind(found, "AdmissionConfiguration", VERSIONS, SCHEME)

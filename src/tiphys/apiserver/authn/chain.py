@@ -41,6 +41,10 @@ class TokenChain:
     def __init__(self, authenticators: Sequence[TokenAuthenticator]) -> None:
         self._authenticators = tuple(authenticators)
 
+    def replace(self, authenticators: Sequence[TokenAuthenticator]) -> None:
+        """Ask others from now on."""
+        self._authenticators = tuple(authenticators)
+
     async def authenticate_token(
         self, token: str, audiences: tuple[str, ...] = ()
     ) -> tuple[UserInfo, tuple[str, ...]] | None:

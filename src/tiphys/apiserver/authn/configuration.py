@@ -84,7 +84,16 @@ class Authentication:
 def load_configuration(path: Path, service_account_issuer: str = "") -> Authentication:
     """The configuration of a file. Raises ConfigError, worded as upstream's."""
     try:
-        found = document(read(path))
+        data = read(path)
+    except ConfigError as error:
+        raise ConfigError(f'failed to load authentication configuration from file "{path}": {error}') from None
+    return configuration_from(data, path, service_account_issuer)
+
+
+def configuration_from(data: bytes, path: Path, service_account_issuer: str = "") -> Authentication:
+    """The configuration that is the content of a file. Raises ConfigError, worded as upstream's."""
+    try:
+        found = document(data)
         check_kind(found, "AuthenticationConfiguration", VERSIONS, SCHEME)
         problem = strict_error(unknown_fields(found, SHAPE))
         if problem:

@@ -27,6 +27,11 @@ class Issuers:
         except ValueError as error:
             raise ConfigError(f"unable to load client CA file {path}: {error}") from None
 
+    def replace(self, data: bytes) -> None:
+        """Other authorities, of a PEM file's content. ValueError when it has none."""
+        self._authorities = x509.load_pem_x509_certificates(data)
+        self._judged.clear()
+
     def issued(self, certificate: bytes) -> bool:
         """Whether one of them signed a certificate (DER) that TLS has verified otherwise."""
         known = self._judged.get(certificate)

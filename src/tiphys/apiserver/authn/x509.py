@@ -34,7 +34,8 @@ def _read(certificate: bytes) -> tuple[UserInfo | None, float, float]:
     except x509.ExtensionNotFound:
         usages = None
     wanted = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE)
-    if usages is None or not any(usage in usages for usage in wanted):
+    # A certificate that says nothing of its use may be used for everything (RFC 5280, 4.2.1.12).
+    if usages is not None and not any(usage in usages for usage in wanted):
         return None, start, end
     names = [str(attribute.value) for attribute in found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     groups = tuple(str(value.value) for value in found.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME))

@@ -63,14 +63,26 @@ class Configured:
 def load_configuration(path: Path) -> list[Configured]:
     """The authorizers of a file. Raises ConfigError, worded as upstream's."""
     try:
-        found = document(read(path))
+        data = read(path)
+    except ConfigError as error:
+        raise ConfigError(f"failed to load AuthorizationConfiguration from file: {error}") from None
+    return configuration_from(data)
+
+
+def configuration_from(data: bytes, old: Sequence[str] | None = None) -> list[Configured]:
+    """The authorizers of the content of a file; `old`: see check_change. Raises ConfigError, worded as upstream's."""
+    try:
+        found = document(data)
         check_kind(found, "AuthorizationConfiguration", VERSIONS, SCHEME)
         problem = strict_error(unknown_fields(found, SHAPE))
         if problem:
             raise ConfigError(problem)
     except ConfigError as error:
         raise ConfigError(f"failed to load AuthorizationConfiguration from file: {error}") from None
-    return authorizers_of(found)
+    configured = authorizers_of(found)
+    if old is not None:
+        check_change(found, old)
+    return configured
 
 
 def authorizers_of(found: Object) -> list[Configured]:
@@ -83,6 +95,28 @@ def authorizers_of(found: Object) -> list[Configured]:
     if reader.errors:
         raise ConfigError(joined(reader.errors))
     return configured
+
+
+def check_change(new: Object, old: Sequence[str]) -> None:
+    """Refuse a document that changes more than webhooks and the order; `old` are the types the server began with.
+
+    Whoever is to do with or without RBAC is told at the start. Raises ConfigError.
+    """
+    found = [(str(one.get("type") or ""), str(one.get("name") or "")) for one in new.get("authorizers") or ()]
+    problems = [
+        f"expected name {kind.lower()} for authorizer {kind} instead of {name}"
+        for kind, name in found
+        if kind != "Webhook" and name != kind.lower()
+    ]
+    types = {kind for kind, _ in found}
+    missing = [kind for kind in sorted(set(old)) if kind != "Webhook" and kind not in types]
+    if missing:
+        problems.append(f"missing required types: [{' '.join(missing)}]")
+    if problems:
+        raise ConfigError(joined(problems))
+    for kind, _ in found:
+        if kind in ("ABAC", "Node", "RBAC") and kind not in old:
+            raise ConfigError(f"authorizer type {kind} is not allowed if it was not enabled at initial server startup")
 
 
 class _Reader:

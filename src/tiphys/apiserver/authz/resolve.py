@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authz.rules import ALL, PolicyRule
@@ -19,6 +19,7 @@ class Resolved:
     problem: str = ""
 
 
+@runtime_checkable
 class Resolver(Protocol):
     """An authorizer that can tell."""
 

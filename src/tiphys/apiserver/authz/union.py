@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tiphys.apiserver.authn.interface import GROUP_MASTERS, UserInfo
 from tiphys.apiserver.authz.interface import Attributes, Authorizer, Decision, Verdict
-from tiphys.apiserver.authz.resolve import EVERYTHING, Resolved
+from tiphys.apiserver.authz.resolve import EVERYTHING, Resolved, Resolver, joined
 
 
 class PrivilegedGroups:
@@ -43,6 +43,14 @@ class UnionAuthorizer:
 
     def __init__(self, authorizers: Sequence[Authorizer]) -> None:
         self._authorizers = tuple(authorizers)
+
+    def replace(self, authorizers: Sequence[Authorizer]) -> None:
+        """Ask others from now on."""
+        self._authorizers = tuple(authorizers)
+
+    def resolved(self, user: UserInfo, namespace: str) -> Resolved:
+        """See `Resolver`: what those of them can tell that can tell something."""
+        return joined(one.resolved(user, namespace) for one in self._authorizers if isinstance(one, Resolver))
 
     def authorize(self, attributes: Attributes) -> Decision:
         reasons: list[str] = []

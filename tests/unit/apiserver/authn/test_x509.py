@@ -4,7 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from tests.unit.apiserver.authn.people import Asking
 from tiphys.apiserver.authn.x509 import ClientCertificateAuthenticator
@@ -47,3 +50,14 @@ async def test_a_connection_may_outlive_its_certificate(later: dict[str, float],
     else:
         with pytest.raises(UnauthorizedError):
             await authenticator.authenticate(asking)
+
+
+async def test_a_certificate_that_says_nothing_of_its_use() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "plain")])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = made.serial_number(1).not_valid_before(datetime.now(UTC) - timedelta(hours=1))
+    found = made.not_valid_after(datetime.now(UTC) + timedelta(hours=1)).sign(key, hashes.SHA256())
+    asking = Asking(peer_certificate=found.public_bytes(Encoding.DER))
+    user = await ClientCertificateAuthenticator(clock()).authenticate(asking)
+    assert user is not None and user.name == "plain"
