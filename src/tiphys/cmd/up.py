@@ -96,6 +96,7 @@ def main(arguments: Sequence[str]) -> int:
     preflight.check_root(spec.mode)
     preflight.check_limits(spec)
     preflight.check_datastore(spec)
+    preflight.check_encryption(spec)
     preflight.check_ingress(spec)
     if spec.mode == "cluster":
         preflight.check_programs()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from tiphys.apiserver.configfile import ConfigError
 from tiphys.base.nft import Nft, NftError
 from tiphys.cmd.cluster.layout import Layout, known_clusters
 from tiphys.cmd.cluster.spec import ClusterSpec, load
@@ -159,6 +160,20 @@ def check_datastore(spec: ClusterSpec) -> None:
         except (OSError, ValueError) as error:
             reasons.append(f"{url.strip()} ({getattr(error, 'strerror', None) or error})")
     raise CommandError(f"no etcd answers at {', '.join(reasons)}; start it first, or use --datastore sqlite")
+
+
+def check_encryption(spec: ClusterSpec) -> None:
+    """That the API server will take the EncryptionConfiguration, if there is one."""
+    if not spec.encryption_provider_config:
+        return
+    from tiphys.apiserver.encryption.configuration import load, parse
+    from tiphys.apiserver.encryption.providers import Encryption  # ciphers and gRPC take a while to load
+
+    path = Path(spec.encryption_provider_config)
+    try:
+        Encryption(parse(load(path), path))
+    except ConfigError as error:
+        raise CommandError(str(error)) from error
 
 
 def check_limits(spec: ClusterSpec) -> None:
