@@ -1,15 +1,19 @@
 """Short hashes of templates, for names and labels.
 
-A hash is part of a name, so it must be short, stable between releases of ours, and free of
-characters that could spell words: https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#pod-template-hash-label
+A hash is part of a name, so it must be short, free of characters that could spell words, and the one that upstream's
+controllers compute of the same template, as they may have made the ReplicaSet that is there:
+https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#pod-template-hash-label
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 import orjson
+
+from tiphys.controllers.common.godump import dump_template
 
 _SAFE: Final = "bcdfghjklmnpqrstvwxz2456789"
 
@@ -36,14 +40,31 @@ def safe_encode(text: str) -> str:
 
 
 def template_hash(template: Any, collision_count: int | None = None) -> str:
-    """The hash of a template's content (a struct or plain data) and of how often that hash was taken."""
-    content = orjson.dumps(msgspec.to_builtins(template), option=orjson.OPT_SORT_KEYS)
+    """The hash of a pod template (a struct or plain data) and of how often that hash was taken."""
+    return _template_hash(orjson.dumps(msgspec.to_builtins(template)), collision_count)
+
+
+@lru_cache(maxsize=256)
+def _template_hash(template: bytes, collision_count: int | None) -> str:
+    content = dump_template(orjson.loads(template)).encode()
     if collision_count is not None:
         content += collision_count.to_bytes(8, "little")
     return safe_encode(str(fnv1a_32(content)))
 
 
+# Characters that upstream's JSON encoder escapes although JSON does not ask for it.
+_ESCAPED: Final = {
+    b"<": b"\\u003c",
+    b">": b"\\u003e",
+    b"&": b"\\u0026",
+    "\u2028".encode(): b"\\u2028",
+    "\u2029".encode(): b"\\u2029",
+}
+
+
 def revision_hash(data: Any, collision_count: int) -> str:
     """The hash of a ControllerRevision's content, as every controller of StatefulSets computes it."""
-    content = orjson.dumps(data, option=orjson.OPT_SORT_KEYS) + str(collision_count).encode()
-    return safe_encode(str(fnv1_32(content)))
+    content = orjson.dumps(data, option=orjson.OPT_SORT_KEYS)
+    for plain, escaped in _ESCAPED.items():
+        content = content.replace(plain, escaped)
+    return safe_encode(str(fnv1_32(content + str(collision_count).encode())))
