@@ -11,18 +11,18 @@ import contextlib
 import gzip
 import posixpath
 import secrets
-import shutil
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final, Protocol, cast
 
 import msgspec
 
 from tiphys.runtime.errors import RuntimeFault
 from tiphys.runtime.images import layers
 from tiphys.runtime.images.assemble import CONFIG_TYPE, MANIFEST_TYPE
-from tiphys.runtime.images.config import ImageConfig
+from tiphys.runtime.images.config import ImageConfig, MalformedDocument, items, mapping, texts
 from tiphys.runtime.images.pull import Descriptor, choose_platform
 from tiphys.runtime.images.reference import InvalidReference, Reference, parse
 from tiphys.runtime.images.store import Image, ImageStore, digest_of, layer_names
@@ -100,15 +100,26 @@ def _opened(path: Path, scratch: Path) -> Iterator[_Files]:
         plain = scratch / f"{secrets.token_hex(8)}.tar"
         try:
             with gzip.open(path) as source, plain.open("wb") as target:
-                shutil.copyfileobj(source, target, layers.CHUNK)
+                _copy(cast("IO[bytes]", source), target)
             with tarfile.open(plain, "r:") as archive:
                 yield _Tar(archive)
         finally:
             plain.unlink(missing_ok=True)
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile) as error:
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error, MalformedDocument, OverflowError) as error:
         raise ArchiveError(f"{path} is not an image archive: {error}") from error
     except OSError as error:
         raise ArchiveError(f"{path}: {error.strerror or error}") from error
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> int:
+    """Copy all of it, as long as there is room; the bytes written. Raises LayerError."""
+    written = 0
+    while data := source.read(layers.CHUNK):
+        if not written % (64 * layers.CHUNK):
+            layers.make_sure_it_fits(target.fileno(), len(data))
+        target.write(data)
+        written += len(data)
+    return written
 
 
 def import_archive(store: ImageStore, path: Path, *, names: Sequence[str] = ()) -> list[Image]:
@@ -145,31 +156,31 @@ class _Found(msgspec.Struct, kw_only=True):
 def _docker_images(files: _Files) -> list[_Found]:
     return [
         _Found(
-            config=str(entry["Config"]),
-            layers=[str(name) for name in entry.get("Layers") or []],
-            names=[parse(name) for name in entry.get("RepoTags") or []],
+            config=str(entry.get("Config", "")),
+            layers=list(texts(entry, "Layers")),
+            names=[parse(name) for name in texts(entry, "RepoTags")],
         )
-        for entry in _document(files, "manifest.json", list)
+        for entry in items({"manifest.json": _document(files, "manifest.json", list)}, "manifest.json")
     ]
 
 
 def _oci_images(files: _Files) -> list[_Found]:
     found = []
-    for entry in _document(files, "index.json", dict).get("manifests") or []:
-        names = _names(entry.get("annotations") or {})
+    for entry in items(_document(files, "index.json", dict), "manifests"):
+        names = _names(mapping(entry, "annotations"))
         descriptor = Descriptor.parse(entry)
         document, body = _blob(files, descriptor.digest)
         if "manifests" in document:
             reference = names[0] if names else parse("archive")
             try:
-                descriptor = choose_platform(document["manifests"], reference)
+                descriptor = choose_platform(items(document, "manifests"), reference)
             except RuntimeFault as error:
                 raise ArchiveError(str(error)) from error
             document, body = _blob(files, descriptor.digest)
         if "config" not in document:
             raise ArchiveError(f"{descriptor.digest} in the archive is no image manifest")
-        config = Descriptor.parse(document["config"])
-        blobs = [Descriptor.parse(layer) for layer in document.get("layers") or []]
+        config = Descriptor.parse(mapping(document, "config"))
+        blobs = [Descriptor.parse(layer) for layer in items(document, "layers")]
         found.append(
             _Found(
                 config=_blob_name(config.digest),
@@ -182,10 +193,10 @@ def _oci_images(files: _Files) -> list[_Found]:
     return found
 
 
-def _names(annotations: Mapping[str, str]) -> list[Reference]:
+def _names(annotations: Mapping[str, Any]) -> list[Reference]:
     """Tools write the full name, or only the tag, into the standard annotation."""
     for key in ("io.containerd.image.name", "org.opencontainers.image.ref.name"):
-        text = annotations.get(key, "")
+        text = str(annotations.get(key, ""))
         if "/" in text or ":" in text:
             with contextlib.suppress(InvalidReference):
                 return [parse(text)]
@@ -201,17 +212,24 @@ def _blob(files: _Files, digest: str) -> tuple[dict[str, Any], bytes]:
         body = file.read(MAX_DOCUMENT)
     if digest_of(body) != digest:
         raise ArchiveError(f"blob {digest} of the archive has the digest {digest_of(body)}")
-    document = msgspec.json.decode(body)
+    return _object(body, f"blob {digest} of the archive"), body
+
+
+def _object(body: bytes, what: str) -> dict[str, Any]:
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ArchiveError(f"{what} cannot be read: {error}") from error
     if not isinstance(document, dict):
-        raise ArchiveError(f"blob {digest} of the archive is no manifest")
-    return document, body
+        raise ArchiveError(f"{what} has an unexpected form")
+    return document
 
 
 def _document(files: _Files, name: str, kind: type) -> Any:
     with files.open(name) as file:
         try:
             document = msgspec.json.decode(file.read(MAX_DOCUMENT))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise ArchiveError(f"{name} of the archive cannot be read: {error}") from error
     if not isinstance(document, kind):
         raise ArchiveError(f"{name} of the archive has an unexpected form")
@@ -224,7 +242,7 @@ def _enter(store: ImageStore, files: _Files, found: _Found, extra: Sequence[Refe
     expected = found.digests.get(found.config, "")
     if expected and digest_of(config) != expected:
         raise ArchiveError(f"{found.config} of the archive has the digest {digest_of(config)}")
-    diff_ids = ImageConfig.parse(msgspec.json.decode(config)).diff_ids
+    diff_ids = ImageConfig.parse(_object(config, f"{found.config} of the archive")).diff_ids
     if len(diff_ids) != len(found.layers):
         raise ArchiveError(f"the image has {len(found.layers)} layers but its configuration names {len(diff_ids)}")
     names = layer_names(diff_ids)
@@ -269,8 +287,7 @@ def _add_layer(store: ImageStore, files: _Files, file: str, name: str, diff_id: 
     temporary = store.root / "ingest" / f"{name}.{secrets.token_hex(4)}"
     try:
         with files.open(file) as source, temporary.open("wb") as target:
-            shutil.copyfileobj(source, target, layers.CHUNK)
-            size = target.tell()
+            size = _copy(source, target)
 
         def fill(directory: Path) -> None:
             layers.unpack(temporary, directory, lower=lower, diff_id=diff_id)

@@ -104,6 +104,9 @@ def unpack(archive: Path, directory: Path, *, lower: Sequence[Path] = (), diff_i
             reader.drain()
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, _GzipError, zstandard.ZstdError) as error:
         raise LayerError(f"failed to extract layer: {error}") from error
+    except (OSError, ValueError, OverflowError, RecursionError) as error:
+        # Names the file system does not take, numbers beyond what it counts with, a tree too deep to walk.
+        raise LayerError(f"failed to extract layer: {getattr(error, 'strerror', '') or error}") from error
     if diff_id and reader.digest != diff_id:
         raise LayerError(f"wrong diff id calculated on extraction: got {reader.digest}, expected {diff_id}")
     return reader.digest
@@ -114,6 +117,13 @@ def extract(stream: HashingReader | IO[bytes], directory: Path, *, lower: Sequen
     with _Tree(directory, lower) as tree, tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
         for member in archive:
             tree.add(member, archive)
+
+
+def make_sure_it_fits(fd: int, size: int) -> None:
+    """Raises LayerError when `size` bytes more would leave too little room on the file system of `fd`."""
+    space = os.fstatvfs(fd)
+    if space.f_bavail * space.f_frsize - size < space.f_blocks * space.f_frsize * LEAST_FREE:
+        raise LayerError("failed to extract layer: no space left on device")
 
 
 class _Tree:
@@ -192,6 +202,7 @@ class _Tree:
             os.chmod(name, member.mode, dir_fd=parent)
 
     def _write(self, member: tarfile.TarInfo, archive: tarfile.TarFile, parent: int, name: str) -> None:
+        make_sure_it_fits(self._root, member.size)
         source = archive.extractfile(member)
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=parent)
         try:
@@ -210,9 +221,7 @@ class _Tree:
     def _make_sure_it_fits(self, size: int) -> None:
         before, self._written = self._written, self._written + size
         if before >> 26 != self._written >> 26:  # asked every 64 MiB
-            space = os.fstatvfs(self._root)
-            if space.f_bavail < space.f_blocks * LEAST_FREE:
-                raise LayerError("failed to extract layer: no space left on device")
+            make_sure_it_fits(self._root, 0)
 
     def _link(self, member: tarfile.TarInfo, parent: int, name: str) -> None:
         try:

@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from tiphys.base.log import get_logger
 from tiphys.runtime import linux
 from tiphys.runtime.errors import NotFound, RuntimeFault, Unavailable, Unreachable
 from tiphys.runtime.images import layers
-from tiphys.runtime.images.config import ImageConfig
+from tiphys.runtime.images.config import ImageConfig, MalformedDocument, items, mapping
 from tiphys.runtime.images.reference import Reference
 from tiphys.runtime.images.registry import (
     DOCKER_LIST,
@@ -43,6 +44,7 @@ log = get_logger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_DIGEST: Final = re.compile("sha256:[0-9a-f]{64}")
 ATTEMPTS: Final = 4  # a blob's download is taken up this often
 MAX_CONFIG: Final = 8 << 20
 FIRST_WAIT: Final = 0.5  # seconds before a second attempt
@@ -66,10 +68,13 @@ class Descriptor:
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Descriptor:
-        digest = str(document.get("digest", ""))
-        if not digest.startswith("sha256:") or len(digest) != 71:
-            raise RuntimeFault(f"unsupported digest {digest!r} in manifest")
-        return cls(digest, int(document.get("size", 0)), str(document.get("mediaType", "")))
+        """Raises MalformedDocument."""
+        digest, size = str(document.get("digest", "")), document.get("size", 0)
+        if not _DIGEST.fullmatch(digest):
+            raise MalformedDocument(f"unsupported digest {digest[:100]!r}")
+        if not isinstance(size, int) or size < 0:
+            raise MalformedDocument(f"size of {digest} is {str(size)[:100]!r}")
+        return cls(digest, size, str(document.get("mediaType", "")))
 
 
 class Puller:
@@ -100,6 +105,9 @@ class Puller:
             raise type(error)(f'failed to pull and unpack image "{reference}": {error}') from error
         except layers.LayerError as error:
             raise RuntimeFault(f'failed to pull and unpack image "{reference}": {error}') from error
+        except MalformedDocument as error:
+            said = f'failed to pull and unpack image "{reference}": malformed manifest or configuration: {error}'
+            raise RuntimeFault(said) from error
 
     async def _pull(self, reference: Reference, credentials: Credentials) -> Image:
         failures: list[RuntimeFault] = []
@@ -128,7 +136,7 @@ class Puller:
         kind = document.get("mediaType") or found.media_type
         digest = resolved
         if kind in (OCI_INDEX, DOCKER_LIST) or "manifests" in document:
-            digest = choose_platform(document.get("manifests") or [], reference).digest
+            digest = choose_platform(items(document, "manifests"), reference).digest
             found = await registry.manifest(digest)
             if digest_of(found.body) != digest:
                 raise RuntimeFault(f"unexpected digest of manifest: got {digest_of(found.body)}, expected {digest}")
@@ -142,8 +150,8 @@ class Puller:
     async def _fetch(
         self, registry: Registry, reference: Reference, manifest: Mapping[str, Any], digest: str, resolved: str
     ) -> Image:
-        config = Descriptor.parse(manifest["config"])
-        blobs = [Descriptor.parse(layer) for layer in manifest.get("layers") or []]
+        config = Descriptor.parse(mapping(manifest, "config"))
+        blobs = [Descriptor.parse(layer) for layer in items(manifest, "layers")]
         async with _holding(self._store):
             # The manifest may have been collected between its arrival and now.
             document = await self._config(registry, config)
@@ -213,6 +221,9 @@ class Puller:
 
     async def _download(self, registry: Registry, blob: Descriptor, name: str, limit: asyncio.Semaphore) -> Path | None:
         """The verified archive of a layer; None when another node has made the layer meanwhile."""
+        if not blob.size:
+            # Without it nothing would say when a body that does not end has become too long.
+            raise MalformedDocument(f"size of {blob.digest} is missing")
         path = self._store.root / "ingest" / blob.digest.partition(":")[2]
         lock = self._locks.setdefault(blob.digest, asyncio.Lock())
         async with limit, lock, self._exclusive(path):
@@ -232,6 +243,9 @@ class Puller:
                     log.info("the download of %s is taken up again: %s", blob.digest, error)
                     await asyncio.sleep(wait)
                     wait *= 2
+                except (RuntimeFault, layers.LayerError):
+                    partial.unlink(missing_ok=True)  # nothing that a later attempt could continue
+                    raise
             await self._blocking(_commit, partial, path, blob.digest)
             return path
 
@@ -239,17 +253,18 @@ class Puller:
         """Download what is missing of the blob. Unavailable when it broke off and may be continued."""
         with partial.open("ab", buffering=0) as file:
             offset = file.tell()
-            if blob.size and offset >= blob.size:
+            if offset >= blob.size:
                 return
+            layers.make_sure_it_fits(file.fileno(), blob.size - offset)
             async with registry.blob(blob.digest, offset=offset) as (pieces, continued):
                 if not continued:
                     file.truncate(0)
                 async for piece in pieces:
                     file.write(piece)
                     self._received(len(piece))
-                    if blob.size and file.tell() > blob.size:
+                    if file.tell() > blob.size:
                         raise RuntimeFault(f"blob {blob.digest} is larger than the {blob.size} bytes announced")
-            if blob.size and file.tell() < blob.size:
+            if file.tell() < blob.size:
                 raise Unavailable("failed to copy: unexpected EOF")
 
     @contextlib.asynccontextmanager
@@ -298,7 +313,7 @@ def decode_manifest(body: bytes) -> dict[str, Any]:
     """A JSON object; RuntimeFault for anything else."""
     try:
         document = msgspec.json.decode(body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise RuntimeFault(f"cannot decode manifest: {error}") from error
     if not isinstance(document, dict):
         raise RuntimeFault("cannot decode manifest: not an object")
@@ -310,7 +325,7 @@ def choose_platform(manifests: Sequence[Mapping[str, Any]], reference: Reference
     wanted = linux.architecture()
     fitting = []
     for entry in manifests:
-        platform = entry.get("platform") or {}
+        platform = mapping(entry, "platform")
         if platform.get("os", "linux") == "linux" and platform.get("architecture") == wanted:
             fitting.append((_variant_rank(wanted, str(platform.get("variant") or "")), entry))
     if not fitting:

@@ -7,6 +7,7 @@ from its realm. https://distribution.github.io/distribution/spec/auth/token/
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import ssl
@@ -30,6 +31,7 @@ DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 ACCEPT: Final = ", ".join((DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX, "*/*"))
 MAX_MANIFEST: Final = 4 << 20
+MAX_TOKEN: Final = 1 << 20
 # Seconds without a byte before a connection is given up.
 SILENCE: Final = 60.0
 CONNECT: Final = 15.0
@@ -110,11 +112,7 @@ class Registry:
     async def manifest(self, wanted: str) -> Manifest:
         """The manifest of a tag or digest; NotFound, PermissionDenied, Unavailable, Unreachable."""
         async with self._get(f"manifests/{wanted}", {"Accept": ACCEPT}) as response:
-            body = b""
-            async for piece in response.content.iter_chunked(64 << 10):
-                body += piece
-                if len(body) > MAX_MANIFEST:
-                    raise RuntimeFault(f"manifest of {self._reference} is larger than {MAX_MANIFEST} bytes")
+            body = await _read(response, MAX_MANIFEST, f"manifest of {self._reference}")
             return Manifest(response.headers.get("Content-Type", "").partition(";")[0].strip(), body)
 
     @asynccontextmanager
@@ -199,10 +197,32 @@ class Registry:
                         f"{'oauth' if pair else 'anonymous'} token: unexpected status from GET request to {realm}: "
                         f"{response.status} {response.reason}"
                     )
-                answer: dict[str, Any] = await response.json(content_type=None)
+                answer = _token_answer(await _read(response, MAX_TOKEN, "token response"))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(f'failed to fetch token: Get "{realm}": {_words(error)}') from error
-        return str(answer.get("token") or answer.get("access_token") or "")
+        return answer
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int, what: str) -> bytes:
+    """The whole body. Raises RuntimeFault when it is longer than `limit` bytes."""
+    body = b""
+    async for piece in response.content.iter_chunked(64 << 10):
+        body += piece
+        if len(body) > limit:
+            raise RuntimeFault(f"{what} is larger than {limit} bytes")
+    return body
+
+
+def _token_answer(body: bytes) -> str:
+    """The token in a token server's answer. Raises RuntimeFault."""
+    try:
+        document: dict[str, Any] = json.loads(body)
+        token = str(document.get("token") or document.get("access_token") or "")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise RuntimeFault(f"failed to fetch token: unable to decode token response: {error}") from error
+    if not token.isprintable():
+        raise RuntimeFault("failed to fetch token: unable to decode token response: the token is not printable")
+    return token
 
 
 def _basic(pair: tuple[str, str]) -> str:
@@ -229,4 +249,6 @@ def _words(error: BaseException) -> str:
         return f"dial tcp {error.host}:{error.port}: connect: {reason}"
     if isinstance(error, TimeoutError):
         return "i/o timeout"
+    if isinstance(error, aiohttp.TooManyRedirects):
+        return f"stopped after {len(error.history)} redirects"
     return str(error) or type(error).__name__
