@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tiphys.base.clock import Clock, SystemClock
+from tiphys.base.tls import client_context
 from tiphys.client import kubeconfig as kubeconfig_file
 from tiphys.client.execplugin import ExecPlugin
 
@@ -96,7 +97,7 @@ class RestConfig:
         """The TLS settings of a connection; None for a plain http server."""
         if not self.server.startswith("https:"):
             return None
-        context = ssl.create_default_context(cadata=self.ca_data.decode() or None)
+        context = client_context(authorities=self.ca_data.decode())
         if self.insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

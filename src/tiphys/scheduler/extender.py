@@ -22,6 +22,7 @@ import numpy as np
 
 from tiphys.api.codec import encode_object
 from tiphys.base.log import get_logger
+from tiphys.base.tls import client_context
 from tiphys.machinery.time import parse_duration
 from tiphys.scheduler.framework.diagnosis import Unschedulable
 from tiphys.scheduler.framework.interface import MAX_SCORE, Reason
@@ -277,8 +278,8 @@ def _resources(pod: PodInfo) -> set[str]:
 def _ssl_context(tls: Mapping[str, Any]) -> ssl.SSLContext:
     """From ExtenderTLSConfig. Raises ValueError."""
     try:
-        ca = base64.b64decode(tls["caData"]).decode() if tls.get("caData") else None
-        context = ssl.create_default_context(cafile=tls.get("caFile") or None, cadata=ca)
+        ca = base64.b64decode(tls.get("caData") or "").decode()
+        context = client_context(authorities=ca, file=tls.get("caFile"))
         if tls.get("insecure"):
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         if tls.get("certData"):

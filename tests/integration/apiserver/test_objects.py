@@ -56,6 +56,8 @@ async def test_only_a_number_is_a_version_a_new_object_must_not_have(api: Api, v
     made = await api.post(CONFIG_MAPS, {"metadata": {"name": "c", "resourceVersion": version}})
     assert api.status == status
     assert made["metadata"].get("resourceVersion") != version
+    await api.post(f"{CONFIG_MAPS}?dryRun=All", {"metadata": {"name": "d", "resourceVersion": version}})
+    assert api.status == 201
 
 
 async def test_a_dry_run_leaves_nothing(api: Api) -> None:

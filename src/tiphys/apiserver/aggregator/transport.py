@@ -19,6 +19,7 @@ from tiphys.apiserver.http.egress import Egress
 from tiphys.apiserver.http.upstream import Exchange, Target, failure
 from tiphys.apiserver.registry.strategy import Reader
 from tiphys.apiserver.service_endpoints import Endpoint, ready_endpoints, service_slices
+from tiphys.base.tls import client_context
 from tiphys.machinery.meta import ObjectName
 
 MAX_DOCUMENT: Final = 64 * 1024 * 1024
@@ -120,7 +121,7 @@ class Transport:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         else:
-            context = ssl.create_default_context(cadata=one.ca_bundle or None)
+            context = client_context(authorities=one.ca_bundle)
             context.hostname_checks_common_name = False  # only subject alternative names count
         if self._certificate.certificate is not None and self._certificate.key is not None:
             context.load_cert_chain(self._certificate.certificate, self._certificate.key)

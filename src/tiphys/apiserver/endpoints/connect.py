@@ -31,6 +31,7 @@ from tiphys.apiserver.http.response import Answer, RawConnection, Response, Stre
 from tiphys.apiserver.http.upstream import HOP_BY_HOP, Exchange, Head, Target, failure
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.strategy import Object
+from tiphys.base.tls import client_context
 from tiphys.machinery.errors import (
     StatusError,
     bad_request,
@@ -107,7 +108,7 @@ class Connector:
         if self._kubelet_tls is None:
             access = self._access
             if access.ca is not None:
-                context = ssl.create_default_context(cafile=str(access.ca))
+                context = client_context(file=access.ca)
                 context.check_hostname = False  # kubelets are reached by address, whatever their certificate names
             else:
                 context = self._unverified()

@@ -300,6 +300,9 @@ def test_a_service_is_where_its_ready_endpoints_are() -> None:
     [
         ({"url": "https://a.test/x"}, "https://a.test/x"),
         ({"url": "https://a.test:8443"}, "https://a.test:8443/"),
+        ({"url": "https://a.test:8443//x"}, "https://a.test:8443/x"),  # what envtest writes
+        ({"url": "https://a.test/a/../b//c/"}, "https://a.test/b/c"),
+        ({"url": "https://a.test/p%20q/%2Fx"}, "https://a.test/p%20q/x"),
         ({"service": {"name": "n", "namespace": "ns"}}, "https://n.ns.svc:443/"),
         ({"service": {"name": "n", "namespace": "ns", "path": "/p?q=1", "port": 8}}, "https://n.ns.svc:8/p?q=1"),
     ],

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import posixpath
 import random
 import socket
 import ssl
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import httptools
 
@@ -22,6 +23,7 @@ from tiphys.apiserver.http.egress import Egress
 from tiphys.apiserver.http.upstream import Exchange, Target
 from tiphys.apiserver.registry.strategy import Reader
 from tiphys.apiserver.service_endpoints import Endpoint, ready_endpoints, service_slices
+from tiphys.base.tls import client_context
 from tiphys.machinery.meta import ObjectName
 
 MAX_ANSWER: Final = 8 * 1024 * 1024
@@ -43,16 +45,17 @@ def endpoints_of(reader: Reader, namespace: str, name: str, port: int) -> list[E
 
 
 def url_of(config: Mapping[str, Any]) -> str:
-    """Where a `clientConfig` points to."""
+    """Where a `clientConfig` points to, the path as upstream asks for it: without empty parts, ".." or a last slash."""
     service = config.get("service")
-    if not service:
-        url = str(config.get("url") or "")
-        scheme, separator, rest = url.partition("://")
-        return url if "/" in rest or "?" in rest else f"{scheme}{separator}{rest}/"
-    path = str(service.get("path") or "/")
-    if not path.startswith("/"):
-        path = f"/{path}"
-    return f"https://{service.get('name')}.{service.get('namespace')}.svc:{service.get('port') or 443}{path}"
+    if service:
+        host = f"{service.get('name')}.{service.get('namespace')}.svc:{service.get('port') or 443}"
+        return f"https://{host}{_clean(str(service.get('path') or ''))}"
+    parts = urlsplit(str(config.get("url") or ""))
+    return urlunsplit(parts._replace(path=_clean(unquote(parts.path))))
+
+
+def _clean(path: str) -> str:
+    return quote(posixpath.normpath("/" + path.lstrip("/")), safe="/~!$&'()*+,;=:@?")
 
 
 class HttpsCaller:
@@ -112,8 +115,8 @@ class HttpsCaller:
         context = self._contexts.get(bundle)
         if context is None:
             try:
-                pem = base64.b64decode(bundle).decode() if bundle else None
-                context = ssl.create_default_context(cadata=pem)
+                pem = base64.b64decode(bundle).decode()
+                context = client_context(authorities=pem)
             except (ValueError, ssl.SSLError):
                 raise CallError("unable to load root certificates: unable to parse bytes as PEM block") from None
             if len(self._contexts) >= 1000:
