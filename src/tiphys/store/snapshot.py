@@ -69,12 +69,12 @@ def read_snapshot(path: Path) -> Contents:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a snapshot holds. `hash` is the SHA-256 of its file, `keys` counts versions; None: its format hides it."""
+    """What a snapshot holds. `hash` is the SHA-256 of its file, `keys` counts versions, `format` is tiphys or etcd."""
 
     hash: str
-    revision: int | None
-    compacted: int | None
-    keys: int | None
+    revision: int
+    compacted: int
+    keys: int
     size: int  # bytes
     format: str
 

@@ -139,10 +139,17 @@ async def test_etcd_is_full_in_the_same_way(tmp_path: Path, capsys: pytest.Captu
         assert await command("snapshot", "save", file, there) == 0
         capsys.readouterr()
         assert await command("snapshot", "status", file, "-w", "json") == 0
-        assert json.loads(capsys.readouterr().out)["format"] == "etcd"
-        assert await command("snapshot", "restore", file, "--data-dir", tmp_path / "new") == 1
+        told = json.loads(capsys.readouterr().out)
+        assert told["format"] == "etcd"
+        assert told["revision"] >= told["compacted"] > 0
+        # What etcd has saved becomes an embedded store.
+        assert await command("snapshot", "restore", file, "--data-dir", tmp_path / "new") == 0
+        async with api_server(state=str(tmp_path / "new")) as api:
+            assert await names(api) == ["m0", "small"]
+            assert (await api.merge(f"{CONFIG_MAPS}/m0", {"data": {"y": "1"}}))["data"]["y"] == "1"
         file.write_bytes(file.read_bytes()[:-100])
         assert await command("snapshot", "status", file) == 1
+        assert await command("snapshot", "restore", file, "--data-dir", tmp_path / "newer") == 1
 
 
 @contextlib.asynccontextmanager

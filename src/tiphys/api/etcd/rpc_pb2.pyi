@@ -455,3 +455,13 @@ class SnapshotResponse(_message.Message):
     remaining_bytes: int
     blob: bytes
     def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., remaining_bytes: _Optional[int] = ..., blob: _Optional[bytes] = ...) -> None: ...
+
+class StoredLease(_message.Message):
+    __slots__ = ("ID", "TTL", "RemainingTTL")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
+    REMAININGTTL_FIELD_NUMBER: _ClassVar[int]
+    ID: int
+    TTL: int
+    RemainingTTL: int
+    def __init__(self, ID: _Optional[int] = ..., TTL: _Optional[int] = ..., RemainingTTL: _Optional[int] = ...) -> None: ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,12 +14,12 @@ from tiphys.api.etcd import rpc_pb2, rpc_pb2_grpc
 from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.etcd.target import Standing
 from tiphys.store import EtcdAccess, StoreError
+from tiphys.store.etcd.backup import is_whole
 from tiphys.store.etcd.endpoints import CHANNEL_OPTIONS, TLSFiles, target_of
 
 T = TypeVar("T")
 ANSWER_WITHIN: Final = 5.0  # seconds, as etcdctl's --command-timeout
 LONG_WORK: Final = 600.0
-HASH_BYTES: Final = 32  # the SHA-256 after a snapshot
 
 
 class Members:
@@ -136,19 +135,6 @@ class Members:
                 out.write(piece.blob)
             out.flush()
             os.fsync(out.fileno())
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a file ends in the SHA-256 of what stands before, as etcd's snapshots do."""
-    size = path.stat().st_size - HASH_BYTES
-    if size <= 0:
-        return False
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while size > 0 and (piece := file.read(min(size, 1 << 20))):
-            digest.update(piece)
-            size -= len(piece)
-        return digest.digest() == file.read(HASH_BYTES)
 
 
 def _alarms(channel: Any) -> Sequence[Any]:

@@ -50,8 +50,8 @@ def summary(found: Summary, how: str) -> None:
         print(json.dumps(asdict(found)))
         return
     rows = [["HASH", "REVISION", "COMPACTED", "KEYS", "SIZE", "FORMAT"]]
-    known = [str(number) if number is not None else "" for number in (found.revision, found.compacted, found.keys)]
-    rows.append([found.hash[:16], *known, bytes_of(found.size), found.format])
+    numbers = [str(number) for number in (found.revision, found.compacted, found.keys)]
+    rows.append([found.hash[:16], *numbers, bytes_of(found.size), found.format])
     print("\n".join(table(rows)))
 
 

@@ -5,6 +5,7 @@ https://kubernetes.io/docs/tasks/administer-cluster/configure-upgrade-etcd/#back
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -16,10 +17,11 @@ from tiphys.cmd.etcd import output
 from tiphys.cmd.etcd.target import DEFAULT_NAME, add_cluster_flags, add_target_flags, directory_of, target_of
 from tiphys.cmd.flags import FlagParser
 from tiphys.store import restore
-from tiphys.store.snapshot import Summary, summarize
+from tiphys.store.snapshot import Contents, Summary, summarize, write_snapshot
 
 # More revisions than a cluster makes between a snapshot and its restoration, as Kubernetes' and etcd's pages advise.
 BUMP: Final = 1_000_000_000
+ROOT: Final = "/registry"
 
 
 def save(flags: FlagParser, words: Sequence[str]) -> None:
@@ -47,16 +49,23 @@ def status(flags: FlagParser, words: Sequence[str]) -> None:
 def _summary(file: Path) -> Summary:
     try:
         found = summarize(file)
-        if found is None:
-            from tiphys.cmd.etcd.members import is_whole
-
-            if not is_whole(file):
-                raise CommandError(f"{file} is no snapshot, or it is damaged")
-            digest = file.read_bytes()[-32:].hex()
-            return Summary(digest, None, None, None, file.stat().st_size, "etcd")
-        return found
+        if found is not None:
+            return found
+        contents = _backup(file, ROOT)
+        digest = file.read_bytes()[-32:].hex()
     except OSError as error:
         raise CommandError(f"cannot read {file}: {error.strerror}") from error
+    return Summary(
+        digest, contents.revision, contents.compacted_revision, len(contents.kept), file.stat().st_size, "etcd"
+    )
+
+
+def _backup(file: Path, prefix: str) -> Contents:
+    # The API's kinds and gRPC take a while to load.
+    from tiphys.apiserver.registry.upstream_keys import layout
+    from tiphys.store.etcd.backup import read_backup
+
+    return read_backup(file, prefix=prefix, layout=layout())
 
 
 def restore_to(flags: FlagParser, words: Sequence[str]) -> None:
@@ -65,23 +74,32 @@ def restore_to(flags: FlagParser, words: Sequence[str]) -> None:
     add_cluster_flags(flags)
     text = "how far the revision is raised, so that it passes all that clients have seen; they list again then"
     flags.add_argument("--bump-revision", type=int, default=BUMP, help=f"{text} ({BUMP})")
+    flags.add_argument("--etcd-prefix", default=ROOT, help=f"what keys begin with in a snapshot of etcd ({ROOT})")
     flags.boolean("mark-compacted", True, "no watch goes on from before the restoration; without it the raise is none")
     options = flags.parse(words)
     if options.bump_revision < 0:
         raise UsageError("--bump-revision must not be negative")
     if options.bump_revision and not options.mark_compacted:
         raise UsageError("--mark-compacted=false goes with --bump-revision=0 only: watches would miss changes silently")
-    if _summary(options.file).format == "etcd":
-        raise CommandError(
-            f"{options.file} is a snapshot of etcd's own: `etcdutl snapshot restore` makes a member's directory of it"
-        )
     if options.data_dir is None:
-        layout = Layout.of(options.name or DEFAULT_NAME, options.state_dir)
-        if ControlClient.connect(layout) is not None:
-            raise CommandError(f'cluster "{layout.name}" is running; `tiphys down` stops it')
+        place = Layout.of(options.name or DEFAULT_NAME, options.state_dir)
+        if ControlClient.connect(place) is not None:
+            raise CommandError(f'cluster "{place.name}" is running; `tiphys down` stops it')
     directory = directory_of(options)
     try:
-        restore(options.file, directory, bump_revision=options.bump_revision)
+        _restore(options.file, directory, options.etcd_prefix, options.bump_revision)
     except OSError as error:
         raise CommandError(f"cannot restore into {directory}: {error.strerror}") from error
     print(f"Restored into {directory}")
+
+
+def _restore(file: Path, directory: Path, prefix: str, bump: int) -> None:
+    """Restore our snapshots as they are, etcd's as what an embedded store makes of them."""
+    if summarize(file) is not None:
+        restore(file, directory, bump_revision=bump)
+        return
+    contents = _backup(file, prefix)
+    with tempfile.TemporaryDirectory() as temporary:
+        translated = Path(temporary, "snapshot.db")
+        write_snapshot(translated, contents)
+        restore(translated, directory, bump_revision=bump)
