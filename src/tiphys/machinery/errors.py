@@ -262,7 +262,7 @@ def expired(message: str) -> StatusError:
 
 
 def request_entity_too_large(message: str) -> StatusError:
-    return _error(413, "RequestEntityTooLarge", f"Request entity is too large: {message}")
+    return _error(413, "RequestEntityTooLarge", f"Request entity too large: {message}")
 
 
 def unsupported_media_type(message: str) -> StatusError:

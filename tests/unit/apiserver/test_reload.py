@@ -19,7 +19,8 @@ from tiphys.base.metrics import Registry
 
 
 def test_a_watch_passes_on_what_is_new(tmp_path: Path) -> None:
-    file, seen = tmp_path / "f", []
+    file = tmp_path / "f"
+    seen: list[list[bytes]] = []
     file.write_text("a")
     watch = Watch("f", [file], seen.append)
     watch.look()
@@ -34,7 +35,8 @@ def test_a_watch_passes_on_what_is_new(tmp_path: Path) -> None:
 
 
 def test_metrics_of_a_configuration(tmp_path: Path) -> None:
-    file, registry, applied = tmp_path / "f", Registry(), []
+    file, registry = tmp_path / "f", Registry()
+    applied: list[bytes] = []
     file.write_text("a")
 
     def apply(data: bytes) -> None:

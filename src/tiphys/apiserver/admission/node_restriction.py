@@ -58,6 +58,8 @@ class NodeRestriction(AdmissionPlugin):
             self._lease(node, attributes)
         elif group == "storage.k8s.io" and resource == "csinodes" and name_of(attributes) != node:
             raise refuse(attributes, "can only access CSINode with the same name as the requesting node")
+        elif group == "resource.k8s.io" and resource == "resourceslices":
+            self._slice(node, attributes)
 
     # -- pods --------------------------------------------------------------------------------------
 
@@ -165,14 +167,17 @@ class NodeRestriction(AdmissionPlugin):
         if attributes.subresource not in ("", "status"):
             message = f'node "{node}" is not allowed to update the subresource {attributes.subresource}'
             raise refuse(attributes, message)
+        source = (new.get("spec") or {}).get("configSource")
+        if source is not None and source != (old.get("spec") or {}).get("configSource"):
+            message = f'node "{node}" is not allowed to update configSource to a new non-nil configSource'
+            raise refuse(attributes, message)
         if not attributes.subresource and old.get("spec", {}).get("taints") != new.get("spec", {}).get("taints"):
             raise refuse(attributes, f'node "{node}" is not allowed to modify taints')
         before, after = old["metadata"].get("labels") or {}, new["metadata"].get("labels") or {}
         changed = {key: "" for key in before | after if before.get(key) != after.get(key)}
         forbidden = _forbidden_labels(changed)
         if forbidden:
-            message = f'node "{node}" is not allowed to modify labels: {", ".join(forbidden)}'
-            raise refuse(attributes, message)
+            raise refuse(attributes, f"is not allowed to modify labels: {', '.join(forbidden)}")
         if (old["metadata"].get("ownerReferences") or []) != (new["metadata"].get("ownerReferences") or []):
             raise refuse(attributes, f'node "{node}" is not allowed to modify ownerReferences')
 
@@ -195,6 +200,16 @@ class NodeRestriction(AdmissionPlugin):
             )
         if pod.get("spec", {}).get("nodeName") != node:
             raise refuse(attributes, "node requested token bound to a pod scheduled on a different node")
+
+    @staticmethod
+    def _slice(node: str, attributes: AdmissionAttributes) -> None:
+        """The authorizer looks at the slices that are there; what a new one says is known only here."""
+        judged = {Operation.CREATE: attributes.object, Operation.UPDATE: attributes.old_object}
+        if attributes.operation not in judged:
+            return
+        if ((judged[attributes.operation] or {}).get("spec") or {}).get("nodeName") != node:
+            verb = attributes.operation.value.lower()
+            raise refuse(attributes, f"can only {verb} ResourceSlice with the same NodeName as the requesting node")
 
     @staticmethod
     def _lease(node: str, attributes: AdmissionAttributes) -> None:

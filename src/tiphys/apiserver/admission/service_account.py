@@ -30,7 +30,10 @@ class ServiceAccount(AdmissionPlugin):
 
     async def admit(self, attributes: AdmissionAttributes) -> None:
         pod = attributes.object
-        if pod is None or _is_mirror(pod):
+        if pod is None:
+            return
+        if _is_mirror(pod):
+            await self.validate(attributes)
             return
         spec = pod.setdefault("spec", {})
         if not spec.get("serviceAccountName"):

@@ -21,6 +21,7 @@ from tiphys.apiserver.authz.interface import Attributes, Authorizer
 from tiphys.apiserver.authz.wording import forbidden_error
 from tiphys.machinery.errors import bad_request
 from tiphys.machinery.field import quote
+from tiphys.machinery.formats import dns1123_label, dns1123_subdomain
 
 _USER: Final = "impersonate-user"
 _GROUP: Final = "impersonate-group"
@@ -58,6 +59,8 @@ def service_account_of(name: str) -> tuple[str, str] | None:
     if not name.startswith(USER_PREFIX):
         return None
     namespace, _, account = name.removeprefix(USER_PREFIX).partition(":")
+    if dns1123_label(namespace) or dns1123_subdomain(account):
+        return None  # named like one, but there can be none of that name
     return (namespace, account) if namespace and account and ":" not in account else None
 
 
@@ -121,9 +124,9 @@ def _check(
 
 def _groups(name: str, groups: list[str]) -> tuple[str, ...]:
     found = list(groups)
-    if name.startswith(USER_PREFIX) and not groups:
-        namespace = name.removeprefix(USER_PREFIX).partition(":")[0]
-        found = [ALL_GROUP, f"{ALL_GROUP}:{namespace}"]
+    account = service_account_of(name)
+    if account is not None and not groups:
+        found = [ALL_GROUP, f"{ALL_GROUP}:{account[0]}"]
     if name == ANONYMOUS:
         if GROUP_ALL_UNAUTHENTICATED not in found:
             found.append(GROUP_ALL_UNAUTHENTICATED)

@@ -83,7 +83,8 @@ class RoleEscalation(AdmissionPlugin):
         kind, name = _role_of(binding)
         rules = self._rules.rules_of_role(kind, attributes.namespace, name)
         if rules is None:
-            raise not_found(GroupResource(RBAC, f"{kind.lower()}s"), name)
+            # The kind that is written is named, not the role's.
+            raise not_found(GroupResource(RBAC, attributes.resource.resource), name)
         return rules
 
     def _check(self, attributes: AdmissionAttributes, wanted: Sequence[PolicyRule]) -> None:

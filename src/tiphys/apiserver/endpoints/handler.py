@@ -10,6 +10,7 @@ stored resource; subresources are in `subresources.py`, resources that are not s
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
@@ -36,7 +37,7 @@ from tiphys.apiserver.endpoints.subresources import serve_subresource
 from tiphys.apiserver.endpoints.virtual import VIRTUAL_TABLES, serve_virtual
 from tiphys.apiserver.endpoints.watch import watch_objects
 from tiphys.apiserver.endpoints.write import create_object, update_object
-from tiphys.apiserver.flowcontrol.gate import Gate, TooMany
+from tiphys.apiserver.flowcontrol.gate import Gate, TooMany, is_long_running
 from tiphys.apiserver.http.request import Place, Request
 from tiphys.apiserver.http.response import Answer, Response, Stream, StreamResponse, Upgrade, status_response
 from tiphys.apiserver.metrics import RequestMetrics
@@ -47,10 +48,14 @@ from tiphys.machinery.errors import (
     bad_request,
     service_unavailable,
     status_of,
+    timeout,
     unauthorized,
 )
+from tiphys.machinery.time import parse_duration
 from tiphys.store import StoreError
 
+REQUEST_TIMEOUT: Final = 60.0  # seconds, upstream's --request-timeout
+LATE: Final = "request did not complete within requested timeout - context deadline exceeded"
 NOT_FOUND: Final = "the server could not find the requested resource"
 
 
@@ -104,7 +109,7 @@ class ApiHandler:
         info: RequestInfo | None = None
         try:
             info = _info_of(request)
-            answer = await self._serve(request, info)
+            answer = await self._within_time(request, info)
         except StatusError as error:
             answer = status_response(error)
         except TooMany as error:
@@ -140,6 +145,20 @@ class ApiHandler:
         if request.warnings:
             headers += [("Warning", f"299 - {_quoted(warning)}") for warning in dict.fromkeys(request.warnings)]
         answer.headers = headers
+
+    async def _within_time(self, request: Request, info: RequestInfo) -> Answer:
+        """Answer a request, or end it with 504 when that takes too long."""
+        limit = time_limit(request, info)
+        if limit is None:
+            return await self._serve(request, info)
+        deadline = asyncio.timeout(limit)
+        try:
+            async with deadline:
+                return await self._serve(request, info)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise timeout(LATE) from None
 
     async def _serve(self, request: Request, info: RequestInfo) -> Answer:
         """Answer a request; a refusal that another server's write may have overtaken is judged again.
@@ -331,6 +350,23 @@ def _info_of(request: Request) -> RequestInfo:
     except (UnicodeDecodeError, ValueError):
         raise bad_request("the request path or query is not valid UTF-8") from None
     return parse_request_info(request.method, path, query)
+
+
+def time_limit(request: Request, info: RequestInfo) -> float | None:
+    """Seconds a request may take; None for those that last, and for reads that say nothing.
+
+    Reads are answered from memory: their own waiting for the store ends by itself. StatusError (400).
+    """
+    text = request.parameter("timeout") if request.raw_query and info.is_resource else ""
+    if not text:
+        return None if request.method in ("GET", "HEAD") or is_long_running(info) else REQUEST_TIMEOUT
+    if is_long_running(info):
+        return None
+    try:
+        given = parse_duration(text).total_seconds()
+    except (ValueError, OverflowError) as error:
+        raise bad_request(f"invalid timeout specified in the request URL - {error}") from None
+    return min(given, REQUEST_TIMEOUT) if given else REQUEST_TIMEOUT
 
 
 def _attributes(request: Request, info: RequestInfo) -> Attributes:

@@ -324,6 +324,12 @@ def kubelet(path: str, new: Any, old: Any = None, **more: Any) -> AdmissionAttri
 
 
 DELETE = Operation.DELETE
+
+
+def slice_of(node_name: str) -> dict[str, Any]:
+    return {"metadata": {"name": "s"}, "spec": {"nodeName": node_name}}
+
+
 KUBELET_WRITES = [
     (kubelet("v1/pods", mirror()), ""),
     (kubelet("v1/pods", on_node()), 'node "n1" can only create mirror pods'),
@@ -347,7 +353,7 @@ KUBELET_WRITES = [
     (kubelet("v1/nodes", node(**{"node-role.kubernetes.io/x": ""})), "not allowed to set the following labels"),
     (
         kubelet("v1/nodes", node(**{"node-restriction.kubernetes.io/x": ""}), node()),
-        'node "n1" is not allowed to modify labels: node-restriction.kubernetes.io/x',
+        "is not allowed to modify labels: node-restriction.kubernetes.io/x",
     ),
     (kubelet("v1/nodes", node(taints=[{"key": "a"}]), node()), 'node "n1" is not allowed to modify taints'),
     (kubelet("v1/nodes", None, node(), operation=DELETE), 'node "n1" is not allowed to delete node "n1"'),
@@ -373,6 +379,12 @@ KUBELET_WRITES = [
         kubelet("storage.k8s.io/v1/csinodes", {"metadata": {"name": "n2"}}),
         "can only access CSINode with the same name as the requesting node",
     ),
+    (kubelet("resource.k8s.io/v1/resourceslices", slice_of("n1")), ""),
+    (
+        kubelet("resource.k8s.io/v1/resourceslices", slice_of("n2")),
+        "can only create ResourceSlice with the same NodeName as the requesting node",
+    ),
+    (kubelet("v1/nodes", {**node(), "spec": {"configSource": {}}}, node()), "to a new non-nil configSource"),
     (write("v1/nodes", None, node("n2"), operation=DELETE, user=ALICE), ""),
 ]
 

@@ -32,7 +32,7 @@ class Pods:
     def put(self, name: str, node: str = "n1", generation: int = 1, number: int = 1, **spec: Any) -> None:
         self.revision += 1
         metadata = {"name": name, "namespace": "d", "uid": UID.format(number), "generation": generation}
-        obj = {"metadata": metadata, "spec": {"nodeName": node, **spec}}
+        obj = {"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": {"nodeName": node, **spec}}
         entry = Entry(f"d/{name}", "d", name, orjson.dumps(obj), self.revision, 1)
         entry.describe({}, self._fields(obj))
         self.cache.put(entry)
@@ -49,6 +49,8 @@ OBJECTS: dict[tuple[str, str, str], Any] = {
     ("persistentvolumes", "", "pv"): {"spec": {"csi": {"nodeStageSecretRef": {"namespace": "k", "name": "stage"}}}},
     ("volumeattachments", "", "mine"): {"spec": {"nodeName": "n1"}},
     ("volumeattachments", "", "theirs"): {"spec": {"nodeName": "n2"}},
+    ("resourceslices", "", "mine"): {"spec": {"nodeName": "n1"}},
+    ("resourceslices", "", "theirs"): {"spec": {"nodeName": "n2"}},
 }
 
 
@@ -107,6 +109,16 @@ TABLE = [
     (ask("list", "nodes"), False, "node 'n1' cannot read all nodes, only its own Node object"),
     (ask("list", "nodes", name="n1", selector="metadata.name=n1"), True, ""),
     (ask("update", "nodes", "", "n1"), True, ""),
+    (ask("create", "resource.k8s.io:resourceslices"), True, ""),
+    (ask("delete", "resource.k8s.io:resourceslices", "", "mine"), True, ""),
+    (ask("get", "resource.k8s.io:resourceslices", "", "theirs"), False, NONE),
+    (ask("list", "resource.k8s.io:resourceslices", selector="spec.nodeName=n1"), True, ""),
+    (
+        ask("watch", "resource.k8s.io:resourceslices"),
+        False,
+        "can only list/watch/deletecollection resourceslices with nodeName field selector",
+    ),
+    (ask("get", "resource.k8s.io:resourceslices/x", "", "mine"), False, "cannot authorize ResourceSlice subresources"),
     (ask("get", "pods", "d", "a"), True, ""),
     (ask("get", "pods", "d", "x"), False, NONE),
     (ask("list", "pods", selector="spec.nodeName=n1"), True, ""),
