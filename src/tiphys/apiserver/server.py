@@ -152,7 +152,7 @@ class ApiServer:
         compactor = Compactor(self._store, self.clock, timedelta(seconds=options.compaction_interval_seconds))
         if options.compaction_interval_seconds:
             self._housekeeping.append(asyncio.create_task(compactor.run(), name="compaction"))
-        if self.keeper is not None and options.encryption_config_reload:
+        if self.keeper is not None:
             task = asyncio.create_task(self.keeper.run(self._cache.read_again), name="encryption-configuration")
             self._housekeeping.append(task)
 
@@ -169,7 +169,13 @@ class ApiServer:
         # Ciphers and gRPC are loaded only by who uses them.
         from tiphys.apiserver.encryption.keeper import EncryptionKeeper
 
-        keeper = await EncryptionKeeper.open(self.store, options.encryption_config, options.etcd.prefix, self.clock)
+        keeper = await EncryptionKeeper.open(
+            self.store,
+            options.encryption_config,
+            options.etcd.prefix,
+            self.clock,
+            reload=options.encryption_config_reload,
+        )
         self._store = keeper.store
         self._extra_checks.append(("kms-providers", keeper.check))
         return keeper

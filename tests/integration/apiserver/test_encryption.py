@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests import etcd
+from tests.integration.apiserver.key_service import key_service
 from tests.integration.apiserver.server import CONFIG_MAPS, Object, api_server, config_map
 from tiphys.apiserver.configfile import ConfigError
 from tiphys.apiserver.registry.upstream_keys import layout
@@ -172,7 +173,7 @@ async def test_the_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     from tiphys.apiserver.encryption.keeper import EncryptionKeeper
 
     store = await SQLiteStore.open(tmp_path / "state")
-    keeper = await EncryptionKeeper.open(store, write(tmp_path / "e", OLD), "/registry", FakeClock())
+    keeper = await EncryptionKeeper.open(store, write(tmp_path / "e", OLD), "/registry", FakeClock(), reload=True)
     async with api_server(keeper.store) as api:
         await api.post(SECRETS, secret("a"))
         assert not await keeper.look()
@@ -212,3 +213,34 @@ async def test_a_wrong_file_stops_the_start(tmp_path: Path) -> None:
         async with api_server(state=str(tmp_path / "s"), encryption_config=write(tmp_path / "e", {"aesgcm": {}})):
             pass
     await (await SQLiteStore.open(tmp_path / "s")).close()  # it is not held any more
+
+
+async def test_a_key_service_that_comes_late(tmp_path: Path) -> None:
+    """What could not be read while it was away is read when it answers again, and writes are refused meanwhile."""
+    endpoint = f"unix://{tmp_path}/kms.sock"
+    file = write(tmp_path / "e", {"kms": {"apiVersion": "v2", "name": "ks", "endpoint": endpoint, "timeout": "1s"}})
+    state = str(tmp_path / "state")
+    async with key_service(endpoint), api_server(state=state, encryption_config=file) as api:
+        made = await api.post(SECRETS, secret("a"))
+    async with api_server(state=state, encryption_config=file) as api:
+        keeper = api.server.keeper
+        assert keeper is not None
+        assert (await api.get(f"{SECRETS}/a"))["message"].startswith("Internal error occurred: failed to decrypt DEK")
+        refused = await api.post(SECRETS, secret("b"))
+        assert (refused["code"], refused["reason"]) == (500, "InternalError")
+        await api.raw("GET", "/readyz/kms-providers")
+        assert api.status == 500
+        assert not await keeper.turn()
+        async with key_service(endpoint):
+            async with asyncio.timeout(20):
+                while keeper.store.encryption.services["ks"].problem:
+                    await asyncio.sleep(0.05)  # gRPC tries to connect in its own time
+                    await keeper.store.encryption.services["ks"].refresh()
+            assert await keeper.turn()
+            api.server.cache.read_again()
+            await until(lambda: api.server.cache._reloading is None)
+            assert await api.get(f"{SECRETS}/a") == made
+            assert (await api.post(SECRETS, secret("b")))["kind"] == "Secret"
+            await api.raw("GET", "/readyz/kms-providers")
+            assert api.status == 200
+            assert not await keeper.turn()

@@ -27,17 +27,19 @@ INTERVAL: Final = 5.0  # seconds; upstream is told by the kernel, and looks once
 class EncryptionKeeper:
     """`store` seals as the file says. `run` looks for changes of it until cancelled."""
 
-    def __init__(self, store: SealedStore, path: Path, prefix: str, clock: Clock, data: bytes) -> None:
-        """`data`: what the file said when `store` got its configuration."""
+    def __init__(self, store: SealedStore, path: Path, prefix: str, clock: Clock, data: bytes, *, reload: bool) -> None:
+        """`data`: what the file said when `store` got its configuration; `reload`: it is read again when it changes."""
         self.store = store
+        self._reload = reload
+        self._ill = self._problems() != ""  # whether a key service did not answer at the last look
         self._path = path
         self._prefix = prefix
         self._clock = clock
         self._data = data
 
     @classmethod
-    async def open(cls, store: Store, path: Path, prefix: str, clock: Clock) -> Self:
-        """Seal `store` as the file says; its keys begin with `prefix` in etcd. Raises ConfigError."""
+    async def open(cls, store: Store, path: Path, prefix: str, clock: Clock, *, reload: bool) -> Self:
+        """Seal `store` as the file says; `prefix` begins its keys in etcd, `reload` as above. Raises ConfigError."""
         try:
             data = load(path)
             encryption = Encryption(parse(data, path), prefix)
@@ -45,19 +47,28 @@ class EncryptionKeeper:
             await store.close()
             raise
         await encryption.start()
-        return cls(SealedStore(store, encryption), path, prefix, clock, data)
+        return cls(SealedStore(store, encryption), path, prefix, clock, data, reload=reload)
 
     async def check(self) -> str | None:
-        """What is wrong with the key services."""
-        problems = [f"{name}: {one.problem}" for name, one in self.store.encryption.services.items() if one.problem]
-        return ", ".join(problems) or None
+        """What is wrong with the key services, for the server's health."""
+        return self._problems() or None
+
+    def _problems(self) -> str:
+        services = self.store.encryption.services.items()
+        return ", ".join(f"{name}: {one.problem}" for name, one in services if one.problem)
 
     async def run(self, changed: Callable[[], None]) -> None:
-        """Look again and again; `changed` is called after the store was given what the file says now."""
+        """Look again and again; `changed` is called when something may be readable now that was not."""
         while True:
             await self._clock.sleep(INTERVAL)
-            if await self.look():
+            if await self.turn():
                 changed()
+
+    async def turn(self) -> bool:
+        """One look: whether the file says something new (if that is wanted), or a key service answers again."""
+        was_ill, self._ill = self._ill, self._problems() != ""
+        answers_again = was_ill and not self._ill
+        return (self._reload and await self.look()) or answers_again
 
     async def look(self) -> bool:
         """Read the file; take what it says, if that is new and right: then True."""

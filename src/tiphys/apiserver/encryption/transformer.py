@@ -19,6 +19,10 @@ class TransformError(Exception):
     """A value cannot be read or sealed. The message is the one clients get, in upstream's words."""
 
 
+class ServiceUnavailable(TransformError):
+    """The key service does not answer; when it does again, the value may be read."""
+
+
 class Transformer(Protocol):
     """Seals and opens values. `context` is the key the store has the value under: sealed in, where a cipher can."""
 

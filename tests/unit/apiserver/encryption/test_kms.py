@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
 
-from tiphys.api.kms import kms_pb2, kms_pb2_grpc
+from tests.integration.apiserver.key_service import KeyServer, key_service
+from tiphys.api.kms import kms_pb2
 from tiphys.apiserver.encryption.configuration import KeyService
 from tiphys.apiserver.encryption.kms.envelope import Envelope
 from tiphys.apiserver.encryption.transformer import TransformError
@@ -20,38 +19,11 @@ CONTEXT = b"/registry/secrets/default/a"
 VALUE = b'{"kind":"Secret"}'
 
 
-class KeyServer(kms_pb2_grpc.KeyManagementServiceServicer):
-    """A key service whose cipher turns bytes around; `asked` counts its calls."""
-
-    def __init__(self) -> None:
-        self.key_id = "one"
-        self.health = "ok"
-        self.asked: list[str] = []
-
-    async def Status(self, request: Any, context: Any) -> kms_pb2.StatusResponse:
-        return kms_pb2.StatusResponse(version="v2", healthz=self.health, key_id=self.key_id)
-
-    async def Encrypt(self, request: Any, context: Any) -> kms_pb2.EncryptResponse:
-        self.asked.append("encrypt")
-        return kms_pb2.EncryptResponse(
-            ciphertext=request.plaintext[::-1], key_id=self.key_id, annotations={"a.example.com": b"x"}
-        )
-
-    async def Decrypt(self, request: Any, context: Any) -> kms_pb2.DecryptResponse:
-        assert dict(request.annotations) == {"a.example.com": b"x"}
-        self.asked.append(f"decrypt {request.key_id}")
-        return kms_pb2.DecryptResponse(plaintext=request.ciphertext[::-1])
-
-
 @pytest.fixture
 async def key_server(tmp_path: Path) -> AsyncIterator[tuple[KeyServer, KeyService]]:
-    server, service = grpc.aio.server(), KeyServer()
-    kms_pb2_grpc.add_KeyManagementServiceServicer_to_server(service, server)
     endpoint = f"unix://{tmp_path}/kms.sock"
-    server.add_insecure_port(endpoint)
-    await server.start()
-    yield service, KeyService("ks", "v2", endpoint, timedelta(seconds=3))
-    await server.stop(None)
+    async with key_service(endpoint) as service:
+        yield service, KeyService("ks", "v2", endpoint, timedelta(seconds=3))
 
 
 async def test_one_seed_for_all_values(key_server: tuple[KeyServer, KeyService]) -> None:
@@ -87,7 +59,7 @@ async def test_a_new_key_of_the_service_makes_values_stale(key_server: tuple[Key
     await envelope.start()
     before = envelope.seal(VALUE, CONTEXT)
     service.key_id = "two"
-    await envelope._refresh()
+    await envelope.refresh()
     assert envelope.open(before, CONTEXT) == (VALUE, True)
     assert envelope.open(envelope.seal(VALUE, CONTEXT), CONTEXT) == (VALUE, False)
     await envelope.close()
@@ -102,7 +74,7 @@ async def test_an_ill_service_is_a_problem_until_it_is_well(key_server: tuple[Ke
     with pytest.raises(TransformError, match="failed to encrypt DEK"):
         envelope.seal(VALUE, CONTEXT)
     service.health = "ok"
-    await envelope._refresh()
+    await envelope.refresh()
     assert envelope.problem == ""
     assert envelope.open(envelope.seal(VALUE, CONTEXT), CONTEXT) == (VALUE, False)
     await envelope.close()

@@ -23,7 +23,7 @@ from tiphys.api.kms import kms_pb2
 from tiphys.apiserver.encryption.aes import TOO_SHORT, AesGcm
 from tiphys.apiserver.encryption.configuration import KeyService
 from tiphys.apiserver.encryption.kms.service import KeyClient, SealedKey
-from tiphys.apiserver.encryption.transformer import TransformError
+from tiphys.apiserver.encryption.transformer import ServiceUnavailable, TransformError
 from tiphys.base.log import get_logger
 
 log = get_logger(__name__)
@@ -52,15 +52,15 @@ class Envelope:
 
     async def start(self) -> None:
         """Ask the service for its key, and again and again. A service that does not answer is a `problem`, no error."""
-        await self._refresh()
+        await self.refresh()
         self._polling = asyncio.create_task(self._poll(), name=f"kms-{self._name}")
 
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(UNHEALTHY_INTERVAL if self.problem else HEALTHY_INTERVAL)
-            await self._refresh()
+            await self.refresh()
 
-    async def _refresh(self) -> None:
+    async def refresh(self) -> None:
         try:
             self._key_id = await self._client.status()
             if self._seed is None or self._seed[1].key_id != self._key_id:
@@ -104,6 +104,9 @@ class Envelope:
         for key in wanted.values():
             try:
                 self._keep(key, await self._client.open(key))
+            except ServiceUnavailable as error:
+                self.problem = self.problem or str(error)
+                return
             except TransformError as error:
                 log.error("the key service %s does not open a key: %s", self._name, error)
 
@@ -112,11 +115,7 @@ class Envelope:
         key = _sealed_key(found)
         seed = self._seeds.get((key.key_id, key.sealed))
         if seed is None:
-            try:
-                seed = self._client.open_now(key)
-            except TransformError as error:
-                raise TransformError(f"failed to decrypt DEK, error: {error}") from None
-            self._keep(key, seed)
+            seed = self._open_seed(key)
         data = found.encryptedData
         stale = key.key_id != self._key_id
         if found.encryptedDEKSourceType == kms_pb2.AES_GCM_KEY:  # as versions before 1.28 wrote
@@ -124,6 +123,19 @@ class Envelope:
         if len(data) < INFO_BYTES:
             raise TransformError(TOO_SHORT)
         return _cipher(seed, data[:INFO_BYTES]).open(data[INFO_BYTES:], context)[0], stale
+
+    def _open_seed(self, key: SealedKey) -> bytes:
+        try:
+            if self.problem:  # everything waits for the answer, so a service that gives none is asked once
+                raise ServiceUnavailable(self.problem)
+            seed = self._client.open_now(key)
+        except ServiceUnavailable as error:
+            self.problem = self.problem or str(error)
+            raise TransformError(f"failed to decrypt DEK, error: {error}") from None
+        except TransformError as error:
+            raise TransformError(f"failed to decrypt DEK, error: {error}") from None
+        self._keep(key, seed)
+        return seed
 
     def seal(self, value: bytes, context: bytes) -> bytes:
         if self._seed is None:

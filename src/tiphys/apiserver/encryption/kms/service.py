@@ -14,9 +14,12 @@ import grpc
 from tiphys.api.kms import kms_pb2, kms_pb2_grpc
 from tiphys.apiserver.configfile import SUBDOMAIN
 from tiphys.apiserver.encryption.configuration import KeyService
-from tiphys.apiserver.encryption.transformer import TransformError
+from tiphys.apiserver.encryption.transformer import ServiceUnavailable, TransformError
 
 VERSIONS: Final = ("v2", "v2beta1")
+UNAVAILABLE: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+# A service that was away is found soon after it is back.
+CHANNEL_OPTIONS: Final = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 2_000))
 HEALTHY: Final = "ok"
 MAX_BYTES: Final = 1 << 10  # of a key's name, and of a sealed key
 MAX_ANNOTATIONS: Final = 32 << 10  # bytes, names and values together
@@ -72,7 +75,7 @@ class KeyClient:
     def open_now(self, key: SealedKey) -> bytes:
         """As `open`, while everything waits: for what cannot await, an event that is to be handed on in its turn."""
         if self._blocking is None:
-            self._blocking = grpc.insecure_channel(self._target)
+            self._blocking = grpc.insecure_channel(self._target, options=CHANNEL_OPTIONS)
         stub: Any = kms_pb2_grpc.KeyManagementServiceStub(self._blocking)
         try:
             return bytes(stub.Decrypt(self._decrypt(key), timeout=self._timeout).plaintext)
@@ -86,7 +89,7 @@ class KeyClient:
 
     async def _call(self, method: str, request: Any) -> Any:
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(self._target)
+            self._channel = grpc.aio.insecure_channel(self._target, options=CHANNEL_OPTIONS)
         stub = kms_pb2_grpc.KeyManagementServiceStub(self._channel)
         try:
             return await getattr(stub, method)(request, timeout=self._timeout)
@@ -94,7 +97,8 @@ class KeyClient:
             raise self._failed(error) from None
 
     def _failed(self, error: Any) -> TransformError:
-        return TransformError(f"rpc error: code = {_words(error.code())} desc = {error.details()}")
+        kind = ServiceUnavailable if error.code() in UNAVAILABLE else TransformError
+        return kind(f"rpc error: code = {_words(error.code())} desc = {error.details()}")
 
     async def close(self) -> None:
         """Let go of the socket."""
