@@ -22,6 +22,7 @@ PROTOS = tuple(
         "cri/api.proto",
         "csi/csi.proto",
         "deviceplugin/api.proto",
+        "dra/dra.proto",
         "etcd/rpc.proto",
         "kms/kms.proto",
         "pluginregistration/api.proto",

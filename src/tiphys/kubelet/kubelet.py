@@ -36,6 +36,8 @@ from tiphys.kubelet.cri.client import CRIClient, CRIError
 from tiphys.kubelet.csi.service import CSI
 from tiphys.kubelet.devices.plugins import Plugins as DevicePlugins
 from tiphys.kubelet.devices.podresources import PodResources
+from tiphys.kubelet.dra.drivers import Drivers as DRADrivers
+from tiphys.kubelet.dra.manager import ClaimManager
 from tiphys.kubelet.eviction.manager import EvictionManager
 from tiphys.kubelet.gc.images import ImageCollector
 from tiphys.kubelet.gc.logs import LogRotation
@@ -48,7 +50,7 @@ from tiphys.kubelet.nodeconfig import make_container_manager
 from tiphys.kubelet.objects import ObjectCache
 from tiphys.kubelet.paths import Paths
 from tiphys.kubelet.pleg import LifecycleEvents
-from tiphys.kubelet.pod import PodUID
+from tiphys.kubelet.pod import PodUID, uid_of
 from tiphys.kubelet.pods.manager import PodManager
 from tiphys.kubelet.pods.services import NodeFacts, PodServices
 from tiphys.kubelet.probes.manager import ProbeManager
@@ -139,6 +141,7 @@ class Kubelet:
         self._csi.bind(lambda: registration.node, registration.report_soon)
         services.containers.devices.bind(registration.report_soon)
         self._csi.other_handlers[DevicePlugins.TYPE] = services.containers.devices.plugins
+        self._csi.other_handlers[DRADrivers.TYPE] = services.claims.drivers
         await self._csi.mounter.recover()
         static = self._static_pods(manager)
         mirrors = MirrorPods(
@@ -186,6 +189,7 @@ class Kubelet:
         start(partial(self._hand_on_pod_cidr, runtime, registration), "pod CIDR")
         start(lease.run, "node lease")
         start(self._csi.run, "CSI drivers")
+        start(services.claims.drivers.run, "DRA drivers")
         await informers.of(Service).synced()
         pods.add_handler(manager.api_added, manager.api_updated, manager.api_removed)
         eviction.on_change = registration.report_soon
@@ -196,6 +200,8 @@ class Kubelet:
         log.info("node %s takes pods", self.flags.node_name)
         await pods.synced()
         await static.read_once.wait()
+        services.claims.forget_others([uid_of(pod) for pod in manager.active()])
+        start(services.claims.run, "device claims")
         start(partial(self._housekeeping, manager, events, cgroups), "housekeeping")
         await tasks.wait()
 
@@ -262,6 +268,7 @@ class Kubelet:
             containers=make_container_manager(
                 self.config, paths, read_topology(node.memory_bytes), node.capacity, self.clock
             ),
+            claims=ClaimManager(self.client, self.clock, paths.root, self.flags.node_name),
             probes=ProbeManager(runtime, recorder, self.clock, tasks.spawn, late.wake),
             objects=objects,
             tokens=tokens,

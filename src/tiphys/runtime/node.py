@@ -48,6 +48,7 @@ def inspect_machine(options: RuntimeOptions, cgroups: Cgroups) -> Machine:
         swap_accounting=cgroups.has("memory", memory_and_swap, _own_group(cgroups)),
         least_oom_score_adj=least,
         seccomp_profiles=options.seccomp_profiles,
+        cdi_directories=options.cdi_directories,
         apparmor=Path("/sys/kernel/security/apparmor/profiles").exists(),
     )
 

@@ -49,6 +49,7 @@ class RuntimeOptions:
     conmon: str = "conmon"
     pause_image: str = "registry.k8s.io/pause:3.10.1"
     default_cgroup_parent: str = "/tiphys"
+    cdi_directories: tuple[Path, ...] = (Path("/etc/cdi"), Path("/var/run/cdi"))  # of devices by name
     seccomp_profiles: Path = Path("/var/lib/kubelet/seccomp")
     registry: RegistryOptions = field(default_factory=RegistryOptions)
     workers: int = 24  # threads for blocking work

@@ -251,6 +251,7 @@ async def running_node(root: Path, *, containerd: Containerd | None = None, **co
         listen=f"unix://{root}/cri.sock",
         node="node-1",
         default_cgroup_parent=cgroup_root,
+        cdi_directories=(root / "cdi",),
     )
     settings: dict[str, Any] = {
         "cgroup_root": cgroup_root,

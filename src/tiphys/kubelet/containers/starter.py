@@ -23,6 +23,7 @@ from tiphys.kubelet.containers.termination import new_message_file
 from tiphys.kubelet.cri.client import CRIError
 from tiphys.kubelet.cri.state import RuntimePod
 from tiphys.kubelet.devices.ledger import AllocationError
+from tiphys.kubelet.dra.manager import PrepareError
 from tiphys.kubelet.pod import AnyContainer, uid_of
 from tiphys.kubelet.pods.services import PodServices
 from tiphys.kubelet.volumes.manager import PodVolumes
@@ -92,7 +93,8 @@ async def _configuration(
 ) -> cri.ContainerConfig:
     try:
         options = await services.containers.run_options(pod, container)
-    except AllocationError as error:
+        options.cdi += services.claims.devices_for(pod, container)
+    except (AllocationError, PrepareError) as error:
         raise ConfigError(str(error)) from error
     environment = await _environment(services, pod, container, place)
     last = runtime.container(container.name)

@@ -11,6 +11,7 @@ from tiphys.kubelet.containers.dns import missing_cluster_dns, pod_resolver
 from tiphys.kubelet.containers.hosts import kernel_hostname
 from tiphys.kubelet.containers.sandbox import sandbox_config
 from tiphys.kubelet.cri.client import CRIError
+from tiphys.kubelet.dra.manager import PrepareError
 from tiphys.kubelet.pod import describe, uid_of
 from tiphys.kubelet.pods.services import PodServices
 from tiphys.machinery.errors import StatusError
@@ -53,6 +54,7 @@ def sandbox_config_of(services: PodServices, pod: Pod, attempt: int) -> cri.PodS
 async def make_sandbox(services: PodServices, pod: Pod, attempt: int) -> cri.PodSandboxConfig:
     """Make the `attempt`-th sandbox; returns its description. Raises SandboxError, OSError."""
     config = sandbox_config_of(services, pod, attempt)
+    await _prepare_claims(services, pod)
     await asyncio.to_thread(_prepare, services, pod)
     try:
         await services.runtime.run_sandbox(config, await _handler(services, pod))
@@ -60,6 +62,17 @@ async def make_sandbox(services: PodServices, pod: Pod, attempt: int) -> cri.Pod
         services.event(pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
         raise SandboxError(f"failed to create its sandbox: {error}") from error
     return config
+
+
+async def _prepare_claims(services: PodServices, pod: Pod) -> None:
+    if not pod.spec.resource_claims:
+        return
+    try:
+        await services.claims.prepare(pod)
+    except PrepareError as error:
+        message = f"Failed to prepare dynamic resources: {error}"
+        services.event(pod, "Warning", "FailedPrepareDynamicResources", message)
+        raise SandboxError(message) from error
 
 
 async def _handler(services: PodServices, pod: Pod) -> str:

@@ -16,6 +16,7 @@ from tiphys.kubelet.containermanager import ContainerManager
 from tiphys.kubelet.containers.dns import Resolver
 from tiphys.kubelet.containers.images import ImageManager
 from tiphys.kubelet.cri.client import CRIClient
+from tiphys.kubelet.dra.manager import ClaimManager
 from tiphys.kubelet.objects import ObjectCache
 from tiphys.kubelet.paths import Paths
 from tiphys.kubelet.pod import AnyContainer, PodUID, field_path, key_of
@@ -72,6 +73,7 @@ class PodServices:
     volumes: VolumeManager
     cgroups: CgroupTree
     containers: ContainerManager
+    claims: ClaimManager
     probes: ProbeManager
     objects: ObjectCache
     tokens: TokenManager

@@ -30,6 +30,7 @@ from tiphys.kubelet.containers.starter import Place, start_container
 from tiphys.kubelet.containers.termination import termination_message
 from tiphys.kubelet.cri.client import CRIError
 from tiphys.kubelet.cri.state import RuntimeContainer, RuntimePod
+from tiphys.kubelet.dra.manager import PrepareError
 from tiphys.kubelet.pod import (
     AnyContainer,
     container_hash,
@@ -186,7 +187,7 @@ class PodWorker:
                 self._retry = FIRST_RETRY
             except InterruptedError:
                 continue  # the pod is to end: begin with that at once
-            except (CRIError, StatusError, OSError, SandboxError, MountError) as error:
+            except (CRIError, StatusError, OSError, SandboxError, MountError, PrepareError) as error:
                 log.warning("pod %s: %s", describe(self.pod), error)
                 pause = self._retry
                 self._retry = min(self._retry * 2, LONGEST_RETRY)
@@ -416,6 +417,7 @@ class PodWorker:
         await self.s.volumes.tear_down(self.uid)
         await asyncio.to_thread(self.s.cgroups.remove_pod, self.uid)
         self.s.containers.release(self.uid)
+        await self.s.claims.unprepare(self.uid)
         self.phase = Phase.TERMINATED
         self.s.room.changed()
         if not self._removed:

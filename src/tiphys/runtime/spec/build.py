@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from tiphys.api.cri import api_pb2
 from tiphys.runtime.images.config import ImageConfig
-from tiphys.runtime.spec import capabilities, devices, seccomp
+from tiphys.runtime.spec import capabilities, cdi, devices, seccomp
 from tiphys.runtime.spec.mounts import rootfs_propagation
 from tiphys.runtime.spec.resources import ALL_DEVICES, NO_DEVICES, oci_resources
 from tiphys.runtime.spec.users import User
@@ -36,6 +36,7 @@ class Machine:
     # A process may not have a lower oom_score_adj than this (our own, without CAP_SYS_RESOURCE).
     least_oom_score_adj: int
     seccomp_profiles: Path
+    cdi_directories: Sequence[Path] = ()
     apparmor: bool = False
 
 
@@ -66,7 +67,7 @@ def build(request: SpecRequest) -> dict[str, Any]:
         caps, _ = granted_capabilities(request.config, request.machine)
     except ValueError as error:
         raise SpecError(str(error)) from error
-    return {
+    spec = {
         "ociVersion": OCI_VERSION,
         "process": process(request, caps),
         "root": {"path": str(request.rootfs), "readonly": security.readonly_rootfs},
@@ -78,6 +79,12 @@ def build(request: SpecRequest) -> dict[str, Any]:
             "io.kubernetes.cri.container-name": request.config.metadata.name,
         },
     }
+    try:
+        asked = (device.name for device in request.config.CDI_devices)
+        cdi.inject(spec, cdi.named(asked, request.config.annotations), request.machine.cdi_directories)
+    except cdi.CDIError as error:
+        raise SpecError(f"CDI device injection failed: {error}") from error
+    return spec
 
 
 def granted_capabilities(config: api_pb2.ContainerConfig, machine: Machine) -> tuple[list[str], list[str]]:
