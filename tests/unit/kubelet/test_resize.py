@@ -177,7 +177,8 @@ class _Recorder:
         self.beside: list[Pod] = []
         self.usage = 0
         self.broken = False
-        self.runtime = self.cgroups = self.room = self
+        self.owned = ""  # why containers cannot be resized
+        self.runtime = self.cgroups = self.room = self.containers = self
 
     def event(self, pod: Pod, kind: str, reason: str, message: str) -> None:
         self.events.append((reason, message))
@@ -187,6 +188,9 @@ class _Recorder:
 
     def changed(self) -> None:
         pass
+
+    def unchangeable(self, pod: Pod) -> str:
+        return self.owned
 
     def resize_pod(self, pod: Pod, limits: Limits) -> None:
         self.calls.append(("pod", limits.memory or 0))

@@ -73,9 +73,9 @@ def test_the_later_directory_counts_and_conflicts_are_errors(tmp_path: Path) -> 
 def test_what_is_missing_or_broken_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{")
     write(tmp_path, "toy.json", {"name": "one", "containerEdits": {"deviceNodes": [{"path": "/dev/absent"}]}})
-    with pytest.raises(CDIError, match="unresolvable CDI devices vendor.test/toy=none"):
+    with pytest.raises(CDIError, match=r"unresolvable CDI devices vendor.test/toy=none"):
         injected(["vendor.test/toy=none"], tmp_path, tmp_path / "absent")
-    with pytest.raises(CDIError, match="failed to inject CDI device vendor.test/toy=one"):
+    with pytest.raises(CDIError, match=r"failed to inject CDI device vendor.test/toy=one"):
         injected(["vendor.test/toy=one"], tmp_path)
     assert injected([], tmp_path) == SPEC
 
