@@ -308,6 +308,7 @@ class SecuredServer(ApiServer):
             await self._custom.stop()
             self._custom = None
         await super().stop()
+        await self._webhooks.close()
         while self.closing:
             await self.closing.pop()()
 

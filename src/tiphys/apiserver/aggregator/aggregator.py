@@ -92,6 +92,7 @@ class Aggregator:
         self._hear_surroundings(wanted=False)
         for name in self._workers:
             self._metrics.forget(name)
+        await self._transport.close()
 
     async def _run(self) -> None:
         assert self._changes is not None

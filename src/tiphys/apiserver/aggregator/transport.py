@@ -16,6 +16,7 @@ from tiphys.apiserver.aggregator.apiservices import Registration
 from tiphys.apiserver.aggregator.identity import identity_headers
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.http.egress import Egress
+from tiphys.apiserver.http.pool import Connections
 from tiphys.apiserver.http.upstream import Exchange, Target, failure
 from tiphys.apiserver.registry.strategy import Reader
 from tiphys.apiserver.service_endpoints import Endpoint, ready_endpoints, service_slices
@@ -64,6 +65,7 @@ class Transport:
         self._egress = egress
         self._certificate = certificate
         self._contexts: dict[tuple[str, bool, int], ssl.SSLContext] = {}
+        self._kept = Connections()
 
     # --- where ------------------------------------------------------------------------------------
     def targets(self, one: Registration, path: str) -> list[Target]:
@@ -127,12 +129,16 @@ class Transport:
             context.load_cert_chain(self._certificate.certificate, self._certificate.key)
         return context
 
+    async def close(self) -> None:
+        """End the connections that are kept."""
+        await self._kept.close()
+
     # --- asking -----------------------------------------------------------------------------------
     async def connect(self, one: Registration, path: str) -> Exchange:
         """An open connection to one of the endpoints: another when one refuses. TransportError, TimeoutError."""
         error: BaseException | None = None
         for target in self.targets(one, path)[:ATTEMPTS]:
-            exchange = Exchange(target)
+            exchange = Exchange(target, self._kept)
             try:
                 await exchange.open()
                 return exchange

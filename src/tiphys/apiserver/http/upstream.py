@@ -18,10 +18,12 @@ import httptools
 
 from tiphys.apiserver.http.egress import connect
 from tiphys.apiserver.http.links import Rewriter
+from tiphys.apiserver.http.pool import Connections, Key
 from tiphys.apiserver.http.response import RawConnection, Stream
 
 CONNECT_TIMEOUT: Final = 10.0  # seconds
 PIECE: Final = 64 * 1024
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 # Headers that belong to one connection and are not passed on (RFC 9110, 7.6.1).
 HOP_BY_HOP: Final = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
@@ -50,10 +52,20 @@ class Head:
 
 
 class Exchange:
-    """One connection to a target. Call `open`, then either `answer` and `body`, or `tunnel`; always `close`."""
+    """One request to a target. Call `open`, then either `answer` and `body`, or `tunnel`; always `close`."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, pool: Connections | None = None, *, repeatable: bool = False) -> None:
+        """`pool`: where connections are kept. `repeatable`: the request may be sent again, whatever its method.
+
+        A kept connection may end just when it is used: who may ask again then does so on a new one.
+        """
         self._target = target
+        self._pool = pool
+        self._repeatable = repeatable
+        self._reused = False
+        self._again = b""  # the request, where it may be sent again
+        self._whole = False  # the answer was read to its end, and the connection stays
+        self._upgrades = False
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -63,7 +75,19 @@ class Exchange:
         self._chunks: list[bytes] = []
 
     async def open(self) -> None:
-        """Connect. Raises OSError (also for TLS) and TimeoutError."""
+        """Connect, or use a connection that was kept. Raises OSError (also for TLS) and TimeoutError."""
+        kept = None if self._pool is None else self._pool.take(self._key())
+        if kept is not None:
+            self._reader, self._writer = kept
+            self._reused = True
+            return
+        await self._connect()
+
+    def _key(self) -> Key:
+        target = self._target
+        return target.host, target.port, target.tls, target.server_name, target.namespace
+
+    async def _connect(self) -> None:
         target = self._target
         async with asyncio.timeout(CONNECT_TIMEOUT):
             name = (target.server_name or target.host) if target.tls else None
@@ -105,11 +129,29 @@ class Exchange:
         if upgrade:
             lines.append("Connection: Upgrade")
             lines.append(f"Upgrade: {headers.get('upgrade', '')}")
-        else:
+            self._upgrades = True
+        elif self._pool is None:
             lines.append("Connection: close")
         if body or method in ("POST", "PUT", "PATCH"):
             lines.append(f"Content-Length: {len(body)}")
-        self._writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+        data = "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+        if self._reused and not upgrade and (self._repeatable or method in SAFE):
+            self._again = data
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
+        except ConnectionError:
+            if not self._again:
+                raise
+            await self._repeat()
+
+    async def _repeat(self) -> None:
+        """Send the request once more, on a new connection."""
+        data, self._again = self._again, b""
+        assert self._writer is not None
+        self._writer.close()
+        await self._connect()
+        self._writer.write(data)
         await self._writer.drain()
 
     # --- httptools callbacks -------------------------------------------------------------------------
@@ -127,11 +169,22 @@ class Exchange:
 
     def on_message_complete(self) -> None:
         self._done = self._head_done
+        # Only here does the parser still know how the body's end was told.
+        self._whole = self._head_done and bool(self._parser.should_keep_alive())
 
     # --- reading -------------------------------------------------------------------------------------
     async def _more(self) -> bool:
         assert self._reader is not None
-        data = await self._reader.read(PIECE)
+        try:
+            data = await self._reader.read(PIECE)
+        except ConnectionError:
+            if not self._again:
+                raise
+            data = b""
+        if not data and self._again:
+            await self._repeat()
+            return True
+        self._again = b""
         if not data:
             self._done = True
             return False
@@ -206,7 +259,12 @@ class Exchange:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def close(self) -> None:
-        """End the connection."""
+        """End the connection, or keep it for the next request."""
+        reader, writer = self._reader, self._writer
+        if self._pool is not None and reader is not None and writer is not None and self._whole and not self._upgrades:
+            self._writer = None
+            self._pool.put(self._key(), reader, writer)
+            return
         if self._writer is not None:
             self._writer.close()
             try:

@@ -20,6 +20,7 @@ import httptools
 
 from tiphys.apiserver.admission.webhooks.interface import CallError
 from tiphys.apiserver.http.egress import Egress
+from tiphys.apiserver.http.pool import Connections
 from tiphys.apiserver.http.upstream import Exchange, Target
 from tiphys.apiserver.registry.strategy import Reader
 from tiphys.apiserver.service_endpoints import Endpoint, ready_endpoints, service_slices
@@ -59,12 +60,13 @@ def _clean(path: str) -> str:
 
 
 class HttpsCaller:
-    """`WebhookCaller` over HTTPS, a connection a call."""
+    """`WebhookCaller` over HTTPS, on connections that are kept between calls."""
 
     def __init__(self, reader: Reader, egress: Egress) -> None:
         self._reader = reader
         self._egress = egress
         self._contexts: dict[str, ssl.SSLContext] = {}
+        self._kept = Connections()
 
     async def call(self, config: Mapping[str, Any], body: bytes, timeout: float) -> bytes:
         """POST `body`; the answer. Raises CallError."""
@@ -73,7 +75,7 @@ class HttpsCaller:
         try:
             target = self._target(config, url)
             async with asyncio.timeout(timeout):
-                status, data = await _exchange(target, body)
+                status, data = await _exchange(target, self._kept, body)
         except CallError as error:
             why = str(error)
         except ssl.SSLCertVerificationError as error:
@@ -92,6 +94,10 @@ class HttpsCaller:
             _check(status, data)
             return data
         raise CallError(f'failed to call webhook: Post "{url}": {why}')
+
+    async def close(self) -> None:
+        """End the connections that are kept."""
+        await self._kept.close()
 
     def _target(self, config: Mapping[str, Any], url: str) -> Target:
         parts = urlsplit(url)
@@ -125,8 +131,9 @@ class HttpsCaller:
         return context
 
 
-async def _exchange(target: Target, body: bytes) -> tuple[int, bytes]:
-    exchange = Exchange(target)
+async def _exchange(target: Target, kept: Connections, body: bytes) -> tuple[int, bytes]:
+    # A webhook may be asked twice about the same write: it has to be ready for that.
+    exchange = Exchange(target, kept, repeatable=True)
     try:
         await exchange.open()
         headers = {"content-type": "application/json", "accept": "application/json", "user-agent": "kube-apiserver"}
