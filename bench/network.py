@@ -1,0 +1,473 @@
+"""What the pod network costs: throughput and latency beside the bare path, look-ups, policies, DNS.
+
+    python -m bench network [-- --parts paths,lookup,policy,dns] [--services 1000]
+
+`paths` makes a cluster of two nodes, and beside it two namespaces joined by a veth and a bridge, and by a VXLAN, with
+nothing of ours in them; each is measured in turn with the other, by iperf3 and by a message of one byte there and back,
+and the ratio is what counts. `dns` asks a cluster's DNS, dnsmasq and unbound for the same names by dnsperf.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import resource
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.clusters import Running, cluster
+from bench.proxy import choice, service
+from bench.report import percentile, table
+from tiphys.base.netns import call_in
+from tiphys.base.nft import AsyncNft
+from tiphys.machinery.meta import ObjectName
+from tiphys.network.policy.compile import compile_policy, pod_facts
+from tiphys.network.policy.state import PolicyState
+from tiphys.proxy.iptables.applier import IptablesApplier
+from tiphys.proxy.iptables.chains import Site
+from tiphys.proxy.model import Choice, Endpoint
+from tiphys.proxy.nftables.applier import Applier
+from tiphys.proxy.nftables.layout import Layout
+from tiphys.proxy.rules import RuleWriter
+
+SECONDS, ROUNDS, MESSAGES = 2, 3, 4000
+ECHO, IPERF = 7007, 5201
+Bench = dict[str, Any]
+
+
+def sh(command: str, netns: str = "") -> str:
+    """A command line, in a namespace (a name, or a path as of a process)."""
+    prefix = f"nsenter --net={netns if '/' in netns else f'/run/netns/{netns}'} " if netns else ""
+    done = subprocess.run(prefix + command, shell=True, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{prefix}{command}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def where(netns: str) -> str:
+    return netns if "/" in netns else f"/run/netns/{netns}"
+
+
+# --- one path ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def served(netns: str) -> Iterator[None]:
+    """iperf3 and an echo in a namespace."""
+    iperf = subprocess.Popen(
+        ["nsenter", f"--net={where(netns)}", "iperf3", "-s", "-p", str(IPERF)], stdout=subprocess.DEVNULL
+    )
+
+    def listen() -> socket.socket:
+        return socket.create_server(("", ECHO))
+
+    listener = call_in(where(netns), listen)
+
+    def echo(channel: socket.socket) -> None:
+        channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with channel:
+            while piece := channel.recv(64):
+                channel.send(piece)
+
+    def accept() -> None:
+        while True:
+            try:
+                channel, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=echo, args=(channel,), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    time.sleep(0.3)
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        iperf.kill()
+        iperf.wait()
+
+
+def throughput(netns: str, address: str, port: int) -> float:
+    """Gbit/s of one TCP stream."""
+    found = json.loads(sh(f"iperf3 -J -t {SECONDS} -c {address} -p {port}", netns))
+    return float(found["end"]["sum_received"]["bits_per_second"]) / 1e9
+
+
+def latency(netns: str, address: str, port: int) -> float:
+    """Median of a byte there and back on one connection, in µs."""
+
+    def work() -> float:
+        with socket.create_connection((address, port)) as channel:
+            channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            times = []
+            for _ in range(MESSAGES):
+                begun = time.perf_counter()
+                channel.send(b"x")
+                channel.recv(1)
+                times.append(time.perf_counter() - begun)
+            return percentile(times, 0.5) * 1e6
+
+    return call_in(where(netns), work)
+
+
+def connecting(netns: str, address: str, port: int, times: int = 600) -> float:
+    """Median of opening a connection, in µs."""
+
+    def work() -> float:
+        found = []
+        for _ in range(times):
+            begun = time.perf_counter()
+            with socket.create_connection((address, port)):
+                found.append(time.perf_counter() - begun)
+        return percentile(found, 0.5) * 1e6
+
+    return call_in(where(netns), work)
+
+
+# --- the bare paths ------------------------------------------------------------------------------------
+
+
+class Bare:
+    """Two nodes with a pod each (and one more on the first), made by hand: veth, bridge, VXLAN, nothing else."""
+
+    def __init__(self) -> None:
+        self._prefix = f"tph-test-b{os.getpid() % 10000}"
+        self._bridge = f"tphb{os.getpid() % 10000}"
+
+    def name(self, word: str) -> str:
+        return f"{self._prefix}-{word}"
+
+    def __enter__(self) -> Bare:
+        sh(f"ip link add {self._bridge} type bridge && ip addr add 192.168.250.254/24 dev {self._bridge}")
+        sh(f"ip link set {self._bridge} up")
+        for number in (1, 2):
+            node = self.name(f"n{number}")
+            sh(f"ip netns add {node}")
+            sh(f"ip link add {self._bridge}{number} type veth peer name eth0 netns {node}")
+            sh(f"ip link set {self._bridge}{number} master {self._bridge} up")
+            sh(f"ip addr add 192.168.250.{number}/24 dev eth0 && ip link set eth0 up && ip link set lo up", where(node))
+            # The same device as the cluster's, and a bridge for pods.
+            other = 3 - number
+            mac = "0a:00:00:00:00:0{}"
+            for command in (
+                f"ip link add vx type vxlan id 9 dstport 8472 local 192.168.250.{number} dev eth0 nolearning",
+                f"ip link set vx address {mac.format(number)} mtu 1450 up",
+                f"ip addr add 10.9.{number}.0/32 dev vx",
+                f"ip route add 10.9.{other}.0/24 via 10.9.{other}.0 dev vx onlink",
+                f"ip neigh add 10.9.{other}.0 lladdr {mac.format(other)} dev vx nud permanent",
+                f"bridge fdb add {mac.format(other)} dev vx dst 192.168.250.{other} self permanent",
+                f"ip link add pods type bridge && ip link set pods mtu 1450 up && ip addr add 10.9.{number}.1/24 dev pods",
+                "sysctl -qw net.ipv4.ip_forward=1",
+                "sysctl -qw net.bridge.bridge-nf-call-iptables=0",
+            ):
+                sh(f"sh -c '{command}'", where(node))
+            for pod in ("p", "q"):
+                full = self.name(f"{pod}{number}")
+                sh(f"ip netns add {full}")
+                sh(f"ip link add {pod} mtu 1450 type veth peer name eth0 mtu 1450 netns {full}", where(node))
+                sh(f"ip link set {pod} master pods up", where(node))
+                address = f"10.9.{number}.{2 if pod == 'p' else 3}"
+                sh(f"sh -c 'ip addr add {address}/24 dev eth0; ip link set eth0 up; ip link set lo up'", where(full))
+                sh(f"ip route add default via 10.9.{number}.1", where(full))
+        sh("ip route add 10.9.1.0/24 via 192.168.250.1")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for word in ("p1", "q1", "p2", "q2", "n1", "n2"):
+            subprocess.run(["ip", "netns", "del", self.name(word)], capture_output=True, check=False)
+        subprocess.run(["ip", "link", "del", self._bridge], capture_output=True, check=False)
+
+
+# --- the cluster's paths -------------------------------------------------------------------------------
+
+
+def kubectl(running: Running, *words: str, stdin: str = "") -> str:
+    done = subprocess.run(
+        ["kubectl", f"--kubeconfig={running.kubeconfig}", *words],
+        input=stdin or None,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"kubectl {' '.join(words)}: {done.stderr}")
+    return done.stdout
+
+
+def start_pods(running: Running) -> dict[str, tuple[str, str]]:
+    """Pods a, b on the first node and c on the second, a and c behind Services: name → namespace's path and IP."""
+    names = {"a": 1, "b": 1, "c": 2}
+    documents: list[Bench] = []
+    for name, at in names.items():
+        container = {"name": "main", "image": "busybox:1.37", "command": ["sleep", "100000"]}
+        spec = {"nodeName": f"{running.name}-{at}", "terminationGracePeriodSeconds": 0, "containers": [container]}
+        metadata = {"name": name, "labels": {"who": name}}
+        documents.append({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        ports = [{"name": f"p{port}", "port": port} for port in (ECHO, IPERF)]
+        spec = {"type": "NodePort", "selector": {"who": name}, "ports": ports}
+        documents.append({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec})
+    kubectl(running, "apply", "-f", "-", stdin="\n---\n".join(map(json.dumps, documents)))
+    kubectl(running, "wait", "--for=condition=Ready", "pod", *names, "--timeout=60s")
+    found = {}
+    for name in names:
+        pod = json.loads(kubectl(running, "get", "pod", name, "-o", "json"))
+        found[name] = (f"/proc/{_process(pod['metadata']['uid'])}/ns/net", pod["status"]["podIP"])
+    return found
+
+
+def _process(uid: str) -> int:
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if uid in (entry / "cgroup").read_text() and (entry / "cmdline").read_bytes().startswith(b"sleep"):
+                return int(entry.name)
+        except OSError:
+            continue
+    raise SystemExit(f"no process of pod {uid}")
+
+
+def paths() -> None:
+    """Every path beside its bare one."""
+    with ExitStack() as stack:
+        running = stack.enter_context(cluster("--nodes", "2"))
+        bare = stack.enter_context(Bare())
+        pods = start_pods(running)
+        for netns in (pods["a"][0], pods["c"][0], bare.name("p1"), bare.name("p2")):
+            stack.enter_context(served(netns))
+        fronts: dict[str, Bench] = {
+            name: json.loads(kubectl(running, "get", "service", name, "-o", "json"))["spec"] for name in ("a", "c")
+        }
+        node_ports = {each["port"]: each["nodePort"] for each in fronts["a"]["ports"]}
+        node_ip = kubectl(running, "get", "node", f"{running.name}-1", "-o", "jsonpath={.status.addresses[0].address}")
+        root = "/proc/1/ns/net" if not os.path.exists("/proc/self/ns/net") else "/proc/self/ns/net"
+        own = {ECHO: ECHO, IPERF: IPERF}
+        same, across = (bare.name("q1"), "10.9.1.2"), (bare.name("q1"), "10.9.2.2")
+        rows: list[tuple[str, tuple[str, str], tuple[str, str], dict[int, int]]] = [
+            ("pod → pod, same node", (pods["b"][0], pods["a"][1]), same, own),
+            ("pod → pod, other node (VXLAN)", (pods["b"][0], pods["c"][1]), across, own),
+            ("pod → cluster IP → pod, same node", (pods["b"][0], fronts["a"]["clusterIP"]), same, own),
+            ("pod → cluster IP → pod, other node", (pods["b"][0], fronts["c"]["clusterIP"]), across, own),
+            ("host → node port → pod", (root, node_ip), (root, "10.9.1.2"), node_ports),
+        ]
+        found = []
+        for name, ours, plain, ports in rows:
+            figures: dict[str, list[float]] = {}
+            for _ in range(ROUNDS):
+                for kind, (netns, address), numbers in (("ours", ours, ports), ("plain", plain, own)):
+                    figures.setdefault(f"{kind} gbit", []).append(throughput(netns, address, numbers[IPERF]))
+                    figures.setdefault(f"{kind} us", []).append(latency(netns, address, numbers[ECHO]))
+                    figures.setdefault(f"{kind} new", []).append(connecting(netns, address, numbers[ECHO]))
+            best = {key: percentile(values, 0.5) for key, values in figures.items()}
+            found.append(
+                [
+                    name,
+                    f"{best['ours gbit']:.1f} / {best['plain gbit']:.1f}",
+                    f"{best['ours gbit'] / best['plain gbit'] * 100:.0f} %",
+                    f"{best['ours us']:.0f} / {best['plain us']:.0f}",
+                    f"{best['ours us'] / best['plain us'] * 100:.0f} %",
+                    f"{best['ours new']:.0f} / {best['plain new']:.0f}",
+                ]
+            )
+        table(
+            ["path (ours / bare)", "Gbit/s", "ratio", "byte there and back, µs", "ratio", "new connection, µs"], found
+        )
+
+
+# --- look-ups --------------------------------------------------------------------------------------------
+
+
+def lookup(counts: list[int]) -> None:
+    """A new connection against the number of Services before its own."""
+    rows = []
+    for count in counts:
+        row: list[object] = [f"{count:,}"]
+        for mode in ("nftables", "iptables"):
+            netns = f"tph-test-look-{os.getpid()}"
+            sh(f"ip netns add {netns}")
+            try:
+                sh("ip link set lo up", where(netns))
+                sh("ip addr add 10.200.0.1/32 dev lo", where(netns))
+                sh("ip route add local 10.96.0.0/12 dev lo", where(netns))
+                listener = call_in(where(netns), lambda: socket.create_server(("10.200.0.1", 8080), backlog=4096))
+                loaded = call_in(where(netns), lambda mode=mode, count=count: asyncio.run(_load(mode, count)))  # type: ignore[misc]  # a lambda's default
+                last = service(count - 1)
+                row += [f"{connecting(netns, last.cluster_ip, last.port, 1500):.0f} µs", f"{loaded:.1f} s"]
+                listener.close()
+            finally:
+                sh(f"ip netns del {netns}")
+        rows.append(row)
+    table(["Services", "nftables", "load", "iptables", "load"], rows)
+
+
+async def _load(mode: str, count: int) -> float:
+    """Write that many Services, the last to a server that is there; seconds."""
+    nft = AsyncNft()
+    begun = time.perf_counter()
+    try:
+        writer: RuleWriter = Applier(nft, Layout()) if mode == "nftables" else IptablesApplier(nft, Site())
+        await writer.start()
+        for number in range(count):
+            made = choice(number, 1)
+            if number == count - 1:
+                made = Choice(cluster=(Endpoint(ip="10.200.0.1", port=8080),), any_anywhere=True)
+            writer.desired.set_service(service(number), made)
+        await writer.apply()
+    finally:
+        nft.close()
+    return time.perf_counter() - begun
+
+
+# --- policies --------------------------------------------------------------------------------------------
+
+
+def policy(policies: int = 1000, pods: int = 5000, local: int = 100) -> None:
+    """Many policies and pods on one node of fifty: loading them, and one pod that comes and goes."""
+    netns = f"tph-test-pol-{os.getpid()}"
+    sh(f"ip netns add {netns}")
+    try:
+        call_in(where(netns), lambda: asyncio.run(_policy(policies, pods, local)))
+    finally:
+        sh(f"ip netns del {netns}")
+
+
+async def _policy(policies: int, pods: int, local: int) -> None:
+    from tests.unit.network.policy.world import pod  # builders of the unit tests
+    from tests.unit.network.policy.world import policy as policy_of
+
+    spaces = [f"space-{number}" for number in range(100)]
+    state, nft = PolicyState(), AsyncNft()
+
+    def made(number: int, node: str) -> Any:
+        labels = {"app": f"app-{number % 20}", "tier": f"tier-{number % 3}"}
+        ip = f"10.{244 + number // 60000}.{number // 250 % 240}.{number % 250 + 1}"
+        found = pod_facts(pod(spaces[number % len(spaces)], f"pod-{number}", ip, labels, node=node), "n1")
+        assert found is not None
+        return found
+
+    begun = time.perf_counter()
+    for space in spaces:
+        state.put_namespace(space, {"kubernetes.io/metadata.name": space, "team": f"team-{len(space) % 7}"})
+    for number in range(pods):
+        state.put_pod(made(number, "n1" if number < local else "n2"))
+    for number in range(policies):
+        peer = {"podSelector": {"matchLabels": {"app": f"app-{number % 20}"}}}
+        other = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": spaces[number * 7 % 100]}}}
+        rule = {"from": [peer, other], "ports": [{"port": 8080 + number % 5}]}
+        subject = {"matchLabels": {"tier": f"tier-{number % 3}"}}
+        state.put_policy(
+            compile_policy(policy_of(spaces[number % 100], f"p-{number}", pod_selector=subject, ingress=[rule]))
+        )
+    script = state.whole()
+    decided = time.perf_counter()
+    await nft.run(script)
+    done = time.perf_counter()
+    latencies: dict[str, list[float]] = {"pod of another node comes": [], "goes": [], "pod of this node comes": []}
+    for turn in range(200):
+        for what, node in (("pod of another node comes", "n2"), ("goes", ""), ("pod of this node comes", "n1")):
+            facts = made(pods + turn, node or "n2")
+            started = time.perf_counter()
+            if node:
+                state.put_pod(facts)
+            else:
+                state.drop_pod(ObjectName(facts.name.namespace, facts.name.name))
+            if text := state.script():
+                await nft.run(text)
+            latencies[what].append((time.perf_counter() - started) * 1e3)
+    rows = [["all at once", f"{(decided - begun) * 1e3:.0f} + {(done - decided) * 1e3:.0f} (decide + kernel)", ""]]
+    rows += [
+        [what, f"{percentile(each, 0.5):.1f}", f"{percentile(each, 0.99):.1f}"] for what, each in latencies.items()
+    ]
+    table([f"{policies:,} policies, {pods:,} pods, {local} here", "p50, ms", "p99, ms"], rows)
+    print(f"  memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB, {len(script) >> 10} KiB of rules")
+    nft.close()
+
+
+# --- DNS -------------------------------------------------------------------------------------------------
+
+
+def dns(services: int = 1000) -> None:
+    """Queries for the names of Services: the cluster's DNS (one process), dnsmasq and unbound, with the same names."""
+    with cluster("--nodes", "1") as running, tempfile.TemporaryDirectory() as directory:
+        port = {"port": 80}
+        documents = [
+            {"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"s-{number}"}, "spec": {"ports": [port]}}
+            for number in range(services)
+        ]
+        kubectl(
+            running, "create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})
+        )
+        found = json.loads(kubectl(running, "get", "services", "-o", "json"))["items"]
+        names = {f"{each['metadata']['name']}.default.svc.cluster.local": each["spec"]["clusterIP"] for each in found}
+        queries = Path(directory, "queries")
+        queries.write_text("".join(f"{name} A\n" for name in names))
+        words = (
+            "get",
+            "pods",
+            "-n",
+            "kube-system",
+            "-l",
+            "k8s-app=kube-dns",
+            "-o",
+            "jsonpath={.items[0].status.podIP}",
+        )
+        ours = kubectl(running, *words)
+        netns = f"tiphys-{running.name}-{running.name}-1"
+        Path(directory, "hosts").write_text("".join(f"{ip} {name}\n" for name, ip in names.items()))
+        Path(directory, "unbound.conf").write_text(
+            "server:\n username: ''\n chroot: ''\n use-syslog: no\n do-daemonize: no\n interface: 127.0.0.1@5302\n"
+            f" pidfile: {directory}/unbound.pid\n num-threads: 1\n local-zone: cluster.local. static\n"
+            + "".join(f' local-data: "{name}. 30 A {ip}"\n' for name, ip in names.items())
+        )
+        others = {
+            "dnsmasq": (f"dnsmasq -k -p 5301 -h -H {directory}/hosts -a 127.0.0.1 -z -R -c 0 -u root -x ''", 5301),
+            "unbound": (f"unbound -c {directory}/unbound.conf", 5302),
+        }
+        rows = [["Tiphys, one replica", *_asked(netns, ours, 53, queries)]]
+        for name, (command, number) in others.items():
+            process = subprocess.Popen(f"exec nsenter --net={where(netns)} {command}", shell=True)
+            time.sleep(1.5)
+            rows.append([name, *_asked(netns, "127.0.0.1", number, queries)])
+            process.kill()
+            process.wait()
+        table([f"{services:,} Services", "queries/s", "mean, ms", "largest, ms", "lost"], rows)
+
+
+def _asked(netns: str, address: str, port: int, queries: Path) -> list[object]:
+    text = sh(f"dnsperf -s {address} -p {port} -d {queries} -l 5 -c 4 -q 50", where(netns))
+
+    def figure(pattern: str) -> float:
+        matched = re.search(pattern, text)
+        return float(matched[1]) if matched else float("nan")
+
+    rate, lost = figure(r"Queries per second:\s+([\d.]+)"), figure(r"Queries lost:\s+(\d+)")
+    mean, worst = figure(r"Average Latency \(s\):\s+([\d.]+)"), figure(r"max ([\d.]+)\)")
+    return [f"{rate:,.0f}", f"{mean * 1e3:.2f}", f"{worst * 1e3:.1f}", f"{lost:.0f}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default="paths,lookup,policy,dns")
+    parser.add_argument("--counts", default="10,100,1000,3000,10000", help="Services of the look-ups")
+    options = parser.parse_args()
+    known: dict[str, Callable[[], None]] = {
+        "paths": paths,
+        "lookup": lambda: lookup([int(each) for each in options.counts.split(",")]),
+        "policy": policy,
+        "dns": dns,
+    }
+    for part in options.parts.split(","):
+        known[part]()
+
+
+if __name__ == "__main__":
+    main()
