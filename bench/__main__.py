@@ -24,6 +24,7 @@ PARTS: Final = {
     "store": ("bench.store", False, "the embedded store: durable writes, ranges, watchers"),
     "scheduler": ("bench.scheduler_decide", False, "one scheduling decision over 5,000 nodes"),
     "proxy": ("bench.proxy", True, "services in nftables"),
+    "network": ("bench.network", True, "the pod network: paths beside bare ones, look-ups, policies, DNS"),
     "up": ("bench.up", True, "`tiphys up` by part"),
     "pods": ("bench.pods", True, "from creating a pod to Running"),
     "simulation": ("bench.simulation", False, "a large cluster of simulated nodes: pods a second, latencies, memory"),

@@ -74,6 +74,7 @@ def test_a_cluster_of_two_families_has_an_address_of_each() -> None:
         ("10.244.0.0/16", "fd00:2::/64", "is too large"),
         ("10.244.0.1/16", "10.96.0.0/16", "has host bits set"),
         ("word", "10.96.0.0/16", "--pod-cidr"),
+        ("172.30.0.0/16", "10.96.0.0/16", "of which the nodes have their addresses"),
     ],
 )
 def test_ranges_are_checked_before_anything_starts(pods: str, services: str, message: str) -> None:

@@ -25,11 +25,10 @@ from pyroute2 import IPRoute, NetlinkError
 
 from tiphys.base.nft import Nft
 from tiphys.cmd.cluster.layout import Layout
-from tiphys.cmd.cluster.spec import ClusterSpec
+from tiphys.cmd.cluster.spec import NODES_NETWORK, ClusterSpec
 from tiphys.cmd.errors import CommandError
 
 FORWARDING: Final = Path("/proc/sys/net/ipv4/ip_forward")
-SUBNETS: Final = ipaddress.ip_network("172.30.0.0/16")
 
 
 def link_name(prefix: str, *parts: str) -> str:
@@ -65,10 +64,10 @@ def free_subnet() -> str:
             destination = route.get_attr("RTA_DST")
             if destination:
                 used.append(ipaddress.ip_network(f"{destination}/{route['dst_len']}", strict=False))
-    for candidate in SUBNETS.subnets(new_prefix=24):
+    for candidate in NODES_NETWORK.subnets(new_prefix=24):
         if not any(candidate.overlaps(other) for other in used):
             return str(candidate)
-    raise CommandError(f"no free network for the nodes: every part of {SUBNETS} has a route already")
+    raise CommandError(f"no free network for the nodes: every part of {NODES_NETWORK} has a route already")
 
 
 def ensure(spec: ClusterSpec, layout: Layout) -> None:

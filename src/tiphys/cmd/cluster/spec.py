@@ -14,6 +14,8 @@ from tiphys.cmd.errors import CommandError, UsageError
 
 NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?")
 NETWORKS: Final = ("vxlan", "host-gw", "bgp", "ipip")
+# Each cluster has a /24 of it.
+NODES_NETWORK: Final = ipaddress.ip_network("172.30.0.0/16")
 # The upper quarter of the /24 belongs to load balancers.
 MAX_NODES: Final = 180
 PROXY_MODES: Final = ("nftables", "iptables", "ipvs")
@@ -135,6 +137,9 @@ def check_ranges(pod_cidr: str, service_cidr: str) -> None:
             if flag == "--service-cidr" and each.max_prefixlen - each.prefixlen > 20:
                 raise UsageError(f"{flag}: {each} is too large; at least /{each.max_prefixlen - 20}")
         found.append(ranges)
+    for each in (*found[0], *found[1]):
+        if each.overlaps(NODES_NETWORK):
+            raise UsageError(f"{each} overlaps {NODES_NETWORK}, of which the nodes have their addresses")
     pods, services = found
     if [each.version for each in pods] != [each.version for each in services]:
         raise UsageError("--pod-cidr and --service-cidr must have the same families in the same order")
