@@ -94,7 +94,7 @@ def throughput(netns: str, address: str, port: int) -> float:
     """Gbit/s of one TCP stream."""
     reason = ""
     for _ in range(5):
-        found = json.loads(sh(f"iperf3 -J -t {SECONDS} -c {address} -p {port} || true", netns))
+        found = json.loads(sh(f"iperf3 -J --connect-timeout 3000 -t {SECONDS} -c {address} -p {port} || true", netns))
         if "sum_received" in found["end"]:
             return float(found["end"]["sum_received"]["bits_per_second"]) / 1e9
         reason = found.get("error", "")
@@ -267,6 +267,7 @@ def paths() -> None:
         ]
         found = []
         for name, ours, plain, ports in rows:
+            print(f"  {name} …", file=sys.stderr, flush=True)
             figures: dict[str, list[float]] = {}
             for _ in range(ROUNDS):
                 for kind, (netns, address), numbers in (("ours", ours, ports), ("plain", plain, own)):

@@ -26,10 +26,12 @@ pytestmark = [
 
 NAME = os.environ.get("TIPHYS_E2E_NAME", "e2e") + "-nf"
 PORT = str(int(os.environ.get("TIPHYS_E2E_PORT", "16600")) + 75)
+# One mode unless everything is asked for, as in test_matrix.
+MODES = ("nftables", "iptables") if os.environ.get("TIPHYS_MATRIX") == "all" else ("nftables",)
 T = TypeVar("T")
 
 
-@pytest.fixture(scope="module", params=("nftables", "iptables"))
+@pytest.fixture(scope="module", params=MODES)
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     with site_of(NAME, PORT, (4,), "--proxy-mode", request.param) as made:
         yield made
