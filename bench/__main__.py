@@ -23,6 +23,11 @@ PARTS: Final = {
     "api": ("bench.apiserver", False, "the API server over TLS: create, get, update, list, watch; CPU and memory"),
     "store": ("bench.store", False, "the embedded store: durable writes, ranges, watchers"),
     "scheduler": ("bench.scheduler_decide", False, "one scheduling decision over 5,000 nodes"),
+    "scheduler_perf": (
+        "bench.scheduler_perf",
+        False,
+        "the scheduler's process against the API server's: upstream's workloads",
+    ),
     "proxy": ("bench.proxy", True, "services in nftables"),
     "network": ("bench.network", True, "the pod network: paths beside bare ones, look-ups, policies, DNS"),
     "up": ("bench.up", True, "`tiphys up` by part"),
@@ -38,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     extra = list(arguments[len(own) + 1 :])
     unknown = [name for name in own if name not in PARTS]
     if unknown or (extra and len(own) != 1):
-        parts = "\n".join(f"  {name:<11}{what}" for name, (_, _, what) in PARTS.items())
+        parts = "\n".join(f"  {name:<16}{what}" for name, (_, _, what) in PARTS.items())
         print(f"{__doc__}\nParts:\n{parts}", file=sys.stderr)
         return 0 if unknown and unknown[0] in ("-h", "--help") else 2
     # Installed packages have their byte code; a source tree that may not keep it would be compiled at every start.

@@ -1,7 +1,11 @@
-"""Random clusters and pods: the arrays and `plain.py` must agree on every node, pod after pod."""
+"""Random clusters and pods: the arrays and `plain.py` must agree on every node, pod after pod.
+
+TIPHYS_TEST_PLACEMENTS is how many clusters are tried, each with up to eight pods.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +18,7 @@ from tiphys.scheduler.framework.diagnosis import Unschedulable
 from tiphys.scheduler.framework.interface import CycleState
 from tiphys.scheduler.podinfo import PodInfo
 
+CLUSTERS = int(os.environ.get("TIPHYS_TEST_PLACEMENTS", "150"))
 APPS = ["web", "db"]
 EFFECTS = ["NoSchedule", "PreferNoSchedule", "NoExecute"]
 
@@ -131,7 +136,9 @@ def pods(draw: st.DrawFn) -> PodInfo:
     )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=CLUSTERS, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 @given(nodes(), st.lists(pods(), min_size=1, max_size=8), st.data())
 def test_arrays_agree_with_plain_python(made: list[Node], incoming: list[PodInfo], data: st.DataObject) -> None:
     cache, framework = make_cache(*made), make_framework()
