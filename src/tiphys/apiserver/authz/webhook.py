@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import orjson
 
+from tiphys.apiserver.access_metrics import conditions_failed, webhook_asked, webhook_spared
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authn.webhook import FIRST_WAIT, post_again
 from tiphys.apiserver.authz.interface import Attributes, Decision, Undecided, Verdict
@@ -183,10 +184,14 @@ class WebhookAuthorizer:
         for program in self._options.conditions:
             try:
                 if program.evaluate({"request": spec}) is not True:
+                    webhook_spared(self._options.name)
                     return Decision(Verdict.NO_OPINION)
             except EvalError as error:
                 problem = problem or str(error)
-        return self._failed(problem) if problem else None
+        if not problem:
+            return None
+        conditions_failed(self._options.name)
+        return self._failed(problem)
 
     def _failed(self, problem: str) -> Decision:
         log.error("Failed to make webhook authorizer request: %s", problem)
@@ -208,15 +213,20 @@ class WebhookAuthorizer:
             "metadata": {},
             "spec": _older(spec) if options.version == "v1beta1" else spec,
         }
+        began, result = self._clock.monotonic(), "success"
         try:
             async with asyncio.timeout(options.timeout):
                 body = await post_again(self._service, orjson.dumps(review), self._clock, options.first_wait)
             answer = orjson.loads(body)
             decision, ttl = self._decision(answer.get("status") or {})
         except TimeoutError:
+            result = "timeout"
             decision, ttl = self._failed(f'Post "{self._service.url}": context deadline exceeded'), 0.0
         except (RemoteError, ValueError, AttributeError) as error:
+            result = "error"
             decision, ttl = self._failed(str(error)), 0.0
+        seconds = self._clock.monotonic() - began
+        webhook_asked(options.name, result, seconds, fails_open=not options.denies_on_failure)
         if len(self._answers) >= REMEMBERED:
             self._answers.clear()
         self._answers[key] = (self._clock.monotonic() + max(ttl, LEAST_KEPT), decision)

@@ -17,12 +17,13 @@ from typing import Any, Final, Protocol
 
 import orjson
 
+from tiphys.apiserver.access_metrics import authenticated, judged, refused
 from tiphys.apiserver.audit.auditor import Auditor
 from tiphys.apiserver.audit.record import DECISION, REASON
 from tiphys.apiserver.audit.stages import end_record, panicked, received, refuse_record
 from tiphys.apiserver.authn.constrained import act_as
 from tiphys.apiserver.authn.interface import Authenticator
-from tiphys.apiserver.authz.interface import Attributes, Undecided, settled
+from tiphys.apiserver.authz.interface import Attributes, Undecided, Verdict, settled
 from tiphys.apiserver.authz.wording import forbidden_error
 from tiphys.apiserver.endpoints.compression import compressed
 from tiphys.apiserver.endpoints.context import ApiRequest, Services
@@ -178,11 +179,14 @@ class ApiHandler:
 
     async def _judge(self, request: Request, info: RequestInfo) -> Answer:
         auditor = self._auditor
+        began = time.perf_counter()
         try:
             user = await self._authenticator.authenticate(request)
             if user is None:
                 raise unauthorized()
+            authenticated(user.name, time.perf_counter() - began)
         except StatusError as error:
+            refused(time.perf_counter() - began)
             if auditor is not None:
                 await refuse_record(auditor, request, info, status_response(error), self._services.now())
             raise
@@ -222,10 +226,12 @@ class ApiHandler:
 
     async def _serve_admitted(self, request: Request, info: RequestInfo) -> Answer:
         attributes = _attributes(request, info)
+        began = time.perf_counter()
         try:
             decision = self._services.authorizer.authorize(attributes)
         except Undecided:
             decision = await settled(lambda: self._services.authorizer.authorize(attributes))
+        judged(_RESULTS[decision.verdict], time.perf_counter() - began)
         audit = request.audit
         if audit is not None:
             audit.authorized = decision.allowed
@@ -350,6 +356,9 @@ def _info_of(request: Request) -> RequestInfo:
     except (UnicodeDecodeError, ValueError):
         raise bad_request("the request path or query is not valid UTF-8") from None
     return parse_request_info(request.method, path, query)
+
+
+_RESULTS: Final = {Verdict.ALLOW: "allowed", Verdict.DENY: "denied", Verdict.NO_OPINION: "no-opinion"}
 
 
 def time_limit(request: Request, info: RequestInfo) -> float | None:

@@ -81,7 +81,7 @@ async def test_a_role_may_be_bound(rules: list[Any]) -> None:
 async def test_a_role_may_not_be_bound() -> None:
     with pytest.raises(ForbiddenError, match="is attempting to grant RBAC permissions not currently held"):
         await run(cluster(extra("bind", "clusterroles", "other")), write(BINDINGS, binding()))
-    with pytest.raises(NotFoundError, match=r'roles\.rbac\.authorization\.k8s\.io "none" not found'):
+    with pytest.raises(NotFoundError, match=r'rolebindings\.rbac\.authorization\.k8s\.io "none" not found'):
         await run(cluster(), write(BINDINGS, binding("none", "Role")))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from tiphys.apiserver.access_metrics import token_checked
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authn.oidc.claims import Mappings
-from tiphys.apiserver.authn.oidc.jose import parse_token
+from tiphys.apiserver.authn.oidc.jose import Token, parse_token
 from tiphys.apiserver.authn.oidc.provider import Provider, ProviderError
 from tiphys.apiserver.authn.tokens import InvalidToken
 from tiphys.base.clock import Clock
@@ -37,6 +38,17 @@ class OidcTokens:
         parsed = parse_token(token)
         if parsed is None or parsed.claims.get("iss") != self._provider.issuer:
             return None
+        began = self._clock.monotonic()
+        try:
+            found = await self._checked(parsed)
+        except InvalidToken:
+            token_checked(self._provider.issuer, "failure", self._clock.monotonic() - began)
+            raise
+        token_checked(self._provider.issuer, "success", self._clock.monotonic() - began)
+        return found, audiences
+
+    async def _checked(self, parsed: Token) -> UserInfo:
+        """The user of a token of this issuer. InvalidToken."""
         if parsed.algorithm not in self._algorithms:
             allowed = " ".join(sorted(self._algorithms))
             raise InvalidToken(
@@ -57,7 +69,7 @@ class OidcTokens:
             raise InvalidToken(f"oidc: authenticator not initialized: {error}") from None
         if not signed:
             raise InvalidToken("oidc: verify token: failed to verify signature: failed to verify id token signature")
-        return self._mappings.user(claims), audiences
+        return self._mappings.user(claims)
 
     def _check_times(self, expires: object, begins: object) -> None:
         now = self._clock.now().timestamp()
