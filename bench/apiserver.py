@@ -1,9 +1,12 @@
 """What the API server does on this machine: requests/s and latencies over TLS, with the store on disk.
 
-    python bench/apiserver.py [--seconds 3] [--connections 32] [--objects 10000] [--watchers 1000] [--only NAME]
+    python -m bench.apiserver [--seconds 3] [--connections 32] [--objects 10000] [--watchers 1000] [--only NAME]
+    python -m bench.apiserver --kubeconfig FILE --process PID [PID…]
 
 The server is a process of its own (`tiphys apiserver`, SQLite, client certificates, RBAC, all admission); the client is
-this one. Each line is one measurement: rate, p50 and p99 latency, and the server's CPU time per request.
+this one. Each line is one measurement: rate, p50 and p99 latency, and the server's CPU time per request. With
+`--kubeconfig` the same load goes to a server that runs already, of any make and new; `--process` names the processes
+whose CPU time and memory are counted. `--only growth` makes 1,000, 10,000 and 100,000 pods.
 """
 
 from __future__ import annotations
@@ -11,104 +14,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
-import signal
-import ssl
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import orjson
 import uvloop
 
-from tiphys.apiserver.pki import Pki
+from bench.apiserver_client import Api, Connection, Given, Server
 
-TICKS = os.sysconf("SC_CLK_TCK")
 PODS = "/api/v1/namespaces/default/pods"
 CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
-
-
-class Server:
-    """The server process."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        pki = Pki(directory / "pki")
-        serving = pki.server("apiserver", "kube-apiserver", ["127.0.0.1"])
-        admin = pki.client("admin", "kubernetes-admin", ["system:masters"])
-        started = time.perf_counter()
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                "import sys; from tiphys.cmd.main import main; sys.exit(main(sys.argv[1:]))",
-                "apiserver",
-                "--bind-address=127.0.0.1",
-                "--secure-port=26443",
-                f"--datastore=sqlite:{directory / 'state'}",
-                f"--tls-cert-file={serving}.crt",
-                f"--tls-private-key-file={serving}.key",
-                f"--client-ca-file={directory / 'pki' / 'ca.crt'}",
-                f"--service-account-signing-key-file={pki.service_account_key}",
-                f"--cache-directory={directory / 'cache'}",
-            ],
-            stderr=(directory / "log").open("wb"),
-        )
-        self.tls = ssl.create_default_context(cafile=str(directory / "pki" / "ca.crt"))
-        self.tls.load_cert_chain(f"{admin}.crt", f"{admin}.key")
-        self.started = started
-
-    def cpu(self) -> float:
-        """CPU seconds used so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
-
-    def memory(self) -> float:
-        """Proportional set size in MB."""
-        for line in Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) / 1024
-        return 0.0
-
-    def stop(self) -> None:
-        """End the process."""
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-
-
-class Connection:
-    """A keep-alive connection that does as little as a client can."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-
-    @classmethod
-    async def open(cls, server: Server) -> Connection:
-        return cls(*await asyncio.open_connection("127.0.0.1", 26443, ssl=server.tls, limit=1 << 20))
-
-    async def call(
-        self, method: str, path: str, body: bytes = b"", kind: str = "application/json"
-    ) -> tuple[int, bytes]:
-        """One request; (status, body)."""
-        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nUser-Agent: bench/1\r\nAccept: application/json\r\n"
-        if body:
-            head += f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-        self.writer.write(head.encode() + b"\r\n" + body)
-        answer = await self.reader.readuntil(b"\r\n\r\n")
-        length = answer.index(b"Content-Length: ") + 16
-        data = await self.reader.readexactly(int(answer[length : answer.index(b"\r", length)]))
-        return int(answer[9:12]), data
-
-    async def close(self) -> None:
-        self.writer.close()
-        with contextlib.suppress(OSError, ssl.SSLError):
-            await self.writer.wait_closed()
+GROWTH = (1_000, 10_000, 100_000)
 
 
 def report(what: str, count: int, seconds: float, latencies: list[float], cpu: float) -> None:
@@ -122,7 +40,7 @@ Work = Callable[[Connection, int, int], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def connections(server: Server, count: int) -> AsyncIterator[list[Connection]]:
+async def connections(server: Api, count: int) -> AsyncIterator[list[Connection]]:
     found = await asyncio.gather(*(Connection.open(server) for _ in range(count)))
     try:
         yield found
@@ -130,7 +48,7 @@ async def connections(server: Server, count: int) -> AsyncIterator[list[Connecti
         await asyncio.gather(*(one.close() for one in found))
 
 
-async def measure(server: Server, what: str, clients: int, seconds: float, work: Work) -> None:
+async def measure(server: Api, what: str, clients: int, seconds: float, work: Work) -> None:
     """Let `clients` do `work(connection, client, count)` for some seconds."""
     latencies: list[float] = []
 
@@ -178,7 +96,7 @@ async def expect(answer: Awaitable[tuple[int, bytes]], *codes: int) -> bytes:
     return body
 
 
-async def requests(server: Server, args: argparse.Namespace) -> None:
+async def requests(server: Api, args: argparse.Namespace) -> None:
     """Creates, reads and updates of single objects."""
 
     async def create_config_map(connection: Connection, client: int, count: int) -> None:
@@ -210,7 +128,7 @@ async def requests(server: Server, args: argparse.Namespace) -> None:
     await measure(server, "get a pod, 1 connection", 1, seconds / 2, get)
 
 
-async def lists(server: Server, args: argparse.Namespace) -> None:
+async def lists(server: Api, args: argparse.Namespace) -> None:
     """Lists of many pods."""
     base = "/api/v1/namespaces/lists/pods"
     async with connections(server, 16) as found:
@@ -248,13 +166,126 @@ async def lists(server: Server, args: argparse.Namespace) -> None:
     await measure(server, f"list {args.objects} pods, pages of 500 (decoded)", 1, args.seconds, paged)
 
 
-async def watches(server: Server, args: argparse.Namespace) -> None:
+DEFINITION = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "crontabs.bench.example.com"},
+    "spec": {
+        "group": "bench.example.com",
+        "scope": "Namespaced",
+        "names": {"kind": "CronTab", "plural": "crontabs", "singular": "crontab"},
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "properties": {
+                            "spec": {
+                                "type": "object",
+                                "properties": {
+                                    "replicas": {"type": "integer"},
+                                    "least": {"type": "integer"},
+                                    "names": {
+                                        "type": "array",
+                                        "maxItems": 10,
+                                        "items": {"type": "string", "maxLength": 63},
+                                    },
+                                },
+                                "x-kubernetes-validations": [
+                                    {"rule": "self.replicas >= self.least", "message": "too few"},
+                                    {"rule": "self.names.all(n, n.startsWith('n-'))", "message": "a wrong name"},
+                                ],
+                            }
+                        },
+                    }
+                },
+            }
+        ],
+    },
+}
+
+
+async def customs(server: Api, args: argparse.Namespace) -> None:
+    """Objects of a custom kind with two rules in CEL."""
+    base = "/apis/bench.example.com/v1/namespaces/default/crontabs"
+    async with connections(server, 1) as (one,):
+        definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        await expect(one.call("POST", definitions, orjson.dumps(DEFINITION)), 201)
+        for _ in range(200):
+            if (await one.call("GET", base))[0] == 200:
+                break
+            await asyncio.sleep(0.05)
+
+    def custom(name: str, number: int) -> bytes:
+        spec = {"replicas": 3 + number, "least": 1, "names": ["n-one", "n-two", "n-three"]}
+        head = {"apiVersion": "bench.example.com/v1", "kind": "CronTab"}
+        return orjson.dumps({**head, "metadata": {"name": name}, "spec": spec})
+
+    async def create(connection: Connection, client: int, count: int) -> None:
+        await expect(connection.call("POST", base, custom(f"x-{client}-{count}", 0)), 201)
+
+    async def change(connection: Connection, client: int, count: int) -> None:
+        body, kind = orjson.dumps({"spec": {"replicas": 4 + count}}), "application/merge-patch+json"
+        await expect(connection.call("PATCH", f"{base}/x-{client}-0", body, kind), 200)
+
+    async def whole(connection: Connection, client: int, count: int) -> None:
+        await expect(connection.call("GET", base + "?limit=1000"), 200)
+
+    clients = args.connections
+    await measure(server, f"create custom objects with CEL, {clients} connections", clients, args.seconds, create)
+    await measure(server, f"patch custom objects with CEL, {clients} connections", clients, args.seconds, change)
+    await measure(server, "list 1000 custom objects", 1, args.seconds / 2, whole)
+
+
+async def growth(server: Api, args: argparse.Namespace) -> None:
+    """The same questions with more and more pods."""
+    base, made = "/api/v1/namespaces/growth/pods", 0
+    async with connections(server, 1) as (one,):
+        await expect(one.call("POST", "/api/v1/namespaces", b'{"metadata":{"name":"growth"}}'), 201)
+        account = b'{"metadata":{"name":"default"}}'
+        await expect(one.call("POST", "/api/v1/namespaces/growth/serviceaccounts", account), 201, 409)
+    begun = server.memory()
+
+    async def get(connection: Connection, client: int, count: int) -> None:
+        await expect(connection.call("GET", f"{base}/g-{(client * 7919 + count) % made:06d}"), 200)
+
+    async def patch(connection: Connection, client: int, count: int) -> None:
+        path, body = f"{base}/g-{(client * 31) % made:06d}/status", orjson.dumps({"status": {"message": f"m{count}"}})
+        await expect(connection.call("PATCH", path, body, "application/strategic-merge-patch+json"), 200)
+
+    async def page(connection: Connection, client: int, count: int) -> None:
+        await expect(connection.call("GET", f"{base}?limit=500"), 200)
+
+    for size in GROWTH:
+        numbers = iter(range(made, size))
+
+        async def fill(connection: Connection, numbers: Iterator[int] = numbers) -> None:
+            for number in numbers:
+                await expect(connection.call("POST", base, pod(f"g-{number:06d}")), 201)
+
+        cpu, started = server.cpu(), time.perf_counter()
+        async with connections(server, args.connections) as found:
+            await asyncio.gather(*(fill(one) for one in found))
+        spent, count = time.perf_counter() - started, size - made
+        made = size
+        rate, each = count / spent, (server.cpu() - cpu) / count * 1e6
+        print(f"{f'{size} pods: create':<48}{rate:>10,.0f}/s   server {each:8.0f} µs CPU", flush=True)
+        print(f"{f'{size} pods: memory':<48}{server.memory() - begun:>10,.0f} MB", flush=True)
+        await measure(server, f"{size} pods: get one", args.connections, args.seconds, get)
+        await measure(server, f"{size} pods: patch a status", args.connections, args.seconds, patch)
+        await measure(server, f"{size} pods: a page of 500", 1, args.seconds / 2, page)
+
+
+async def watches(server: Api, args: argparse.Namespace) -> None:
     """Deliveries of events to many watchers, each event timed from the answer of its write to each delivery."""
     for watchers, rate in ((100, 200), (args.watchers, 20)):
         await fan_out(server, watchers, rate, args.seconds)
 
 
-async def fan_out(server: Server, count: int, rate: int, seconds: float) -> None:
+async def fan_out(server: Api, count: int, rate: int, seconds: float) -> None:
     path = "/api/v1/namespaces/watched/configmaps?watch=1&resourceVersion="
     sent: dict[bytes, float] = {}
     latencies: list[float] = []
@@ -292,44 +323,36 @@ async def fan_out(server: Server, count: int, rate: int, seconds: float) -> None
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def ready(server: Server) -> None:
-    while True:
-        try:
-            connection = await Connection.open(server)
-            status, _ = await connection.call("GET", "/readyz")
-            await connection.close()
-            if status == 200:
-                break
-        except OSError:
-            if server.process.poll() is not None:
-                raise SystemExit((server.directory / "log").read_text()) from None
-        await asyncio.sleep(0.01)
-    print(f"{'process start to ready':<48}{time.perf_counter() - server.started:>10.2f} s", flush=True)
-    print(f"{'memory, idle':<48}{server.memory():>10,.0f} MB", flush=True)
+async def ready(server: Api) -> None:
+    await server.ready()
     async with connections(server, 1) as (one,):
         for path, body in (
             ("/api/v1/namespaces/default/serviceaccounts", b'{"metadata":{"name":"default"}}'),
             ("/api/v1/namespaces", b'{"metadata":{"name":"watched"}}'),
         ):
-            await expect(one.call("POST", path, body), 201)
+            await expect(one.call("POST", path, body), 201, 409)
+
+
+PARTS = {"requests": requests, "lists": lists, "customs": customs, "watches": watches, "growth": growth}
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--objects", type=int, default=10_000)
     parser.add_argument("--watchers", type=int, default=1_000)
     parser.add_argument("--directory", type=Path)
-    parser.add_argument("--only", choices=["requests", "lists", "watches"], action="append")
+    parser.add_argument("--kubeconfig", type=Path, help="measure the server it names instead of one of ours")
+    parser.add_argument("--process", type=int, nargs="*", default=[], help="that server's processes")
+    parser.add_argument("--only", choices=list(PARTS), action="append", help="default: all but growth")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.directory) as directory:
-        server = Server(Path(directory))
+        server = Given(args.kubeconfig, args.process) if args.kubeconfig else Server(Path(directory))
         try:
             await ready(server)
-            for name, run in (("requests", requests), ("lists", lists), ("watches", watches)):
-                if not args.only or name in args.only:
-                    await run(server, args)
+            for name in args.only or [name for name in PARTS if name != "growth"]:
+                await PARTS[name](server, args)
             print(f"{'memory, in the end':<48}{server.memory():>10,.0f} MB", flush=True)
         finally:
             server.stop()
