@@ -11,7 +11,7 @@ from tiphys.client.endpoint import Endpoint, Object, PartialObject, endpoint_of,
 from tiphys.client.events import NORMAL, WARNING, EventRecorder, reference_to
 from tiphys.client.expectations import Expectations
 from tiphys.client.informer import Informers, SharedInformer
-from tiphys.client.leaderelection import LeaderElector, LeadershipLost
+from tiphys.client.leaderelection import Election, LeaderElector, LeadershipLost
 from tiphys.client.reflector import ListWatch, Reflector
 from tiphys.client.rest import Client
 from tiphys.client.results import EventType, ListResult, PatchType, Preconditions, WatchEvent
@@ -34,6 +34,7 @@ __all__ = [
     "Expectations",
     "Indexer",
     "Informers",
+    "Election",
     "LeaderElector",
     "LeadershipLost",
     "ListResult",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -35,6 +36,30 @@ RETRY_PERIOD: Final = timedelta(seconds=2)
 
 class LeadershipLost(Exception):
     """The lease could not be renewed in time; the process should end and stand for election again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Election:
+    """Who stands for which lease, and its times (see LeaderElector)."""
+
+    lease: ObjectName
+    identity: str
+    lease_duration: timedelta = LEASE_DURATION
+    renew_deadline: timedelta = RENEW_DEADLINE
+    retry_period: timedelta = RETRY_PERIOD
+
+    def candidate(self, client: Client, clock: Clock, recorder: EventRecorder | None = None) -> LeaderElector:
+        """The candidate; `recorder` is told who leads."""
+        return LeaderElector(
+            client,
+            clock,
+            lease=self.lease,
+            identity=self.identity,
+            recorder=recorder,
+            lease_duration=self.lease_duration,
+            renew_deadline=self.renew_deadline,
+            retry_period=self.retry_period,
+        )
 
 
 class LeaderElector:

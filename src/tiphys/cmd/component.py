@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-import socket
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -73,11 +72,3 @@ def connect(kubeconfig: Path | None, component: str) -> Client:
     except (OSError, ValueError) as error:
         raise CommandError(f"cannot read the client configuration: {error}") from error
     return Client(config, user_agent=component)
-
-
-def identity(component: str) -> str:
-    """Who stands for leader election: the same after a restart on the same machine, so that it leads again at once.
-
-    The supervisor's lock makes sure that no two of them live.
-    """
-    return f"{socket.gethostname()}_{component}"

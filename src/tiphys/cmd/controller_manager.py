@@ -11,7 +11,8 @@ from tiphys.apiserver.admission.policies.typecheck import PolicyTypeChecker
 from tiphys.base.clock import SystemClock
 from tiphys.base.notify import notify_ready
 from tiphys.client import LeadershipLost
-from tiphys.cmd.component import add_common_flags, begin_logging, connect, identity, run
+from tiphys.cmd.component import add_common_flags, begin_logging, connect, run
+from tiphys.cmd.election import add_election_flags, election_of
 from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.flags import FlagParser, duration
 from tiphys.controllers.common.context import Options
@@ -34,7 +35,7 @@ def parser() -> FlagParser:
     flags.add_argument("--node-monitor-grace-period", type=duration, default=grace, help="silence before not ready")
     directory = "/opt/local-path-provisioner"
     flags.add_argument("--local-path-directory", default=directory, help="where nodes keep volumes of local-path")
-    flags.boolean("leader-elect", True, "work only while holding the lease")
+    add_election_flags(flags, "kube-controller-manager")
     flags.boolean("use-service-account-credentials", True, "give every controller an identity of its own")
     flags.add_argument("--secure-port", type=int, default=0, help="port for metrics and health; 0 for none")
     return flags
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     found = parser().parse(arguments)
     begin_logging(found.verbosity)
     options = options_of(found)
+    election = election_of(found)
     clock = SystemClock()
 
     async def work() -> None:
@@ -55,8 +57,7 @@ def main(arguments: Sequence[str]) -> int:
                     client,
                     clock,
                     controllers=found.controllers,
-                    leader_elect=found.leader_elect,
-                    identity=identity("controller-manager"),
+                    election=election,
                     use_accounts=found.use_service_account_credentials,
                 )
             except ValueError as error:

@@ -10,15 +10,13 @@ import yaml
 from tiphys.base.clock import SystemClock
 from tiphys.base.notify import notify_ready
 from tiphys.base.tasks import Supervised
-from tiphys.client import EventRecorder, Informers, LeaderElector, LeadershipLost
-from tiphys.cmd.component import add_common_flags, begin_logging, connect, identity, run
+from tiphys.client import EventRecorder, Informers, LeadershipLost
+from tiphys.cmd.component import add_common_flags, begin_logging, connect, run
+from tiphys.cmd.election import add_election_flags, election_of
 from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.flags import FlagParser
-from tiphys.machinery.meta import ObjectName
 from tiphys.scheduler.config import SchedulerConfig, load
 from tiphys.scheduler.scheduler import Scheduler
-
-LEASE = ObjectName("kube-system", "kube-scheduler")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,11 +24,12 @@ def main(arguments: Sequence[str]) -> int:
     flags = FlagParser("scheduler", "The scheduler.")
     add_common_flags(flags)
     flags.add_argument("--config", type=Path, help="a KubeSchedulerConfiguration document")
-    flags.boolean("leader-elect", True, "work only while holding the lease")
+    add_election_flags(flags, "kube-scheduler")
     flags.add_argument("--secure-port", type=int, default=0, help="port for metrics and health; 0 for none")
     options = flags.parse(arguments)
     begin_logging(options.verbosity)
     config = _configuration(options.config)
+    election = election_of(options)
     clock = SystemClock()
 
     async def work() -> None:
@@ -49,15 +48,13 @@ def main(arguments: Sequence[str]) -> int:
                     notify_ready()
                     await parts.wait()
 
-            if not options.leader_elect:
+            if election is None:
                 await schedule()
                 return
             recorder = EventRecorder(client, clock, "default-scheduler")
             tasks.spawn(recorder.run, name="leader election events", restart=True)
-            name = identity("scheduler")
-            elector = LeaderElector(client, clock, lease=LEASE, identity=name, recorder=recorder)
             try:
-                await elector.run(schedule)
+                await election.candidate(client, clock, recorder).run(schedule)
             except LeadershipLost as error:
                 raise CommandError(f"leader election lost: {error}") from error
 

@@ -6,8 +6,6 @@ https://kubernetes.io/docs/reference/command-line-tools-reference/kube-controlle
 from __future__ import annotations
 
 import os
-import socket
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -16,7 +14,7 @@ from typing import Any, Final
 from tiphys.base.clock import Clock
 from tiphys.base.log import get_logger
 from tiphys.base.tasks import Supervised
-from tiphys.client import Client, Controller, EventRecorder, Informers, LeaderElector
+from tiphys.client import Client, Controller, Election, EventRecorder, Informers
 from tiphys.controllers.accounts import AccountClients
 from tiphys.controllers.attachdetach import AttachDetachController
 from tiphys.controllers.bootstrap import BootstrapSignerController, TokenCleanerController
@@ -69,7 +67,6 @@ from tiphys.controllers.tainteviction import TaintEvictionController
 from tiphys.controllers.ttl import TTLController
 from tiphys.controllers.ttlafterfinished import TTLAfterFinishedController
 from tiphys.controllers.volumeprotection import PVCProtectionController, PVProtectionController
-from tiphys.machinery.meta import ObjectName
 
 log = get_logger(__name__)
 
@@ -176,8 +173,6 @@ ALIASES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
-LEASE: Final = ObjectName("kube-system", "kube-controller-manager")
-
 
 def selected(names: Iterable[str], known: Iterable[str] = CONTROLLERS) -> list[str]:
     """The controllers that `--controllers` asks for, in the order of the table.
@@ -211,11 +206,10 @@ class ControllerManager:
         clock: Clock,
         *,
         controllers: Iterable[str] = ("*",),
-        leader_elect: bool = True,
-        identity: str = "",
+        election: Election | None = None,
         use_accounts: bool = False,
     ) -> None:
-        """`identity` empty: one of this process's own; `use_accounts`: every controller acts as its service account.
+        """`election`: work only while leading; `use_accounts`: every controller acts as its service account.
 
         Raises ValueError for an unknown controller.
         """
@@ -224,17 +218,16 @@ class ControllerManager:
         self._clock = clock
         self._options = options
         self.names = selected(controllers)
-        self._leader_elect = leader_elect
-        self._identity = identity or f"{socket.gethostname()}_{uuid.uuid4()}"
+        self._election = election
         self.is_leading = False
 
     async def run(self) -> None:
         """Work until cancelled. Raises LeadershipLost when another took over: the process should end then."""
-        if not self._leader_elect:
+        if self._election is None:
             await self._work()
             return
         recorder = EventRecorder(self._client, self._clock, "kube-controller-manager")
-        elector = LeaderElector(self._client, self._clock, lease=LEASE, identity=self._identity, recorder=recorder)
+        elector = self._election.candidate(self._client, self._clock, recorder)
         async with Supervised(self._clock) as tasks:
             tasks.spawn(recorder.run, name="leader election events", restart=True)
             await elector.run(self._work)

@@ -28,5 +28,5 @@ async def run(identity: Identity, url: str, names: tuple[str, ...]) -> None:
         server=url, ca_data=identity.ca, cert_data=identity.client.certificate, key_data=identity.client.key
     )
     async with Client(config, user_agent="kube-controller-manager") as api:
-        manager = ControllerManager(options, api, SystemClock(), controllers=names, leader_elect=False)
+        manager = ControllerManager(options, api, SystemClock(), controllers=names)
         await manager.run()
