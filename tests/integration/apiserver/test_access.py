@@ -58,6 +58,10 @@ async def provider(tmp_path: Path) -> AsyncIterator[Provider]:
     async def answer(service: Service, request: web.Request, body: Any) -> web.Response:
         if request.path == "/.well-known/openid-configuration":
             return web.json_response({"issuer": service.url, "jwks_uri": f"{service.url}/keys"})
+        if request.path == "/groups":
+            wanted = found.token(sub=None, groups=["far", "away"])
+            known = request.headers.get("Authorization") == "Bearer let-me"
+            return web.Response(text=wanted) if known else web.Response(status=401)
         if request.path == "/keys":
             return web.json_response({"keys": [json_web_key(key.public_key()) for key in found.keys]})
         return web.Response(status=404)
@@ -113,6 +117,25 @@ async def test_oidc_by_flags(tmp_path: Path, provider: Provider) -> None:
         asked = [path for path, _, _ in provider.service.asked]
         assert asked[:2] == ["/.well-known/openid-configuration", "/keys"]
         assert asked.count("/.well-known/openid-configuration") == 1
+
+
+async def test_groups_that_are_elsewhere(tmp_path: Path, provider: Provider) -> None:
+    oidc = OidcOptions(
+        issuer_url=provider.url,
+        client_id="kubernetes",
+        ca_file=provider.service.ca_file,
+        groups_claim="groups",
+        username_prefix="-",
+    )
+
+    def token(access: str, claim: str = "groups") -> str:
+        source = {"endpoint": f"{provider.url}/groups", "access_token": access}
+        return provider.token(_claim_names={claim: "src1"}, _claim_sources={"src1": source})
+
+    async with secured_cluster(tmp_path, access=AccessOptions(oidc=oidc)) as cluster:
+        assert (await who(cluster, token("let-me")))["groups"] == ["far", "away", "system:authenticated"]
+        assert await who(cluster, token("let-them")) is None
+        assert (await who(cluster, token("let-me", "other")))["groups"] == ["system:authenticated"]
 
 
 async def test_keys_are_rotated(tmp_path: Path, provider: Provider, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,11 +39,11 @@ class RemoteService:
         self._transport: HttpTransport | None = None
 
     @classmethod
-    def at(cls, url: str, ca: bytes) -> RemoteService:
-        """The service at `url`; `ca`: PEM, b"" trusts what the machine trusts."""
+    def at(cls, url: str, ca: bytes, token: str = "") -> RemoteService:
+        """The service at `url`; `ca`: PEM, b"" trusts what the machine trusts. `token` is shown to it."""
         from tiphys.client.config import RestConfig
 
-        return cls(RestConfig(server=url, ca_data=ca))
+        return cls(RestConfig(server=url, ca_data=ca, token=token))
 
     @classmethod
     def from_kubeconfig(cls, path: Path) -> RemoteService:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from tiphys.apiserver.access_metrics import token_checked
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authn.oidc.claims import Mappings
+from tiphys.apiserver.authn.oidc.distributed import ClaimSources
 from tiphys.apiserver.authn.oidc.jose import Token, parse_token
 from tiphys.apiserver.authn.oidc.provider import Provider, ProviderError
 from tiphys.apiserver.authn.tokens import InvalidToken
@@ -30,6 +31,7 @@ class OidcTokens:
         self._algorithms = frozenset(algorithms)
         self._mappings = mappings
         self._clock = clock
+        self._sources = ClaimSources(mappings.groups.claim, provider.ca, clock, self._verify)
 
     async def authenticate_token(
         self, token: str, audiences: tuple[str, ...]
@@ -49,6 +51,11 @@ class OidcTokens:
 
     async def _checked(self, parsed: Token) -> UserInfo:
         """The user of a token of this issuer. InvalidToken."""
+        await self._verify(parsed, self._provider)
+        return self._mappings.user(await self._sources.expanded(parsed.claims))
+
+    async def _verify(self, parsed: Token, provider: Provider) -> None:
+        """Algorithm, audience, times and signature. InvalidToken."""
         if parsed.algorithm not in self._algorithms:
             allowed = " ".join(sorted(self._algorithms))
             raise InvalidToken(
@@ -64,12 +71,11 @@ class OidcTokens:
             raise InvalidToken(f'oidc: verify token: oidc: expected audience "{expected}" got [{shown}]')
         self._check_times(claims.get("exp"), claims.get("nbf"))
         try:
-            signed = await self._provider.signed(parsed)
+            signed = await provider.signed(parsed)
         except ProviderError as error:
             raise InvalidToken(f"oidc: authenticator not initialized: {error}") from None
         if not signed:
             raise InvalidToken("oidc: verify token: failed to verify signature: failed to verify id token signature")
-        return self._mappings.user(claims)
 
     def _check_times(self, expires: object, begins: object) -> None:
         now = self._clock.now().timestamp()

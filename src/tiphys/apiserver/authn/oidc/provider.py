@@ -40,6 +40,11 @@ class Provider:
         self._fetched: float | None = None
         self._fetching = asyncio.Lock()
 
+    @property
+    def ca(self) -> bytes:
+        """Whose certificates its servers show."""
+        return self._ca
+
     async def signed(self, token: Token) -> bool:
         """Whether one of the issuer's keys signed the token. Raises ProviderError when nobody can tell."""
         if self._fetched is not None and self._verified(token):
