@@ -17,6 +17,7 @@ from typing import Final
 from tiphys.apiserver.configfile import ConfigError
 from tiphys.apiserver.encryption.aes import AesCbc, AesGcm
 from tiphys.apiserver.encryption.configuration import Key, KeyService, Provider, Rule
+from tiphys.apiserver.encryption.counted import Counted
 from tiphys.apiserver.encryption.identity import Identity
 from tiphys.apiserver.encryption.kms.envelope import Envelope
 from tiphys.apiserver.encryption.transformer import FirstWrites, Prefixed, Transformer
@@ -60,7 +61,7 @@ class Encryption:
         self._rules = [(rule.resources, self._transformer_of(rule.providers)) for rule in rules]
         self._known: dict[str, Transformer | None] = {}  # by "group/plural"
 
-    def _transformer_of(self, providers: Iterable[Provider]) -> Transformer:
+    def _transformer_of(self, providers: Iterable[Provider]) -> FirstWrites:
         return FirstWrites([self._prefixed(provider) for provider in providers], NO_PREFIX)
 
     def _prefixed(self, provider: Provider) -> Prefixed:
@@ -93,7 +94,7 @@ class Encryption:
         group, plural = "" if parts[0] == "core" else parts[0], parts[1]
         for names, transformer in self._rules:
             if any(covers(name, group, plural) for name in names):
-                return transformer
+                return Counted(transformer, f"{plural}.{group}" if group else plural)
         return None
 
     def context(self, key: str) -> bytes:

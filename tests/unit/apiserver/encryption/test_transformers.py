@@ -9,6 +9,7 @@ import pytest
 from tiphys.apiserver.encryption.configuration import Key, Provider, Rule
 from tiphys.apiserver.encryption.providers import Encryption
 from tiphys.apiserver.encryption.transformer import Transformer, TransformError
+from tiphys.base.metrics import REGISTRY
 
 SECRET = "/registry/core/secrets/default/a"
 CONTEXT = b"/registry/secrets/default/a"
@@ -192,3 +193,20 @@ def test_what_upstream_wrote(kind: str) -> None:
     value, stale = sealing(provider(kind, k1=b"k" * 32)).open(base64.b64decode(stored), context.encode())
     assert value.startswith(b"k8s\0")
     assert not stale
+
+
+def test_what_is_opened_and_sealed_is_counted() -> None:
+    counted = Encryption([Rule(("*.apps",), (provider("aesgcm", k1=KEY), IDENTITY))])
+    transformer = counted.transformer("/registry/apps/deployments/d/a")
+    assert transformer is not None
+    transformer.open(transformer.seal(VALUE, CONTEXT), CONTEXT)
+    with pytest.raises(TransformError):
+        transformer.open(b"k8s:enc:foo:", CONTEXT)
+    shown = REGISTRY.expose().decode()
+    name = 'apiserver_storage_transformation_operations_total{resource="deployments.apps",'
+    for labels in (
+        'status="OK",transformation_type="from_storage",transformer_prefix="k8s:enc:aesgcm:v1:"} 1',
+        'status="OK",transformation_type="to_storage",transformer_prefix="k8s:enc:aesgcm:v1:"} 1',
+        'status="unknown-non-grpc",transformation_type="from_storage",transformer_prefix="unknown"} 1',
+    ):
+        assert name + labels in shown
