@@ -70,7 +70,9 @@ async def test_a_full_store_recovers_by_deleting_compacting_and_defragmenting(st
             keys.append(f"/{i:02}")
     revision = await store.current_revision()
     assert [alarm.kind for alarm in await store.alarms()] == [NOSPACE]
-    assert [kv.key for kv in (await store.range("/", "0", keys_only=True)).items] == keys
+    there = [kv.key for kv in (await store.range("/", "0", keys_only=True)).items]
+    # etcd carries the write out with which it notices, and yet answers that there is no space.
+    assert there in (keys, [*keys, f"/{len(keys):02}"])
     for key in keys[2:]:
         revision = (await store.delete(key)).revision
     await store.compact(revision)
