@@ -58,10 +58,10 @@ Bench = dict[str, Any]
 
 def sh(command: str, netns: str = "") -> str:
     """A command line, in a namespace (a name, or a path as of a process)."""
-    prefix = f"nsenter --net={netns if '/' in netns else f'/run/netns/{netns}'} " if netns else ""
-    done = subprocess.run(prefix + command, shell=True, capture_output=True, text=True, check=False)
+    words = ["nsenter", f"--net={where(netns)}"] if netns else []
+    done = subprocess.run([*words, "sh", "-c", command], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{prefix}{command}: {done.stderr.strip() or done.stdout.strip()}")
+        raise SystemExit(f"{netns}: {command}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
 
 
@@ -178,14 +178,14 @@ class Bare:
                 "sysctl -qw net.ipv4.ip_forward=1",
                 "sysctl -qw net.bridge.bridge-nf-call-iptables=0",
             ):
-                sh(f"sh -c '{command}'", where(node))
+                sh(command, where(node))
             for pod in ("p", "q"):
                 full = self.name(f"{pod}{number}")
                 sh(f"ip netns add {full}")
                 sh(f"ip link add {pod} mtu 1450 type veth peer name eth0 mtu 1450 netns {full}", where(node))
                 sh(f"ip link set {pod} master pods up", where(node))
                 address = f"10.9.{number}.{2 if pod == 'p' else 3}"
-                sh(f"sh -c 'ip addr add {address}/24 dev eth0; ip link set eth0 up; ip link set lo up'", where(full))
+                sh(f"ip addr add {address}/24 dev eth0; ip link set eth0 up; ip link set lo up", where(full))
                 sh(f"ip route add default via 10.9.{number}.1", where(full))
         sh("ip route add 10.9.1.0/24 via 192.168.250.1")
 

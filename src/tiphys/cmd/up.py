@@ -201,8 +201,6 @@ def _spec(options: Any, layout: Layout) -> ClusterSpec:
 def _prepare(spec: ClusterSpec, layout: Layout, progress: Progress) -> ClusterSpec:
     """Everything that must be there before the first process: spec, certificates, network, places of the nodes."""
     layout.run.mkdir(parents=True, exist_ok=True)
-    if spec.mode == "cluster" and not spec.subnet:
-        spec = replace(spec, subnet=hostnet.free_subnet())
     if not spec.kubeconfig:
         name = "tiphys" if spec.name == "tiphys" else f"tiphys-{spec.name}"
         spec = replace(spec, kubeconfig=str(Path.home() / ".kube" / f"{name}.yaml"))
@@ -211,6 +209,8 @@ def _prepare(spec: ClusterSpec, layout: Layout, progress: Progress) -> ClusterSp
     except FileExistsError:
         usual = Layout.of(spec.name).state
         raise CommandError(f'cluster "{spec.name}" has its state in {usual.resolve()}; choose another --name') from None
+    if spec.mode == "cluster" and not spec.subnet:
+        spec = hostnet.take_subnet(spec, layout)
     specs.save(spec, layout.spec)
     with progress.part("certificates"):
         try:

@@ -14,10 +14,13 @@ API server reaches them from inside a node.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import ipaddress
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -54,6 +57,18 @@ def link_index(ip: IPRoute, name: str) -> int | None:
     """Index of a link, None when there is none of that name."""
     found = ip.link_lookup(ifname=name)
     return int(found[0]) if found else None
+
+
+def take_subnet(spec: ClusterSpec, layout: Layout) -> ClusterSpec:
+    """The spec with a network nobody has, and its bridge; of two that start at once, the second sees the first's."""
+    lock = os.open(layout.run.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        spec = replace(spec, subnet=free_subnet())
+        ensure(spec, layout)
+    finally:
+        os.close(lock)
+    return spec
 
 
 def free_subnet() -> str:
