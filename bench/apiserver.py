@@ -310,7 +310,7 @@ async def fan_out(server: Api, count: int, rate: int, seconds: float) -> None:
         tasks = [asyncio.ensure_future(receive(one)) for one in found]
         cpu, started = server.cpu(), time.perf_counter()
         for number in range(events):
-            name = f"w-{count}-{number}"
+            name = f"w-{count}-{rate}-{number}"
             sent[name.encode()] = time.perf_counter()
             await expect(writer.call("POST", "/api/v1/namespaces/watched/configmaps", config_map(name, 300)), 201, 404)
             await asyncio.sleep(max(0.0, started + (number + 1) / rate - time.perf_counter()))
