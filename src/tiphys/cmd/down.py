@@ -97,7 +97,7 @@ def remove_places(layout: Layout) -> None:
     with suppress(OSError):
         layout.run.parent.rmdir()  # no cluster is left: nobody mounts there any more
         if os.geteuid() == 0:
-            place.remove_kubelet_directory()
+            place.remove_known_directories()
 
 
 def _nodes(layout: Layout) -> list[str]:

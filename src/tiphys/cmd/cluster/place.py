@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -31,6 +31,8 @@ NETNS_DIRECTORY: Final = Path("/run/netns")
 CGROUP_ROOT: Final = Path("/sys/fs/cgroup")
 # Where programs beside a kubelet (CSI drivers, device plugins) look for it: their manifests name this very path.
 KUBELET_DIRECTORY: Final = Path("/var/lib/kubelet")
+# Where device drivers tell the runtime what their devices need (CDI): a node's devices are no other node's.
+CDI_DIRECTORY: Final = Path("/run/cdi")
 KILL_FOR: Final = 5.0  # seconds to wait for the processes of a node to die
 
 
@@ -40,9 +42,12 @@ def network_namespace_path(layout: Layout, node: str) -> Path:
 
 
 def ensure(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> None:
-    """Make what is missing of a node's place. There the node's own kubelet directory is KUBELET_DIRECTORY."""
-    kubelet = layout.node_state(node.name) / "kubelet"
-    for directory in (layout.node_run(node.name), kubelet):
+    """Make what is missing of a node's place. There the directories that everybody knows are the node's own."""
+    own = {
+        KUBELET_DIRECTORY: layout.node_state(node.name) / "kubelet",
+        CDI_DIRECTORY: layout.node_run(node.name) / "cdi",
+    }
+    for directory in (layout.node_run(node.name), *own.values()):
         directory.mkdir(parents=True, exist_ok=True)
     (layout.run / "ns").mkdir(parents=True, exist_ok=True)
     _ensure_private_mount(layout.run / "ns")
@@ -51,7 +56,7 @@ def ensure(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> None:
     if not _is_pinned(network) or not _is_pinned(mounts):
         _unpin(network)
         _unpin(mounts)
-        _make_namespaces(network, mounts, kubelet)
+        _make_namespaces(network, mounts, own)
     _connect(spec, layout, node)
 
 
@@ -106,10 +111,11 @@ def remove_pins(layout: Layout) -> None:
             continue
 
 
-def remove_kubelet_directory() -> None:
+def remove_known_directories() -> None:
     """Remove what no node of this machine needs any more; one that is not empty is somebody else's."""
-    with suppress(OSError):
-        KUBELET_DIRECTORY.rmdir()
+    for directory in (KUBELET_DIRECTORY, CDI_DIRECTORY):
+        with suppress(OSError):
+            directory.rmdir()
 
 
 def freeze(layout: Layout, node: str, frozen: bool) -> None:
@@ -126,9 +132,10 @@ def freeze(layout: Layout, node: str, frozen: bool) -> None:
 # -- namespaces --------------------------------------------------------------------------------
 
 
-def _make_namespaces(network: Path, mounts: Path, kubelet: Path) -> None:
+def _make_namespaces(network: Path, mounts: Path, own: Mapping[Path, Path]) -> None:
     """Fork a process into new namespaces, pin them from here, and let it end."""
-    KUBELET_DIRECTORY.mkdir(parents=True, exist_ok=True)
+    for known in own:
+        known.mkdir(parents=True, exist_ok=True)
     for pin in (network, mounts):
         pin.parent.mkdir(parents=True, exist_ok=True)
         pin.touch()
@@ -143,9 +150,10 @@ def _make_namespaces(network: Path, mounts: Path, kubelet: Path) -> None:
             linux.mount("none", "/", "none", linux.MS_REC | linux.MS_SLAVE)
             linux.mount("none", "/", "none", linux.MS_REC | linux.MS_SHARED)
             # A peer group of its own: what is mounted here does not appear below the state directory as well.
-            linux.mount(kubelet, KUBELET_DIRECTORY, "none", linux.MS_BIND)
-            linux.mount("none", KUBELET_DIRECTORY, "none", linux.MS_PRIVATE)
-            linux.mount("none", KUBELET_DIRECTORY, "none", linux.MS_SHARED)
+            for known, directory in own.items():
+                linux.mount(directory, known, "none", linux.MS_BIND)
+                linux.mount("none", known, "none", linux.MS_PRIVATE)
+                linux.mount("none", known, "none", linux.MS_SHARED)
             os.write(up_writer, b"1")
             os.close(down_writer)
             os.read(down_reader, 1)
