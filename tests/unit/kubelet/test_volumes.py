@@ -60,3 +60,12 @@ def test_a_subpath_cannot_lead_out(tmp_path: Path) -> None:
     for path in ("out/passwd", "../x", "/etc"):
         with pytest.raises(VolumeError):
             bind_subpath(volume, path, tmp_path / "target")
+
+
+def test_a_link_put_in_a_subpaths_place_is_not_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a container can do between the look at the path and its opening."""
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "volume" / "here").symlink_to("/etc")
+    monkeypatch.setattr("os.path.realpath", str)  # as it was a moment ago: a directory
+    with pytest.raises(VolumeError, match="unexpected symlink found here"):
+        bind_subpath(tmp_path / "volume", "here", tmp_path / "target")

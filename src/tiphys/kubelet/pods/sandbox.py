@@ -57,8 +57,10 @@ async def make_sandbox(services: PodServices, pod: Pod, attempt: int) -> cri.Pod
     await _prepare_claims(services, pod)
     await asyncio.to_thread(_prepare, services, pod)
     try:
-        await services.runtime.run_sandbox(config, await _handler(services, pod))
-    except (CRIError, StatusError) as error:
+        handler = await _handler(services, pod)
+        await _check_user_namespace(services, pod, handler)
+        await services.runtime.run_sandbox(config, handler)
+    except (CRIError, StatusError, UserNamespaceError) as error:
         services.event(pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
         raise SandboxError(f"failed to create its sandbox: {error}") from error
     return config
@@ -73,6 +75,21 @@ async def _prepare_claims(services: PodServices, pod: Pod) -> None:
         message = f"Failed to prepare dynamic resources: {error}"
         services.event(pod, "Warning", "FailedPrepareDynamicResources", message)
         raise SandboxError(message) from error
+
+
+class UserNamespaceError(Exception):
+    """The pod asks for users of its own, and there are none for it."""
+
+
+async def _check_user_namespace(services: PodServices, pod: Pod, handler: str) -> None:
+    """A pod that is not to share the node's users must not run with them. Raises UserNamespaceError, CRIError."""
+    if pod.spec.host_users is not False:
+        return
+    handlers = (await services.runtime.status()).runtime_handlers
+    if any(found.name == handler and found.features.user_namespaces for found in handlers):
+        raise UserNamespaceError("can't set `spec.hostUsers: false`, this kubelet has no ranges of users to give")
+    of = f'RuntimeClass handler "{handler}"' if handler else "runtime"
+    raise UserNamespaceError(f"can't set `spec.hostUsers: false`, {of} does not support user namespaces")
 
 
 async def _handler(services: PodServices, pod: Pod) -> str:

@@ -9,6 +9,7 @@ https://kubernetes.io/docs/concepts/storage/volumes/#using-subpath
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from tiphys.kubelet.mounts import bind, unmount
@@ -56,6 +57,10 @@ def _open(root: str, relative: str) -> int:
         finally:
             os.close(descriptor)
         descriptor = below
+        if stat.S_ISLNK(os.fstat(descriptor).st_mode):
+            # Such a descriptor is of the link itself: whoever mounts it goes where the link leads.
+            os.close(descriptor)
+            raise VolumeError(f"subPath {relative}: unexpected symlink found {part}")
     return descriptor
 
 
