@@ -54,6 +54,7 @@ def check_names(api: ApiRequest, obj: Object, *, namespaced: bool, named: bool) 
                 raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({info.name})")
             metadata["name"] = info.name
     if not namespaced:
+        metadata.pop("namespace", None)
         return
     namespace = metadata.get("namespace") or ""
     if not namespace:

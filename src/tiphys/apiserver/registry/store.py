@@ -21,6 +21,7 @@ import orjson
 
 from tiphys.apiserver.registry.disabled import drop_disabled_fields
 from tiphys.apiserver.registry.finalizers import finalizers_for_deletion
+from tiphys.apiserver.registry.metadata_causes import repeated
 from tiphys.apiserver.registry.names import generate_name, new_uid
 from tiphys.apiserver.registry.options import DeleteOptions, Preconditions
 from tiphys.apiserver.registry.stored import StoredObjects, same_object
@@ -33,7 +34,6 @@ from tiphys.machinery import field
 from tiphys.machinery.errors import (
     StatusError,
     already_exists,
-    bad_request,
     conflict,
     generate_name_conflict,
     invalid,
@@ -269,7 +269,9 @@ class ResourceStore(StoredObjects):
             raise invalid(GroupKind(*self.group_resource), ctx.name, [error])
         if version != str(entry.revision):
             if not version.isdecimal():
-                raise bad_request(f'invalid resourceVersion "{version}"')
+                raise StatusError(
+                    status_of(500, "", f"strconv.ParseUint: parsing {field.quote(version)}: invalid syntax")
+                )
             raise modified(self.group_resource, ctx.name)
         return True
 
@@ -315,18 +317,21 @@ class ResourceStore(StoredObjects):
             metadata.setdefault("generateName", known["generateName"])
         if not metadata.get("uid"):
             metadata["uid"] = known["uid"]  # another one is an error that validation words
-        for name in ("creationTimestamp", "generation", "selfLink", "deletionTimestamp"):
+        for name in ("creationTimestamp", "generation", "selfLink"):
             if name in known:
                 metadata[name] = known[name]
             else:
                 metadata.pop(name, None)
+        if "deletionTimestamp" in known:
+            metadata.setdefault("deletionTimestamp", known["deletionTimestamp"])  # only deletion sets it: else an error
         # A client may shorten nothing here, and may not take the grace period away.
         if "deletionGracePeriodSeconds" in known:
             metadata.setdefault("deletionGracePeriodSeconds", known["deletionGracePeriodSeconds"])
 
     def _update_errors(self, subresource: str, new: Object, old: Object) -> list[FieldError]:
         strategy = self.strategy
-        errors = self._metadata_errors(new["metadata"])
+        key = (self.resource.group, self.resource.plural)
+        errors = repeated(self._metadata_errors(new["metadata"]), key, status=subresource == "status")
         changed = validate_object_meta_update(new["metadata"], old["metadata"])
         errors += changed
         if not subresource or subresource == "scale":

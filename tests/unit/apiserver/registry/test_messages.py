@@ -12,10 +12,13 @@ import pytest
 from tests.unit.apiserver.registry.test_strategies import NoObjects
 from tiphys.api.table import RESOURCES
 from tiphys.apiserver.authn.interface import UserInfo
+from tiphys.apiserver.registry.batch.job_validation import count_indexes
 from tiphys.apiserver.registry.defaults.image import pull_policy_for
 from tiphys.apiserver.registry.disabled import drop_disabled_fields
+from tiphys.apiserver.registry.metadata_causes import repeated
 from tiphys.apiserver.registry.strategies import strategy_for
 from tiphys.apiserver.registry.strategy import RequestContext
+from tiphys.machinery.field import Path, invalid
 
 NOW = datetime(2024, 1, 1, tzinfo=UTC)
 RESOURCE = {(one.group, one.plural): one for one in RESOURCES if one.preferred}
@@ -182,3 +185,90 @@ def test_claims_of_stateful_sets_are_volumes_of_their_pods() -> None:
 )
 def test_the_policy_an_image_implies(image: str, policy: str) -> None:
     assert pull_policy_for(image) == policy
+
+
+TARGET = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}
+AUTOSCALERS = {
+    "another source than the type's": (
+        [{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 5}}, "external": {"metric": {"name": "m"}, "target": {"type": "Value", "value": "1"}}}],
+        ["spec.metrics[0].external: Forbidden: must populate the given metric source only"],
+    ),
+    "no source of the type": (
+        [{"type": "Pods"}],
+        ["spec.metrics[0].pods: Required value: must populate information for the given metric source"],
+    ),
+    "both targets": (
+        [{"type": "External", "external": {"metric": {"name": "a/b"}, "target": {"type": "Value", "value": "1", "averageValue": "1"}}}],
+        [
+            "spec.metrics[0].external.metric.name: Invalid value: \"a/b\": may not contain '/'",
+            "spec.metrics[0].external.target.value: Forbidden: may not set both a target value for metric and a per-pod target",
+        ],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("metrics", "errors"), AUTOSCALERS.values(), ids=list(AUTOSCALERS))
+def test_metrics_of_autoscalers(metrics: list[dict[str, Any]], errors: list[str]) -> None:
+    spec = {"scaleTargetRef": dict(TARGET), "maxReplicas": 1, "metrics": metrics}
+    assert judged("horizontalpodautoscalers", {"spec": spec}, "autoscaling")[0] == errors
+
+
+def test_bounds_and_targets_of_autoscalers() -> None:
+    spec = {"scaleTargetRef": {"kind": "Pod", "name": "p", "apiVersion": "v1"}, "minReplicas": 0, "maxReplicas": 0}
+    assert judged("horizontalpodautoscalers", {"spec": spec}, "autoscaling")[0] == [
+        "spec.maxReplicas: Required value: must be set and greater than 0",
+        "spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero replicas",
+        "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1",
+        'spec.scaleTargetRef.apiVersion: Invalid value: "v1": apiVersion must specify API group',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", (0, "")),
+        ("0,2-3", (3, "")),
+        ("0-9", (0, 'too large index: "9"')),
+        ("3-1", (0, "non-increasing order, previous: 3, current: 1")),
+        ("1,1", (0, "non-increasing order, previous: 1, current: 1")),
+        ("0-x", (0, 'cannot convert string to integer for index: "x"')),
+    ],
+)
+def test_indexes_of_a_success_policy(text: str, found: tuple[int, str]) -> None:
+    assert count_indexes(text, 4) == found
+
+
+JOBS = {
+    "managed by no path": (
+        {"managedBy": "a"},
+        ['spec.managedBy: Invalid value: "a": must be a domain-prefixed path (such as "acme.io/foo")'],
+    ),
+    "an unknown mode": (
+        {"completionMode": "x", "backoffLimitPerIndex": 1},
+        ['spec.completionMode: Unsupported value: "x": supported values: "NonIndexed", "Indexed"'],
+    ),
+    "an empty rule": (
+        {"podFailurePolicy": {"rules": [{}]}},
+        [
+            'spec.podFailurePolicy.rules[0].action: Required value: valid values: ["Count" "FailIndex" "FailJob" "Ignore"]',
+            "spec.podFailurePolicy.rules[0]: Invalid value: specifying one of OnExitCodes and OnPodConditions is required",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "errors"), JOBS.values(), ids=list(JOBS))
+def test_jobs(fields: dict[str, Any], errors: list[str]) -> None:
+    template = {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}
+    found, _ = judged("jobs", {"metadata": {"uid": "u"}, "spec": {"template": template, **fields}}, "batch")
+    assert found == errors
+
+
+def test_causes_about_metadata_are_repeated_by_kind() -> None:
+    label = invalid(Path("metadata.labels"), "x", "bad")
+    finalizer = invalid(Path("metadata.finalizers[0]"), "x", "bad")
+    other = invalid(Path("metadata.name"), "x", "bad")
+    assert repeated([label, finalizer, other], ("", "configmaps"), status=False) == [label] * 4 + [finalizer] * 2 + [
+        other
+    ]
+    assert repeated([label, finalizer], ("apps", "deployments"), status=True) == [label] * 3 + [finalizer]

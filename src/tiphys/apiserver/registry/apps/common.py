@@ -113,9 +113,9 @@ def named_template_warnings(obj: Object, old: Object | None) -> list[str]:
 
 
 def status_counts(status: Json, *names: str) -> list[FieldError]:
-    """Counters of a status are not negative."""
+    """Counters of a status are not negative, nor is that of collisions, where there is one."""
     errors: list[FieldError] = []
-    for name in names:
+    for name in (*names, "collisionCount"):
         errors += validate_non_negative(status.get(name) or 0, Path("status").child(name))
     return errors
 

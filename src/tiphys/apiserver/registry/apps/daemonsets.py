@@ -23,6 +23,7 @@ from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, st
 from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
 from tiphys.apiserver.registry.tables import containers_and_images, labels_text, selector_text
 from tiphys.apiserver.registry.validation.int_or_percent import int_or_percent_errors, not_more_than_all, value_of
+from tiphys.apiserver.registry.validation.internal import internal_form
 from tiphys.apiserver.registry.validation.selectors import (
     selector_is_empty,
     selector_matches,
@@ -150,7 +151,8 @@ def _strategy_errors(strategy: Mapping[str, Any]) -> list[FieldError]:
     if kind == "OnDelete":
         return []
     if kind != "RollingUpdate":
-        return [field.not_supported(path.child("type"), kind, ["RollingUpdate", "OnDelete"])]
+        form = internal_form("DaemonSetUpdateStrategy", strategy)
+        return [field.not_supported(path, form, ["RollingUpdate", "OnDelete"])]
     if rolling is None:
         return [field.required(where, "")]
     unavailable, surge = rolling.get("maxUnavailable", 0), rolling.get("maxSurge", 0)
@@ -163,5 +165,5 @@ def _strategy_errors(strategy: Mapping[str, Any]) -> list[FieldError]:
         errors.append(field.invalid(where.child("maxSurge"), surge, "may not be set when maxUnavailable is non-zero"))
     elif value_of(unavailable) == 0 and value_of(surge) == 0:
         detail = "cannot be 0 when maxSurge is 0"
-        errors.append(field.invalid(where.child("maxUnavailable"), unavailable, detail))
+        errors.append(field.required(where.child("maxUnavailable"), detail))
     return errors

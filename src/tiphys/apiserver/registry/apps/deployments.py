@@ -19,6 +19,7 @@ from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, st
 from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
 from tiphys.apiserver.registry.tables import containers_and_images, selector_text
 from tiphys.apiserver.registry.validation.int_or_percent import int_or_percent_errors, not_more_than_all, value_of
+from tiphys.apiserver.registry.validation.internal import internal_form
 from tiphys.machinery import field
 from tiphys.machinery.field import FieldError, Path
 
@@ -128,7 +129,8 @@ def _strategy_errors(strategy: Mapping[str, Any]) -> list[FieldError]:
             return [field.forbidden(where, detail)]
         return []
     if kind != "RollingUpdate":
-        return [field.not_supported(STRATEGY.child("type"), kind, ["Recreate", "RollingUpdate"])]
+        form = internal_form("DeploymentStrategy", strategy)
+        return [field.not_supported(STRATEGY, form, ["Recreate", "RollingUpdate"])]
     if rolling is None:
         return [field.required(where, "this should be defaulted and never be nil")]
     errors: list[FieldError] = []

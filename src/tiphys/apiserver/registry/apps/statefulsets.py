@@ -26,6 +26,7 @@ from tiphys.apiserver.registry.validation.claims import validate_claim_spec
 from tiphys.apiserver.registry.validation.internal import internal_form
 from tiphys.apiserver.registry.validation.meta import validate_annotations, validate_labels, validate_non_negative
 from tiphys.apiserver.registry.validation.pod import validate_pod_annotations, validate_pod_template
+from tiphys.apiserver.registry.validation.pod_warnings import claim_warnings
 from tiphys.apiserver.registry.validation.selectors import selector_is_empty, selector_matches
 from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
@@ -139,10 +140,15 @@ class StatefulSetStrategy(StatusStrategy):
             if (status.get(name) or 0) > (status.get("replicas") or 0):
                 detail = "cannot be greater than status.replicas"
                 errors.append(field.invalid(Path("status").child(name), status.get(name) or 0, detail))
+        if (status.get("availableReplicas") or 0) > (status.get("readyReplicas") or 0):
+            detail = "cannot be greater than status.readyReplicas"
+            errors.append(field.invalid(Path("status").child("availableReplicas"), status["availableReplicas"], detail))
         return errors
 
     def warnings(self, obj: Object, old: Object | None) -> list[str]:
         found = template_warnings(obj, old)
+        for index, claim in enumerate(spec_of(obj).get("volumeClaimTemplates") or ()):
+            found += claim_warnings(claim.get("spec") or {}, SPEC.child("volumeClaimTemplates").index(index))
         limit = spec_of(obj).get("revisionHistoryLimit")
         if limit is not None and limit < 0:
             found.append(

@@ -10,12 +10,13 @@ from copy import deepcopy
 from datetime import datetime
 from typing import Any, ClassVar, Final
 
-from tiphys.apiserver.registry.autoscaling.metrics import metrics_errors, targets_text
+from tiphys.apiserver.registry.autoscaling.metrics import metrics_errors, reference_errors, targets_text
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
 from tiphys.apiserver.registry.tables import UNSET
-from tiphys.machinery import field, formats
+from tiphys.machinery import field
 from tiphys.machinery.field import FieldError, Path
+from tiphys.machinery.quantity import Quantity
 
 SPEC: Final = Path("spec")
 SCALE_UP_POLICIES: Final = (
@@ -54,14 +55,19 @@ class HorizontalPodAutoscalerStrategy(StatusStrategy):
         errors: list[FieldError] = []
         if low is not None and low < 1:
             errors.append(field.invalid(SPEC.child("minReplicas"), low, "must be greater than or equal to 1"))
-        if high < 1:
-            errors.append(field.invalid(SPEC.child("maxReplicas"), high, "must be greater than 0"))
+        if not high:
+            errors.append(field.required(SPEC.child("maxReplicas"), "must be set and greater than 0"))
+        elif high < 1:
+            errors.append(field.invalid(SPEC.child("maxReplicas"), high, "must be greater than or equal to 1"))
         if low is not None and high < low:
             errors.append(
                 field.invalid(SPEC.child("maxReplicas"), high, "must be greater than or equal to `minReplicas`")
             )
-        errors += reference_errors(spec.get("scaleTargetRef") or {}, SPEC.child("scaleTargetRef"))
+        errors += _target_errors(spec.get("scaleTargetRef") or {}, SPEC.child("scaleTargetRef"))
         errors += metrics_errors(spec.get("metrics") or (), SPEC.child("metrics"))
+        if low == 0 and not any(one.get("type") in ("Object", "External") for one in spec.get("metrics") or ()):
+            detail = "must specify at least one Object or External metric to support scaling to zero replicas"
+            errors.append(field.forbidden(SPEC.child("metrics"), detail))
         behavior = spec.get("behavior") or {}
         for name in ("scaleUp", "scaleDown"):
             if behavior.get(name) is not None:
@@ -104,18 +110,12 @@ def _default_rules(behavior: Object, name: str, policies: Sequence[Mapping[str, 
         rules["policies"] = [dict(policy) for policy in policies]
 
 
-def reference_errors(reference: Mapping[str, Any], path: Path) -> list[FieldError]:
-    """Errors of a reference to another object by kind and name."""
-    errors: list[FieldError] = []
+def _target_errors(reference: Mapping[str, Any], path: Path) -> list[FieldError]:
+    """What is scaled is of some API group, or a ReplicationController."""
+    errors = reference_errors(reference, path)
     version = reference.get("apiVersion") or ""
-    if version.count("/") > 1:
-        errors.append(field.invalid(path.child("apiVersion"), version, f"unexpected GroupVersion string: {version}"))
-    for name in ("kind", "name"):
-        value = reference.get(name) or ""
-        if not value:
-            errors.append(field.required(path.child(name), ""))
-        else:
-            errors += [field.invalid(path.child(name), value, message) for message in formats.path_segment(value)]
+    if not version.rpartition("/")[0] and reference.get("kind") != "ReplicationController":
+        errors.append(field.invalid(path.child("apiVersion"), version, "apiVersion must specify API group"))
     return errors
 
 
@@ -129,6 +129,10 @@ def _rules_errors(rules: Mapping[str, Any], path: Path) -> list[FieldError]:
         errors.append(field.invalid(where, window, f"must be less than or equal to {MAX_WINDOW}"))
     if select is not None and select not in ("Disabled", "Max", "Min"):
         errors.append(field.not_supported(path.child("selectPolicy"), select, ["Disabled", "Max", "Min"]))
+    tolerance = rules.get("tolerance")
+    if tolerance is not None and Quantity.parse(tolerance) < Quantity.parse("0"):
+        text = str(Quantity.parse(tolerance))
+        errors.append(field.invalid(path.child("tolerance"), text, "must be greater than or equal to 0"))
     policies = rules.get("policies") or ()
     if not policies:
         errors.append(field.required(path.child("policies"), "must specify at least one Policy"))

@@ -13,6 +13,7 @@ from tiphys.apiserver.registry.apps.common import MISMATCH, template_form
 from tiphys.apiserver.registry.strategy import Object
 from tiphys.apiserver.registry.validation.internal import internal_form
 from tiphys.apiserver.registry.validation.meta import IMMUTABLE, validate_label_name, validate_non_negative
+from tiphys.apiserver.registry.validation.paths import domain_path_errors
 from tiphys.apiserver.registry.validation.pod import validate_pod_template
 from tiphys.apiserver.registry.validation.selectors import selector_matches, validate_label_selector
 from tiphys.machinery import field
@@ -23,6 +24,9 @@ Json = Mapping[str, Any]
 SPEC: Final = Path("spec")
 # An indexed job with more completions than this may not fail per index without bound.
 MAX_INDEXED_PARALLELISM: Final = 100000
+# With more completions than this and a back-off limit an index, other numbers are held lower.
+MANY_COMPLETIONS: Final = 100000
+MAX_WITH_MANY: Final = 10000
 MAX_FAILURE_RULES: Final = 20
 MAX_EXIT_CODES: Final = 255
 MAX_POD_CONDITIONS: Final = 20
@@ -61,7 +65,7 @@ def job_fields_errors(spec: Json, path: Path) -> list[FieldError]:
             errors += validate_non_negative(spec[name], path.child(name))
     errors += _mode_errors(spec, path)
     if (managed := spec.get("managedBy")) is not None:
-        errors += validate_label_name(managed, path.child("managedBy"))
+        errors += domain_path_errors(managed, path.child("managedBy"))
         if len(managed) > 63:
             errors.append(field.too_long(path.child("managedBy"), managed, 63))
     errors += _failure_policy_errors(spec, path)
@@ -74,21 +78,13 @@ def job_fields_errors(spec: Json, path: Path) -> list[FieldError]:
 
 def _mode_errors(spec: Json, path: Path) -> list[FieldError]:
     mode = spec.get("completionMode")
+    if mode is None:
+        mode = "NonIndexed"
+    if mode not in ("Indexed", "NonIndexed"):
+        return [field.not_supported(path.child("completionMode"), mode, ["NonIndexed", "Indexed"])]
     errors: list[FieldError] = []
-    if mode is not None and mode not in ("Indexed", "NonIndexed"):
-        errors.append(field.not_supported(path.child("completionMode"), mode, ["Indexed", "NonIndexed"]))
-    indexed = mode == "Indexed"
-    if indexed:
-        if spec.get("completions") is None:
-            errors.append(field.required(path.child("completions"), "when completion mode is Indexed"))
-        parallelism = spec.get("parallelism")
-        if parallelism is not None and parallelism > MAX_INDEXED_PARALLELISM:
-            detail = "must be less than or equal to 100000 when completion mode is Indexed"
-            errors.append(field.invalid(path.child("parallelism"), parallelism, detail))
-        limit, completions = spec.get("maxFailedIndexes"), spec.get("completions")
-        if limit is not None and completions is not None and limit > completions:
-            detail = "must be less than or equal to completions"
-            errors.append(field.invalid(path.child("maxFailedIndexes"), limit, detail))
+    if mode == "Indexed":
+        errors += _indexed_errors(spec, path)
     else:
         errors.extend(
             field.invalid(path.child(name), spec[name], "requires indexed completion mode")
@@ -96,7 +92,34 @@ def _mode_errors(spec: Json, path: Path) -> list[FieldError]:
             if spec.get(name) is not None
         )
     if spec.get("maxFailedIndexes") is not None and spec.get("backoffLimitPerIndex") is None:
-        errors.append(field.required(path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified"))
+        # Before what the mode has to say of it.
+        errors.insert(0, field.required(path.child("backoffLimitPerIndex"), "when maxFailedIndexes is specified"))
+    return errors
+
+
+def _indexed_errors(spec: Json, path: Path) -> list[FieldError]:
+    completions, parallelism, failed = (spec.get(name) for name in ("completions", "parallelism", "maxFailedIndexes"))
+    errors: list[FieldError] = []
+    if completions is None:
+        errors.append(field.required(path.child("completions"), "when completion mode is Indexed"))
+    if parallelism is not None and parallelism > MAX_INDEXED_PARALLELISM:
+        detail = "must be less than or equal to 100000 when completion mode is Indexed"
+        errors.append(field.invalid(path.child("parallelism"), parallelism, detail))
+    if failed is not None and completions is not None and failed > completions:
+        detail = "must be less than or equal to completions"
+        errors.append(field.invalid(path.child("maxFailedIndexes"), failed, detail))
+    if completions is None or completions <= MANY_COMPLETIONS or spec.get("backoffLimitPerIndex") is None:
+        return errors
+    if failed is None:
+        detail = f"must be specified when completions is above {MANY_COMPLETIONS}"
+        errors.append(field.required(path.child("maxFailedIndexes"), detail))
+    for name, value in (("parallelism", parallelism), ("maxFailedIndexes", failed)):
+        if value is not None and value > MAX_WITH_MANY:
+            detail = (
+                f"must be less than or equal to {MAX_WITH_MANY} when completions are above {MANY_COMPLETIONS} "
+                "and used with backoff limit per index"
+            )
+            errors.append(field.invalid(path.child(name), value, detail))
     return errors
 
 
@@ -120,7 +143,7 @@ def _failure_rule_errors(rule: Json, spec: Json, names: set[Any], path: Path) ->
     errors: list[FieldError] = []
     action = rule.get("action") or ""
     if not action:
-        errors.append(field.required(path.child("action"), f"valid values: {list(FAILURE_ACTIONS)}"))
+        errors.append(field.required(path.child("action"), 'valid values: ["Count" "FailIndex" "FailJob" "Ignore"]'))
     elif action not in FAILURE_ACTIONS:
         errors.append(field.not_supported(path.child("action"), action, FAILURE_ACTIONS))
     elif action == "FailIndex" and spec.get("backoffLimitPerIndex") is None:
@@ -129,18 +152,22 @@ def _failure_rule_errors(rule: Json, spec: Json, names: set[Any], path: Path) ->
     codes, conditions = rule.get("onExitCodes"), rule.get("onPodConditions") or ()
     if codes is not None:
         errors += _exit_code_errors(codes, names, path.child("onExitCodes"))
+    if len(conditions) > MAX_POD_CONDITIONS:
+        errors.append(field.too_many(path.child("onPodConditions"), len(conditions), MAX_POD_CONDITIONS))
+        conditions = ()
     for index, pattern in enumerate(conditions):
         where = path.child("onPodConditions").index(index)
         errors += validate_label_name(pattern.get("type") or "", where.child("type"))
         status = pattern.get("status") or ""
         if status not in ("False", "True", "Unknown"):
             errors.append(field.not_supported(where.child("status"), status, ["False", "True", "Unknown"]))
+    conditions = rule.get("onPodConditions") or ()
     if codes is not None and conditions:
         detail = "specifying both OnExitCodes and OnPodConditions is not supported"
-        errors.append(field.invalid(path, internal_form("PodFailurePolicyRule", rule), detail))
+        errors.append(field.invalid(path, field.OMITTED, detail))
     if codes is None and not conditions:
         detail = "specifying one of OnExitCodes and OnPodConditions is required"
-        errors.append(field.invalid(path, internal_form("PodFailurePolicyRule", rule), detail))
+        errors.append(field.invalid(path, field.OMITTED, detail))
     return errors
 
 
@@ -149,7 +176,7 @@ def _exit_code_errors(codes: Json, names: set[Any], path: Path) -> list[FieldErr
     operator, values = codes.get("operator") or "", list(codes.get("values") or ())
     if operator not in ("In", "NotIn"):
         if not operator:
-            errors.append(field.required(path.child("operator"), "valid values: [In NotIn]"))
+            errors.append(field.required(path.child("operator"), 'valid values: ["In" "NotIn"]'))
         else:
             errors.append(field.not_supported(path.child("operator"), operator, ["In", "NotIn"]))
     container = codes.get("containerName")
@@ -163,7 +190,7 @@ def _exit_code_errors(codes: Json, names: set[Any], path: Path) -> list[FieldErr
         )
     where = path.child("values")
     if not values:
-        errors.append(field.invalid(where, values, "at least one value is required"))
+        errors.append(field.invalid(where, codes.get("values"), "at least one value is required"))
     elif len(values) > MAX_EXIT_CODES:
         errors.append(field.too_many(where, len(values), MAX_EXIT_CODES))
     if values != sorted(values):
@@ -184,7 +211,7 @@ def _success_policy_errors(spec: Json, path: Path) -> list[FieldError]:
     errors: list[FieldError] = []
     if spec.get("completionMode") != "Indexed":
         detail = "requires indexed completion mode"
-        errors.append(field.invalid(where, internal_form("SuccessPolicy", policy), detail))
+        return [field.invalid(where, internal_form("SuccessPolicy", policy), detail)]
     rules = policy.get("rules") or ()
     if not rules:
         errors.append(
@@ -193,14 +220,59 @@ def _success_policy_errors(spec: Json, path: Path) -> list[FieldError]:
             )
         )
     if len(rules) > MAX_FAILURE_RULES:
-        errors.append(field.too_many(where.child("rules"), len(rules), MAX_FAILURE_RULES))
+        return [*errors, field.too_many(where.child("rules"), len(rules), MAX_FAILURE_RULES)]
     for index, rule in enumerate(rules):
-        if rule.get("succeededCount") is None and rule.get("succeededIndexes") is None:
-            detail = "at least one of succeededCount or succeededIndexes must be specified"
-            errors.append(field.required(where.child("rules").index(index), detail))
-        if (count := rule.get("succeededCount")) is not None:
-            errors += validate_non_negative(count, where.child("rules").index(index).child("succeededCount"))
+        errors += _success_rule_errors(rule, spec.get("completions") or 0, where.child("rules").index(index))
     return errors
+
+
+def _success_rule_errors(rule: Json, completions: int, path: Path) -> list[FieldError]:
+    count, indexes = rule.get("succeededCount"), rule.get("succeededIndexes")
+    if count is None and indexes is None:
+        detail = "at least one of succeededCount or succeededIndexes must be specified"
+        return [field.required(path, detail)]
+    errors: list[FieldError] = []
+    total = 0
+    if indexes is not None:
+        total, problem = count_indexes(indexes, completions)
+        if problem:
+            detail = f"error parsing succeededIndexes: {problem}"
+            errors.append(field.invalid(path.child("succeededIndexes"), indexes, detail))
+    if count is None:
+        return errors
+    where = path.child("succeededCount")
+    errors += validate_non_negative(count, where)
+    if count > completions:
+        detail = f"must be less than or equal to {completions} (the number of specified completions)"
+        errors.append(field.invalid(where, count, detail))
+    if indexes is not None and count > total:
+        detail = (
+            f"must be less than or equal to {total} (the number of indexes in the specified succeededIndexes field)"
+        )
+        errors.append(field.invalid(where, count, detail))
+    return errors
+
+
+def count_indexes(text: str, completions: int) -> tuple[int, str]:
+    """How many indexes `0,2-4` names, and what is wrong with it, or "": they rise and stay in the job."""
+    total, last = 0, -1
+    for fragment in text.split(",") if text else ():
+        parts = fragment.split("-")
+        if len(parts) > 2:
+            rule = "violates the requirement that an index interval can have at most two parts separated by '-'"
+            return 0, f"the fragment {field.quote(fragment)} {rule}"
+        start = last
+        for place, part in enumerate(parts):
+            if not part.isdecimal():
+                return 0, f"cannot convert string to integer for index: {field.quote(part)}"
+            index = int(part)
+            if index >= completions:
+                return 0, f"too large index: {field.quote(part)}"
+            if index <= last:
+                return 0, f"non-increasing order, previous: {last}, current: {index}"
+            total += 1 if not place else index - start
+            last = start = index
+    return total, ""
 
 
 def _replacement_errors(spec: Json, path: Path) -> list[FieldError]:

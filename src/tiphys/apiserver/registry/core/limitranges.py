@@ -24,6 +24,9 @@ KINDS: Final = ("max", "min", "default", "defaultRequest", "maxLimitRequestRatio
 ONE: Final = Quantity.parse("1")
 
 
+TYPES: Final = ("Container", "PersistentVolumeClaim", "Pod")
+
+
 class LimitRangeStrategy(TableStrategy):
     """Minimum ≤ default request ≤ default ≤ maximum, for each resource of each kind of object."""
 
@@ -45,7 +48,11 @@ class LimitRangeStrategy(TableStrategy):
         for index, limit in enumerate(spec_of(obj).get("limits") or ()):
             path = LIMITS.index(index)
             kind = limit.get("type") or ""
-            errors += validate_label_name(kind, path.child("type"))
+            named = validate_label_name(kind, path.child("type"))
+            errors += named
+            if not named and "/" not in kind and kind not in TYPES:
+                detail = "must be a standard limit type or fully qualified"
+                errors.append(field.invalid(path.child("type"), kind, detail))
             if kind in seen:
                 errors.append(field.duplicate(path.child("type"), kind))
             seen.add(kind)
@@ -70,7 +77,7 @@ def _parsed(limit: Mapping[str, Any]) -> dict[str, Quantities]:
 def _limit_errors(limit: Object, kind: str, path: Path) -> list[FieldError]:
     parsed = _parsed(limit)
     errors: list[FieldError] = []
-    check = validate_container_resource_name if kind == "Container" else validate_resource_name
+    check = validate_container_resource_name if kind in ("Container", "Pod") else validate_resource_name
     names: list[str] = []
     for one in KINDS:
         if kind == "Pod" and one in ("default", "defaultRequest"):

@@ -13,7 +13,7 @@ from tiphys.apiserver.registry.tables import NONE, UNKNOWN
 from tiphys.apiserver.registry.validation.internal import internal_form
 from tiphys.apiserver.registry.validation.meta import validate_label_name
 from tiphys.apiserver.registry.validation.pod_warnings import ip_warnings
-from tiphys.apiserver.registry.validation.resources import validate_quantity, validate_resource_name
+from tiphys.apiserver.registry.validation.resources import validate_quantity
 from tiphys.apiserver.registry.validation.scheduling import effect_errors
 from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
@@ -23,6 +23,10 @@ SPEC: Final = Path("spec")
 STATUS: Final = Path("status")
 ROLE_PREFIX: Final = "node-role.kubernetes.io/"
 TAINTS_DETAIL: Final = "taints must be unique by key and effect pair"
+
+
+# Fields that do nothing any more.
+DEPRECATED: Final = {"externalID": "this field is deprecated, and is unused by Kubernetes"}
 
 
 class NodeStrategy(TableStrategy):
@@ -62,6 +66,9 @@ class NodeStrategy(TableStrategy):
 
     def warnings(self, obj: Object, old: Object | None) -> list[str]:
         found: list[str] = []
+        for name, text in DEPRECATED.items():
+            if spec_of(obj).get(name):
+                found.append(f"{SPEC.child(name)}: {text}")
         for index, address in enumerate(status_of(obj).get("addresses") or ()):
             if address.get("type") in ("InternalIP", "ExternalIP"):
                 where = STATUS.child("addresses").index(index).child("address")
@@ -158,6 +165,5 @@ def _status_errors(node: Object) -> list[FieldError]:
     for kind in ("capacity", "allocatable"):
         quantities: Mapping[str, str] = status.get(kind) or {}
         for name in sorted(quantities):
-            where = STATUS.child(kind).key(name)
-            errors += validate_resource_name(name, where) + validate_quantity(name, quantities[name], where)
+            errors += validate_quantity(name, quantities[name], STATUS.child(kind, name))
     return errors

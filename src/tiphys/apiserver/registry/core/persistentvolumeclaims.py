@@ -15,6 +15,7 @@ from tiphys.apiserver.registry.tables import UNSET
 from tiphys.apiserver.registry.validation.claims import validate_access_modes, validate_claim_spec
 from tiphys.apiserver.registry.validation.internal import difference
 from tiphys.apiserver.registry.validation.meta import validate_immutable
+from tiphys.apiserver.registry.validation.pod_warnings import claim_warnings
 from tiphys.apiserver.registry.validation.resources import validate_quantity
 from tiphys.machinery import field
 from tiphys.machinery.field import FieldError, Path
@@ -25,6 +26,7 @@ IMMUTABLE_DETAIL: Final = (
     "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n"
 )
 MODES: Final = {"ReadWriteOnce": "RWO", "ReadOnlyMany": "ROX", "ReadWriteMany": "RWX", "ReadWriteOncePod": "RWOP"}
+CLASS_DEPRECATED: Final = 'deprecated since v1.8; use "storageClassName" attribute instead'
 CLASS_ANNOTATION: Final = "volume.beta.kubernetes.io/storage-class"
 
 
@@ -52,6 +54,12 @@ class PersistentVolumeClaimStrategy(StatusStrategy):
 
     def validate(self, obj: Object) -> list[FieldError]:
         return validate_claim_spec(spec_of(obj), SPEC)
+
+    def warnings(self, obj: Object, old: Object | None) -> list[str]:
+        found: list[str] = []
+        if CLASS_ANNOTATION in (obj["metadata"].get("annotations") or {}):
+            found.append(f"metadata.annotations[{CLASS_ANNOTATION}]: {CLASS_DEPRECATED}")
+        return found + claim_warnings(spec_of(obj), SPEC)
 
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
         errors = self.validate(new)

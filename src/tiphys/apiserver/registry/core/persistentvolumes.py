@@ -26,8 +26,10 @@ from tiphys.apiserver.registry.validation.legacy_volumes import (
     validate_quobyte,
 )
 from tiphys.apiserver.registry.validation.meta import validate_immutable
+from tiphys.apiserver.registry.validation.pod_warnings import DEPRECATED_NODE_LABELS, REMOVED_VOLUMES
 from tiphys.apiserver.registry.validation.selectors import validate_node_selector
 from tiphys.apiserver.registry.validation.volumes import (
+    FIELD_SPELLINGS,
     driver_name_errors,
     required_fields,
     validate_host_path,
@@ -40,6 +42,11 @@ from tiphys.machinery.time import format_time
 
 SPEC: Final = Path("spec")
 RECLAIM_POLICIES: Final = ("Delete", "Recycle", "Retain")
+# A source as its warning calls it.
+SPELLED: Final = {"storageos": "storageOS"}
+RECYCLE_DEPRECATED: Final = (
+    "The Recycle reclaim policy is deprecated. Instead, the recommended approach is to use dynamic provisioning."
+)
 SOURCE_DETAIL: Final = "spec.persistentvolumesource is immutable after creation\n"
 
 
@@ -84,10 +91,33 @@ class PersistentVolumeStrategy(TableStrategy):
         mode = spec.get("volumeMode")
         if mode is not None and mode not in VOLUME_MODES:
             errors.append(field.not_supported(SPEC.child("volumeMode"), mode, VOLUME_MODES))
-        if value := spec.get("volumeAttributesClassName"):
+        if (value := spec.get("volumeAttributesClassName")) is not None:
             where = SPEC.child("volumeAttributesClassName")
-            errors += [field.invalid(where, value, one) for one in formats.dns1123_subdomain(value)]
+            if not value:
+                errors.append(field.required(where, "an empty string is disallowed"))
+            else:
+                errors += [field.invalid(where, value, one) for one in formats.dns1123_subdomain(value)]
+            if spec.get("csi") is None:
+                detail = "has to be specified when using volumeAttributesClassName"
+                errors.append(field.required(SPEC.child("csi"), detail))
         return errors
+
+    def warnings(self, obj: Object, old: Object | None) -> list[str]:
+        spec = spec_of(obj)
+        found: list[str] = []
+        terms = ((spec.get("nodeAffinity") or {}).get("required") or {}).get("nodeSelectorTerms") or ()
+        for index, term in enumerate(terms):
+            path = SPEC.child("nodeAffinity", "required", "nodeSelectorTerms").index(index).child("matchExpressions")
+            for number, expression in enumerate(term.get("matchExpressions") or ()):
+                key = expression.get("key")
+                if key in DEPRECATED_NODE_LABELS:
+                    found.append(f"{path.index(number).child('key')}: {key} is {DEPRECATED_NODE_LABELS[key]}")
+        if spec.get("persistentVolumeReclaimPolicy") == "Recycle":
+            found.append(f"{SPEC.child('persistentVolumeReclaimPolicy')}: {RECYCLE_DEPRECATED}")
+        for kind, text in REMOVED_VOLUMES.items():
+            if spec.get(kind) is not None:
+                found.append(f"{SPEC.child(SPELLED.get(kind, kind))}: {text}")
+        return found
 
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
         errors = self.validate(new)
@@ -135,13 +165,14 @@ def _mode_errors(spec: Object) -> list[FieldError]:
 
 def _capacity_errors(capacity: Mapping[str, str]) -> list[FieldError]:
     where = SPEC.child("capacity")
-    if not capacity:
-        return [field.required(where, "")]
-    errors: list[FieldError] = []
+    errors: list[FieldError] = [] if capacity else [field.required(where, "")]
     if set(capacity) != {"storage"}:
-        errors.append(field.not_supported(where, dict(capacity), ["storage"]))
+        errors.append(field.not_supported(where, dict(capacity) or None, ["storage"]))
     for name in sorted(capacity):
         quantity = Quantity.parse(capacity[name])
+        if quantity < Quantity.parse("0"):
+            whole = quantity.milli_value() // 1000
+            errors.append(field.invalid(where.key(name), whole, "must be a valid resource quantity"))
         if quantity <= Quantity.parse("0"):
             errors.append(field.invalid(where.key(name), str(quantity), "must be greater than zero"))
     return errors
@@ -161,7 +192,20 @@ def _csi(source: Mapping[str, Any], path: Path) -> list[FieldError]:
     errors = driver_name_errors(source.get("driver") or "", path.child("driver"))
     if not source.get("volumeHandle"):
         errors.append(field.required(path.child("volumeHandle"), ""))
+    for name in CSI_SECRETS:
+        secret = source.get(name)
+        if secret is not None:
+            parts = [part for part in ("name", "namespace") if not secret.get(part)]
+            errors += [field.required(path.child(name, part), "") for part in parts]
     return errors
+
+
+CSI_SECRETS: Final = (
+    "controllerPublishSecretRef",
+    "controllerExpandSecretRef",
+    "nodePublishSecretRef",
+    "nodeExpandSecretRef",
+)
 
 
 def _local(source: Mapping[str, Any], path: Path) -> list[FieldError]:
@@ -210,7 +254,7 @@ def _source_errors(spec: Object) -> list[FieldError]:
             errors.append(field.forbidden(SPEC.child(kind), "may not specify more than 1 volume type"))
             continue
         found = True
-        errors += check(source, SPEC.child(kind))
+        errors += check(source, SPEC.child(FIELD_SPELLINGS.get(kind, kind)))
     if not found:
         errors.append(field.required(SPEC, "must specify a volume type"))
     return errors

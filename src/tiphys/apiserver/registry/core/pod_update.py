@@ -63,10 +63,12 @@ def _deadline_errors(spec: Json, known: Json) -> list[FieldError]:
 def _gate_errors(gates: Sequence[Json], known: Sequence[Json]) -> list[FieldError]:
     names = {one.get("name") for one in known}
     where = SPEC.child("schedulingGates")
-    added = sorted(str(one.get("name")) for one in gates if one.get("name") not in names)
-    if not added:
-        return []
-    return [field.forbidden(where, f"only deletion is allowed, but found new scheduling gate '{added[0]}'")]
+    detail = "only deletion is allowed, but found new scheduling gate"
+    return [
+        field.forbidden(where.index(index).child("name"), f"{detail} '{one.get('name') or ''}'")
+        for index, one in enumerate(gates)
+        if one.get("name") not in names
+    ]
 
 
 def _toleration_errors(tolerations: Sequence[Json], known: Sequence[Json]) -> list[FieldError]:
@@ -157,7 +159,21 @@ def validate_pod_status_update(new: Object, old: Object) -> list[FieldError]:
         errors += [field.invalid(where, nominated, message) for message in messages]
     if spec.get("restartPolicy") != "Always":
         errors += _restarted_errors(new, old, spec)
+    status, before = new.get("status") or {}, old.get("status") or {}
+    if status.get("qosClass") != before.get("qosClass"):
+        errors.append(field.invalid(STATUS.child("qosClass"), status.get("qosClass"), IMMUTABLE))
+    if status.get("podIPs") != before.get("podIPs"):
+        errors += _address_errors([one.get("ip") or "" for one in status.get("podIPs") or ()])
     return errors
+
+
+def _address_errors(addresses: Sequence[str]) -> list[FieldError]:
+    where = STATUS.child("podIPs")
+    return [
+        field.invalid(where.index(index), address, message)
+        for index, address in enumerate(addresses)
+        for message in formats.ip_address(address)
+    ]
 
 
 def _restart_rules(spec: Json) -> list[Json]:

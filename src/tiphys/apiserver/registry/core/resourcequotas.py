@@ -8,8 +8,13 @@ from typing import Final
 
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
+from tiphys.apiserver.registry.validation.internal import internal_form
 from tiphys.apiserver.registry.validation.meta import validate_immutable
-from tiphys.apiserver.registry.validation.resources import validate_quantity, validate_quota_resource_name
+from tiphys.apiserver.registry.validation.resources import (
+    is_quota_resource,
+    validate_quantity,
+    validate_quota_resource_name,
+)
 from tiphys.machinery import field
 from tiphys.machinery.field import FieldError, Path
 
@@ -104,7 +109,7 @@ def _set_errors(scopes: list[str], hard: Collection[str], path: Path) -> list[Fi
         errors.extend(
             field.invalid(path, scopes, "unsupported scope applied to resource")
             for resource in sorted(hard)
-            if scope in SCOPES and not _scope_fits(scope, resource)
+            if scope in SCOPES and is_quota_resource(resource) and not _scope_fits(scope, resource)
         )
     errors.extend(field.invalid(path, scopes, "conflicting scopes") for pair in CONFLICTS if set(pair) <= set(scopes))
     return errors
@@ -127,9 +132,9 @@ def _selector_errors(spec: Object) -> list[FieldError]:
         if scope not in SCOPES:
             errors.append(field.invalid(path.child("scopeName"), scope, "unsupported scope"))
         errors.extend(
-            field.invalid(path, dict(expression), "unsupported scope applied to resource")
+            field.invalid(path, internal_form("ScopeSelector", selector), "unsupported scope applied to resource")
             for resource in sorted(spec.get("hard") or ())
-            if scope in SCOPES and not _scope_fits(scope, resource)
+            if scope in SCOPES and is_quota_resource(resource) and not _scope_fits(scope, resource)
         )
         if scope in EXISTS_ONLY and operator != "Exists":
             errors.append(field.invalid(path.child("operator"), operator, EXISTS_DETAIL))

@@ -149,7 +149,15 @@ def _backend_errors(backend: Json, path: Path) -> list[FieldError]:
     if resource is not None:
         errors: list[FieldError] = []
         where = path.child("resource")
-        errors.extend(field.required(where.child(name), "") for name in ("kind", "name") if not resource.get(name))
+        if (group := resource.get("apiGroup")) is not None:
+            messages = formats.dns1123_subdomain(group)
+            errors += [field.invalid(where.child("apiGroup"), group, message) for message in messages]
+        for name in ("kind", "name"):
+            value = resource.get(name) or ""
+            if not value:
+                errors.append(field.required(where.child(name), ""))
+            else:
+                errors += [field.invalid(where.child(name), value, one) for one in formats.path_segment(value)]
         return errors
     if service is None:
         return [field.invalid(path, "", "resource or service backend is required")]

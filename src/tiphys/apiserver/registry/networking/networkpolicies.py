@@ -17,7 +17,7 @@ from tiphys.machinery.field import FieldError, Path
 Json = Mapping[str, Any]
 
 SPEC: Final = Path("spec")
-PROTOCOLS: Final = ("SCTP", "TCP", "UDP")
+PROTOCOLS: Final = ("TCP", "UDP", "SCTP")
 
 
 class NetworkPolicyStrategy(TableStrategy):
@@ -48,7 +48,7 @@ class NetworkPolicyStrategy(TableStrategy):
             return errors
         for index, kind in enumerate(kinds):
             if kind not in ("Egress", "Ingress"):
-                errors.append(field.not_supported(where.index(index), kind, ["Egress", "Ingress"]))
+                errors.append(field.not_supported(where.index(index), kind, ["Ingress", "Egress"]))
         return errors
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
@@ -72,13 +72,13 @@ def _port_errors(port: Json, path: Path) -> list[FieldError]:
     where = path.child("endPort")
     if number is None:
         if end is not None:
-            errors.append(field.required(path.child("port"), "must be specified when `endPort` is specified"))
+            errors.append(field.invalid(where, end, "may not be specified when `port` is not specified"))
         return errors
     if isinstance(number, int):
         errors += [field.invalid(path.child("port"), number, message) for message in formats.port_number(number)]
         if end is not None:
             if end < number:
-                errors.append(field.invalid(where, end, "must be greater than or equal to `port`"))
+                errors.append(field.invalid(where, number, "must be greater than or equal to `port`"))
             errors += [field.invalid(where, end, message) for message in formats.port_number(end)]
     else:
         if end is not None:

@@ -48,5 +48,8 @@ class ClusterRoleStrategy(TableStrategy):
                 field.required(path, "at least one clusterRoleSelector required if aggregationRule is non-nil")
             )
         for index, selector in enumerate(selectors):
-            errors += validate_label_selector(selector, path.index(index))
+            found = validate_label_selector(selector, path.index(index))
+            errors += found
+            if found:
+                errors.append(field.invalid(path.index(index), None, "invalid label selector."))
         return errors

@@ -26,7 +26,7 @@ def validate_claim_template(template: Json, path: Path) -> list[FieldError]:
     errors = validate_labels(metadata.get("labels") or {}, path.child("metadata").child("labels"))
     errors += validate_annotations(metadata.get("annotations") or {}, path.child("metadata").child("annotations"))
     errors += [
-        field.forbidden(path.child("metadata").child(name), "cannot be set")
+        field.forbidden(path.child("metadata").child("uID" if name == "uid" else name), "cannot be set")
         for name in metadata
         if name not in ("labels", "annotations") and metadata[name]
     ]

@@ -113,7 +113,14 @@ TYPES: Final[Mapping[str, str]] = {
     "Cinder:x CephFS:x Flocker:x DownwardAPI:*DownwardAPIVolume FC:x AzureFile:x ConfigMap:*ConfigMapVolume "
     "VsphereVolume:x AzureDisk:x PhotonPersistentDisk:x Projected:*Projected PortworxVolume:x ScaleIO:x "
     "StorageOS:x CSI:x "
-    "Ephemeral:x Image:*ImageVolume",
+    "Ephemeral:*EphemeralVolume Image:*ImageVolume",
+    "EphemeralVolume": "VolumeClaimTemplate:*PersistentVolumeClaimTemplate",
+    "PersistentVolumeClaimTemplate": "+ObjectMeta Spec:PersistentVolumeClaimSpec",
+    "DaemonSetUpdateStrategy": "Type:s RollingUpdate:*RollingUpdateDaemonSet",
+    "RollingUpdateDaemonSet": "MaxUnavailable:v MaxSurge:v",
+    "DeploymentStrategy": "Type:s RollingUpdate:*RollingUpdateDaemonSet",
+    "ScopeSelector": "MatchExpressions:[]ScopedSelectorRequirement",
+    "ScopedSelectorRequirement": "ScopeName:s Operator:s Values:x",
     "HostPath": "Path:s Type:s*",
     "EmptyDir": "Medium:s SizeLimit:s*",
     "SecretVolume": "SecretName:s Items:[]KeyToPath DefaultMode:i* Optional:b*",

@@ -183,10 +183,7 @@ def _volume_warnings(spec: Json, path: Path) -> list[str]:
         if claims_here:
             claims[claims_here] = index
         claim = ((volume.get("ephemeral") or {}).get("volumeClaimTemplate") or {}).get("spec") or {}
-        requests = (claim.get("resources") or {}).get("requests") or {}
-        requested = {name: quantity for name, quantity in requests.items() if name == "storage"}
-        at = where.child("ephemeral", "volumeClaimTemplate", "spec", "resources", "requests")
-        warnings += _fraction_warnings(requested, at)
+        warnings += claim_warnings(claim, where.child("ephemeral", "volumeClaimTemplate", "spec"))
         warnings += overlap_warnings(volume)
     return warnings
 
@@ -203,6 +200,16 @@ def _container_warnings(container: Json, path: Path) -> list[str]:
             detail = f"hides previous definition of {quote(name)}, which may be dropped when using apply"
             warnings.append(f"{path.child('env').index(index)}: {detail}")
         seen.add(name)
+    return warnings
+
+
+def claim_warnings(spec: Json, path: Path) -> list[str]:
+    """Storage asked for in fractions of a byte; `path` is the claim's spec."""
+    warnings: list[str] = []
+    for kind in ("requests", "limits"):
+        asked = (spec.get("resources") or {}).get(kind) or {}
+        storage = {name: quantity for name, quantity in asked.items() if name == "storage"}
+        warnings += _fraction_warnings(storage, path.child("resources", kind))
     return warnings
 
 

@@ -104,9 +104,14 @@ def validate_container_resource_name(name: str, path: Path) -> list[FieldError]:
     return errors
 
 
+def is_quota_resource(name: str) -> bool:
+    """Whether quotas know a resource by name."""
+    return name in QUOTA_RESOURCES or name.startswith(("requests." + HUGEPAGES, HUGEPAGES))
+
+
 def validate_quota_resource_name(name: str, path: Path) -> list[FieldError]:
     errors = validate_resource_name(name, path)
-    if "/" not in name and name not in QUOTA_RESOURCES and not name.startswith(("requests." + HUGEPAGES, HUGEPAGES)):
+    if "/" not in name and not is_quota_resource(name):
         errors.append(field.invalid(path, name, "must be a standard resource for quota"))
     return errors
 

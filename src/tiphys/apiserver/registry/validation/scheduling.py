@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from tiphys.apiserver.registry.validation.internal import internal_form
 from tiphys.apiserver.registry.validation.meta import validate_label_name
 from tiphys.apiserver.registry.validation.selectors import (
     validate_label_selector,
@@ -59,7 +58,7 @@ def _operator_errors(toleration: Json, operator: str, path: Path) -> list[FieldE
         if not value:
             return []
         detail = "value must be empty when `operator` is 'Exists'"
-        return [field.invalid(path, internal_form("Toleration", toleration), detail)]
+        return [field.invalid(path, value, detail)]
     return [field.not_supported(path, operator, ["Equal", "Exists"])]
 
 
