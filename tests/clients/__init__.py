@@ -1,0 +1,1 @@
+"""Clients of others, unmodified, against Tiphys. Each test is skipped where its client is not installed."""
