@@ -8,6 +8,8 @@ from tiphys import testing
 from tiphys.testing import build
 
 kr8s = pytest.importorskip("kr8s")
+# kr8s warns of versions newer than itself.
+pytestmark = pytest.mark.filterwarnings("ignore:Kubernetes version:UserWarning")
 
 
 def scale_all(api, namespace: str, replicas: int) -> list[str]:
