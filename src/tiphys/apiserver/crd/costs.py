@@ -63,4 +63,6 @@ class Costs:
 
 
 def _factor(factor: float) -> str:
-    return "more than 100x" if factor > 100 else f"{factor:.1f}x"
+    if factor > 100:
+        return "more than 100x"
+    return f"{factor:f}x" if factor < 1.5 else f"{factor:.1f}x"  # never 1.0x, which would be no excess

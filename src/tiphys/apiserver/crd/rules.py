@@ -15,6 +15,7 @@ from tiphys.apiserver.crd.celtypes import Convert, cel_type, converter
 from tiphys.apiserver.crd.structural import Structural
 from tiphys.apiserver.crd.validation import NEW, before
 from tiphys.machinery import field as errors
+from tiphys.machinery.cel.compiler import OVER_BUDGET
 from tiphys.machinery.cel.errors import CelSyntaxError, CostError, EvalError
 from tiphys.machinery.cel.program import PER_CALL_LIMIT, Program, compile_expression
 from tiphys.machinery.cel.tree import mentions
@@ -193,7 +194,8 @@ class Judge:
         if self._budget < PER_CALL_LIMIT:
             detail = OUT_OF_BUDGET
         else:
-            detail = f"no further validation rules will be run due to call cost exceeds limit for rule: {rule.text}"
+            why = "no further validation rules will be run due to call cost exceeds limit for rule"
+            detail = f"'{OVER_BUDGET}': {why}: {rule.text}"
         self.found.append(errors.invalid(path, _kind(value), detail))
         self._budget = -1
 

@@ -1,7 +1,7 @@
 """Syntax tree to closures, one a node, that count what they cost as cel-go counts.
 
 A closure takes the `State` of one evaluation. Costs: a variable or field 1, a list 10, a map 30, a struct 40, a call 1
-and a tenth of the characters it reads; a comprehension what its body costs each time, and 2.
+or a tenth of the characters it reads; a comprehension what its body costs each time, and what keeps its result.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from tiphys.machinery.cel.ast import Call, Ident, ListOf, Literal, Macro, MapOf,
 from tiphys.machinery.cel.errors import CostError, EvalError
 from tiphys.machinery.cel.library import FUNCTIONS, METHODS
 from tiphys.machinery.cel.parser import dotted_name
+from tiphys.machinery.cel.runcosts import COSTS, read, size
 from tiphys.machinery.cel.signatures import NAMESPACES, TYPE_NAMES
 from tiphys.machinery.cel.values import NONE, CelType, Optional, equal, no_overload
 
@@ -231,19 +232,35 @@ def _call(node: Call) -> Step:
 
 def _function(call: Callable[..., Any], args: list[Step], name: str) -> Step:
     misfit = f"no such overload: {name}" if name[0].isalpha() else "no such overload"
+    cost = COSTS.get(name)
+    if cost is not None:
+        return _costly(call, args, cost, misfit)
     if len(args) == 2:
         first, second = args
 
         def binary(state: State) -> Any:
             a, b = first(state), second(state)
-            state.spend(1 + _read(a) + _read(b))
+            state.spend((read(a) + read(b)) or 1)
             return _apply(call, (a, b), misfit)
 
         return binary
 
     def step(state: State) -> Any:
         values = [one(state) for one in args]
-        state.spend(1 + sum(_read(value) for value in values))
+        state.spend(sum(read(value) for value in values) or 1)
+        return _apply(call, values, misfit)
+
+    return step
+
+
+def _costly(call: Callable[..., Any], args: list[Step], cost: Callable[[Sequence[Any]], int], misfit: str) -> Step:
+    def step(state: State) -> Any:
+        values = [one(state) for one in args]
+        try:
+            spent = cost(values)
+        except _MISFITS:
+            raise EvalError(misfit) from None
+        state.spend(spent)
         return _apply(call, values, misfit)
 
     return step
@@ -263,10 +280,6 @@ def _apply(call: Callable[..., Any], values: Sequence[Any], misfit: str) -> Any:
         if str(error) == "no such overload":
             raise EvalError(misfit) from None
         raise
-
-
-def _read(value: Any) -> int:
-    return (len(value) + 9) // 10 if isinstance(value, (str, bytes)) else 0
 
 
 def _and(left: Step, right: Step) -> Step:
@@ -316,7 +329,7 @@ def _conditional(condition: Step, then: Step, otherwise: Step) -> Step:
 def _equals(left: Step, right: Step) -> Step:
     def step(state: State) -> bool:
         a, b = left(state), right(state)
-        state.spend(1 + min(_read(a), _read(b)))
+        state.spend(min(size(a), size(b)))
         return equal(a, b)
 
     return step
@@ -350,6 +363,11 @@ def _or_value(target: Step, other: Step, *, unwrap: bool) -> Step:
 
 
 # --- macros ---------------------------------------------------------------------------------------
+# The loops that macros stand for keep a result, which is read, added to (by a list of one) and asked about.
+_TURN: Final = {"all": 3, "exists": 4, "exists_one": 0, "transformMap": 3, "transformMapEntry": 2}
+_LIST_TURN: Final = 12
+
+
 def _macro(node: Macro) -> Step:
     target = compile_node(node.target)
     steps = [compile_node(one) for one in node.args]
@@ -357,7 +375,7 @@ def _macro(node: Macro) -> Step:
         return _opt_map(target, node.variables[0], steps[0], flat=node.name == "optFlatMap")
     condition = steps[0] if node.name in ("all", "exists", "exists_one", "filter") or len(steps) == 2 else None
     body = steps[-1]
-    loop = _Loop(target, node.variables)
+    loop = _Loop(target, node.variables, _TURN.get(node.name, _LIST_TURN))
     match node.name:
         case "all":
             return lambda state: _quantified(loop, state, body, until=False)
@@ -406,9 +424,11 @@ def _entries(loop: _Loop, state: State, condition: Step | None, body: Step) -> d
 class _Loop:
     """The turns of a comprehension: each binds the variables."""
 
-    def __init__(self, target: Step, names: tuple[str, ...]) -> None:
+    def __init__(self, target: Step, names: tuple[str, ...], cost: int) -> None:
+        """`cost`: what a turn costs besides its body."""
         self._target = target
         self.names = names
+        self._cost = cost
 
     def turns(self, state: State) -> Iterator[Any]:
         """What each turn is about: the item, a map's key."""
@@ -417,7 +437,7 @@ class _Loop:
         before = {name: variables[name] for name in names if name in variables}
         try:
             for found in _items(value, len(names)):
-                state.spend(2)
+                state.spend(self._cost)
                 for name, one in zip(names, found, strict=True):
                     variables[name] = one
                 yield found[0]

@@ -6,6 +6,8 @@ from typing import Any
 
 from tiphys.apiserver.crd.costs import CONTRIBUTED, HINT
 from tiphys.apiserver.crd.definition import schema_errors_of
+from tiphys.apiserver.crd.rules import compile_rules, rule_errors
+from tiphys.apiserver.crd.structural import structural
 from tiphys.machinery.field import Path
 
 RULES = "x-kubernetes-validations"
@@ -17,7 +19,7 @@ def errors_of(spec: dict[str, Any]) -> list[tuple[str, str]]:
     return [(error.field, error.body) for error in schema_errors_of(schema, Path())]
 
 
-def array(items: dict[str, Any], **limits: int) -> dict[str, Any]:
+def array(items: dict[str, Any], **limits: Any) -> dict[str, Any]:
     return {"type": "array", "items": items, **limits}
 
 
@@ -56,3 +58,13 @@ def test_a_rule_counts_for_every_value_of_its_schema() -> None:
     assert [text for _, text in found] == [exceeds("rule", "2.0x")]
     # Where no limit is set, as often as a request has room for it.
     assert errors_of({"properties": {"l": array(array(inner))}}) == []
+
+
+def test_from_how_many_items_on_a_rule_costs_too_much() -> None:
+    rule, items = "self.all(x, self.all(y, true))", 577  # as upstream
+    schema = array({"type": "string", "maxLength": 2}, **{RULES: [{"rule": rule}]})
+    ruled = compile_rules(structural(schema))
+    assert rule_errors(ruled, ["a"] * (items - 2)) == []
+    found = rule_errors(ruled, ["a"] * items)
+    why = "no further validation rules will be run due to call cost exceeds limit for rule"
+    assert [error.detail for error in found] == [f"'operation cancelled: actual cost limit exceeded': {why}: {rule}"]
