@@ -49,16 +49,28 @@ def test_json_patch(doc: Any, operations: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("operation", "expected"),
+    [
+        ({"op": "replace", "path": "/x", "value": 1}, {"a": 1, "x": 1}),
+        ({"op": "add", "path": "/a"}, {"a": None}),
+        ({"op": "copy", "from": "/x", "path": "/b"}, {"a": 1, "b": None}),
+        ({"op": "add", "path": "what/b", "value": 2}, {"a": 1, "b": 2}),
+    ],
+    ids=str,
+)
+def test_json_patch_is_as_lenient_as_upstream(operation: Any, expected: Any) -> None:
+    assert apply_json_patch({"a": 1}, [operation]) == expected
+
+
+@pytest.mark.parametrize(
     "operations",
     [
         [{"op": "remove", "path": "/x"}],
-        [{"op": "replace", "path": "/x", "value": 1}],
         [{"op": "test", "path": "/a", "value": True}],
         [{"op": "add", "path": "/x/y", "value": 1}],
         [{"op": "add", "path": "/l/5", "value": 1}],
         [{"op": "add", "path": "/l/x", "value": 1}],
         [{"op": "frob", "path": "/a"}],
-        [{"op": "add", "path": "/a"}],
         [{"op": "move", "path": "/a"}],
         [{"op": "add", "value": 1}],
     ],

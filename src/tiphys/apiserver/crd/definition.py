@@ -9,11 +9,12 @@ from typing import Any, Final
 from tiphys.api.table import Resource, Subresource
 from tiphys.apiserver.crd.celtypes import cel_type, most_in_request
 from tiphys.apiserver.crd.costs import Costs, worst_cost
+from tiphys.apiserver.crd.extensions import ONLY_NAMES, extension_errors
 from tiphys.apiserver.crd.jsonpath import parse as parse_path
 from tiphys.apiserver.crd.jsonpath import simple_steps
 from tiphys.apiserver.crd.rules import RuleError, compile_rule, default_errors, old_type
-from tiphys.apiserver.crd.structural import structural
-from tiphys.apiserver.crd.validation import schema_errors
+from tiphys.apiserver.crd.structural import pruned, structural
+from tiphys.apiserver.crd.validation import below, schema_errors
 from tiphys.machinery import field
 from tiphys.machinery.cel.regex import compile_pattern
 from tiphys.machinery.cel.types import Type
@@ -167,12 +168,16 @@ def _subresource_errors(declared: Json, path: Path) -> list[FieldError]:
             if required:
                 errors.append(field.required(where))
             continue
+        if not text.startswith("."):
+            errors.append(field.invalid(where, text, "must be a simple json path starting with ."))
+            continue
         try:
             simple_steps(text)
         except ValueError:
             errors.append(field.invalid(where, text, "is an invalid JSON path"))
         if not text.startswith(starts):
             shown = " or ".join(one.rstrip(".") for one in starts)
+            shown = f"either {shown}" if len(starts) > 1 else shown
             errors.append(field.invalid(where, text, f"should be a json path under {shown}"))
     return errors
 
@@ -201,6 +206,8 @@ def _selectable_errors(fields: Sequence[Json], schema: Json, path: Path) -> list
             )
             if not node:
                 detail = "is an invalid path: does not refer to a valid field"
+                if not text.startswith((".", "[")):
+                    detail = f"is an invalid path: expected [ or . but got: {text}"
             errors.append(field.invalid(where, text, detail))
         elif text.startswith(".metadata."):
             errors.append(field.invalid(where, text, "must not point to fields in metadata"))
@@ -238,11 +245,9 @@ def _node_errors(schema: Json, path: Path, *, root: bool = False) -> list[FieldE
     for name, where, inner in _inner(schema, path):
         errors += _node_errors(inner, where)
         if name == "metadata" and root:
-            allowed = {"type", "properties", "description"}
-            for key in sorted(set(inner) - allowed):
-                errors.append(field.forbidden(where.child(key), "must not be specified"))
-            for key in sorted(set(inner.get("properties") or {}) - {"name", "generateName"}):
-                errors.append(field.forbidden(where.child("properties").key(key), "must not be specified"))
+            more = set(inner) - {"type", "properties", "description"}
+            if more or set(inner.get("properties") or {}) - {"name", "generateName"}:
+                errors.append(field.forbidden(where, ONLY_NAMES))
     for word in _LOGICAL:
         for index, one in enumerate(schema.get(word) or ()):
             errors += _logic_errors(one, path.child(word).index(index), schema)
@@ -269,28 +274,24 @@ def _own_errors(schema: Json, path: Path, *, root: bool) -> list[FieldError]:
         errors.append(field.not_supported(path.child("type"), kind, supported))
     elif not kind and not root and not mixed and not preserve:
         errors.append(field.required(path.child("type"), "must not be empty for specified object fields"))
-    if kind and mixed:
-        errors.append(field.forbidden(path.child("type"), "must be empty if x-kubernetes-int-or-string is true"))
     for name, detail in FORBIDDEN:
         if schema.get(name):
             errors.append(field.forbidden(path.child(name), detail))
     errors += [
-        field.forbidden(path.child(name), f"{name} is not supported") for name in MUST_BE_EMPTY if schema.get(name)
+        field.forbidden(path.child(name), f"{name} is not supported")
+        for name in MUST_BE_EMPTY
+        if schema.get(name) or (name == "dependencies" and schema.get(name) is not None)
     ]
+    errors += extension_errors(schema, path)
     if schema.get("properties") and schema.get("additionalProperties") not in (None, False):
         errors.append(
             field.forbidden(
                 path.child("additionalProperties"), "additionalProperties and properties are mutual exclusive"
             )
         )
-    elif schema.get("additionalProperties") is False:
-        errors.append(
-            field.forbidden(path.child("additionalProperties"), "additionalProperties cannot be set to false")
-        )
     if kind == "array" and not isinstance(schema.get("items"), Mapping):
         errors.append(field.required(path.child("items"), "must be specified"))
     errors += _pattern_errors(schema, path)
-    errors += _list_type_errors(schema, path)
     return errors
 
 
@@ -311,44 +312,13 @@ def _default_errors(schema: Json, path: Path) -> list[FieldError]:
     errors: list[FieldError] = []
     if schema.get("default") is not None:
         where = path.child("default")
-        errors += schema_errors(schema["default"], schema, where) or default_errors(structural(schema), where)
+        node = structural(schema)
+        if pruned(schema["default"], node) != schema["default"]:
+            errors.append(field.invalid(where, schema["default"], "must not have unknown fields"))
+        else:
+            errors += below(where, schema_errors(schema["default"], schema)) or default_errors(node, where)
     for _, where, inner in _inner(schema, path):
         errors += _default_errors(inner, where)
-    return errors
-
-
-def _list_type_errors(schema: Json, path: Path) -> list[FieldError]:
-    errors: list[FieldError] = []
-    kind, keys = schema.get("x-kubernetes-list-type"), schema.get("x-kubernetes-list-map-keys") or ()
-    where = path.child("x-kubernetes-list-type")
-    if kind is not None and schema.get("type") != "array":
-        errors.append(
-            field.invalid(
-                path.child("type"), schema.get("type") or "", "must be array if x-kubernetes-list-type is specified"
-            )
-        )
-    if kind is not None and kind not in ("atomic", "map", "set"):
-        errors.append(field.not_supported(where, kind, ["atomic", "map", "set"]))
-    if keys and kind != "map":
-        detail = "must be map if x-kubernetes-list-map-keys is non-empty"
-        errors.append(field.invalid(where, kind, detail) if kind is not None else field.required(where, detail))
-    items = schema.get("items")
-    if kind == "map" and isinstance(items, Mapping):
-        at = path.child("x-kubernetes-list-map-keys")
-        if not keys:
-            errors.append(field.required(at, "must not be empty if x-kubernetes-list-type is map"))
-        properties = items.get("properties") or {}
-        for index, key in enumerate(keys):
-            inner = properties.get(key)
-            if inner is None:
-                errors.append(field.invalid(at.index(index), key, "entries must all be names of item properties"))
-            elif key not in (items.get("required") or ()) and inner.get("default") is None:
-                place = path.child("items", "properties").key(key).child("default")
-                detail = (
-                    "this property is in x-kubernetes-list-map-keys, "
-                    "so it must have a default or be a required property"
-                )
-                errors.append(field.required(place, detail))
     return errors
 
 
@@ -433,14 +403,6 @@ def _own_rule_errors(rule: Json, where: Path, own: Type, costs: Costs, count: in
     if not (rule.get("rule") or "").strip():
         return [field.required(where.child("rule"), "rule is not specified")]
     errors: list[FieldError] = []
-    message = rule.get("message") or ""
-    if message and not message.strip():
-        errors.append(field.invalid(where.child("message"), message, "message must be non-empty if specified"))
-    elif "\n" in message.strip():
-        errors.append(field.invalid(where.child("message"), message, "message must not contain line breaks"))
-    elif "\n" in rule["rule"].strip() and not message.strip() and not rule.get("messageExpression"):
-        detail = "message must be specified if rule contains line breaks"
-        errors.append(field.required(where.child("message"), detail))
     try:
         compiled = compile_rule(0, rule, own)
     except RuleError as error:

@@ -32,6 +32,8 @@ class Structural:
     embedded: bool = False
     int_or_string: bool = False
     nullable: bool = False
+    # A null that may not be counts as absent; of a shape that says nothing nobody can tell.
+    keeps_null: bool = False
     default: Any = _NOTHING
     list_type: str = ""
     list_map_keys: tuple[str, ...] = ()
@@ -60,6 +62,7 @@ def structural(raw: Mapping[str, Any] | None) -> Structural:
         embedded=bool(raw.get("x-kubernetes-embedded-resource")),
         int_or_string=bool(raw.get("x-kubernetes-int-or-string")),
         nullable=bool(raw.get("nullable")),
+        keeps_null=bool(raw.get("nullable") or not raw.get("type")),
         default=raw["default"] if raw.get("default") is not None else _NOTHING,
         list_type=raw.get("x-kubernetes-list-type") or "",
         list_map_keys=tuple(raw.get("x-kubernetes-list-map-keys") or ()),
@@ -75,12 +78,17 @@ def structural(raw: Mapping[str, Any] | None) -> Structural:
 _KEPT_AT_ROOT: Final = frozenset({"apiVersion", "kind", "metadata"})
 
 
+_WHOLE: Final = 1e21  # from here on numbers are written with an exponent
+
+
 def pruned(value: Any, node: Structural, *, resource: bool = False) -> Any:
     """The value without the fields the schema does not know. Values are shared with the input."""
     if isinstance(value, dict):
         return _pruned_object(value, node, resource or node.embedded)
     if isinstance(value, list) and node.items is not None:
         return [pruned(one, node.items) for one in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < _WHOLE:
+        return int(value)  # 1.0 is written as 1
     return value
 
 
@@ -90,7 +98,8 @@ def _pruned_object(value: Object, node: Structural, resource: bool) -> Object:
         if resource and key in _KEPT_AT_ROOT:
             out[key] = found
         elif key in node.properties:
-            out[key] = pruned(found, node.properties[key])
+            if found is not None or node.properties[key].keeps_null:
+                out[key] = pruned(found, node.properties[key])
         elif node.additional is not None:
             out[key] = pruned(found, node.additional)
         elif node.preserve or node.any_additional:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from tiphys.apiserver.crd.formats import is_format
@@ -43,6 +44,17 @@ def schema_errors(value: Any, schema: Schema, path: Path = ROOT, old: Any = NEW)
     return errors
 
 
+def below(path: Path, errors: list[FieldError]) -> list[FieldError]:
+    """Errors found in a value by itself, placed where it stands. Their texts keep the names seen from the value."""
+    return [replace(one, field=_under(path, one.field)) for one in errors]
+
+
+def _under(path: Path, inner: str) -> str:
+    if inner == str(ROOT):
+        return str(path)
+    return f"{path}{inner}" if inner.startswith("[") else f"{path}.{inner}"
+
+
 def before(old: Any, schema: Schema) -> Callable[[int, Any], Any]:
     """What an item of a list was before: in lists of type map the one with the same keys, else NEW."""
     keys = schema.get("x-kubernetes-list-map-keys") or ()
@@ -72,7 +84,7 @@ def _json_type(value: Any) -> str:
         case bool():
             return "boolean"
         case int():
-            return "integer"
+            return "integer" if -(1 << 63) <= value < 1 << 63 else "number"
         case float():
             return "number"
         case str():
@@ -147,9 +159,9 @@ def _text_errors(value: str, schema: Schema, path: Path) -> list[FieldError]:
     longest, shortest, pattern = schema.get("maxLength"), schema.get("minLength"), schema.get("pattern")
     if longest is not None and len(value) > longest:
         errors.append(field.too_long(path, value, longest))
-    if shortest is not None and len(value) < shortest:
+    elif shortest is not None and len(value) < shortest:
         errors.append(field.invalid(path, value, f"{name} in body should be at least {shortest} chars long"))
-    if pattern and compile_pattern(pattern).search(value) is None:
+    elif pattern and compile_pattern(pattern).search(value) is None:
         errors.append(field.invalid(path, value, f"{name} in body should match '{pattern}'"))
     form = schema.get("format")
     if form and not is_format(form, value):
@@ -168,6 +180,8 @@ def _number_errors(value: int | float, schema: Schema, path: Path) -> list[Field
     if factor is not None:
         errors += _multiple_errors(value, factor, path)
     highest, lowest = schema.get("maximum"), schema.get("minimum")
+    if isinstance(value, int):  # whole values are held against whole limits, as upstream does
+        highest, lowest = (None if one is None else int(one) for one in (highest, lowest))
     if highest is not None:
         strict = bool(schema.get("exclusiveMaximum"))
         if value >= highest if strict else value > highest:

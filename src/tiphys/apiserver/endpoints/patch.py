@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from tiphys.api.schemas import has_schema
 from tiphys.apiserver.admission.interface import Operation
-from tiphys.apiserver.endpoints.body import IGNORE, STRICT, unsupported_body, write_options_errors
+from tiphys.apiserver.endpoints.body import IGNORE, SCHEME, SCHEMES, STRICT, unsupported_body, write_options_errors
 from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
 from tiphys.apiserver.endpoints.managed import apply_fields
 from tiphys.apiserver.endpoints.request_info import is_true
@@ -31,7 +32,7 @@ from tiphys.machinery.field import Path
 from tiphys.machinery.meta import GroupKind, GroupVersionKind
 from tiphys.machinery.normalize import DecodeError, normalize_strictly
 from tiphys.machinery.patch.errors import BadPatchError, PatchError, show_map
-from tiphys.machinery.patch.json import apply_json_patch
+from tiphys.machinery.patch.json import apply_json_patch, operations_problem
 from tiphys.machinery.patch.merge import apply_merge_patch
 from tiphys.machinery.patch.strategic import apply_strategic_patch
 from tiphys.machinery.schema import TypeSchema
@@ -109,14 +110,17 @@ class Patch:
         try:
             self._patch: Any = decode_json(self._body)
         except ValueError as error:
-            raise bad_request(str(error)) from None
+            raise bad_request(self._undecodable(str(error))) from None
         self._check_shape()
+
+    def _undecodable(self, problem: str) -> str:
+        return problem if self._media == STRATEGIC_PATCH else f"error decoding patch: {problem}"
 
     def _check_shape(self) -> None:
         if self._media == JSON_PATCH:
-            if not isinstance(self._patch, list):
-                found = _json_name(self._patch)
-                raise bad_request(f"json: cannot unmarshal {found} into Go value of type jsonpatch.Patch")
+            self._patch = [] if self._patch is None else self._patch
+            if problem := operations_problem(self._patch):
+                raise bad_request(self._undecodable(problem))
             if len(self._patch) > MAX_OPERATIONS:
                 raise StatusError(
                     status_of(
@@ -128,10 +132,13 @@ class Patch:
                 )
             return
         if self._patch is None:
+            if self._media == MERGE_PATCH:
+                raise bad_request("Invalid JSON Patch")
             self._patch = {}
         if not isinstance(self._patch, dict):
             found = _json_name(self._patch)
-            raise bad_request(f"json: cannot unmarshal {found} into Go value of type map[string]interface {{}}")
+            problem = f"json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"
+            raise bad_request(self._undecodable(problem))
 
     def apply(self, current: Object) -> Object:
         """The patched object in normal form; `current` is not changed. StatusError when the patch does not fit."""
@@ -157,6 +164,7 @@ class Patch:
         return self._normal(patched, current)
 
     def _normal(self, patched: Object, current: Object) -> Object:
+        self._check_kind(patched)
         patched["kind"], patched["apiVersion"] = self._kind.kind, self._kind.api_version
         if self._schema is None:
             return patched
@@ -172,6 +180,22 @@ class Patch:
             else:
                 problem = field.invalid(Path("patch"), self._text(patched), str(error))
             raise invalid(GroupKind("", ""), "", [problem]) from None
+
+    def _check_kind(self, patched: Object) -> None:
+        """A patch of text cannot make another kind of an object; a strategic one knows what it changes."""
+        if self._media == STRATEGIC_PATCH or self._schema is None or self._schema.custom:
+            return
+        kind, version = patched.get("kind") or self._kind.kind, patched.get("apiVersion") or self._kind.api_version
+        if (kind, version) == (self._kind.kind, self._kind.api_version):
+            return
+        group = self._kind.group.partition(".")[0] or "core"
+        inner = str(version).rpartition("/")[2]
+        problem = f"converting ({inner}.{kind}) to ({group}.{self._kind.kind}): unknown conversion"
+        group_name = str(version).rpartition("/")[0]
+        if not has_schema(group_name, inner, str(kind)):
+            scheme = SCHEMES.get(self._kind.group, SCHEME)
+            problem = f'no kind "{kind}" is registered for version "{version}" in scheme "{scheme}"'
+        raise invalid(GroupKind("", ""), "", [field.invalid(Path("patch"), self._text(patched), problem)])
 
     def _text(self, patched: Object) -> str:
         """The patched document as upstream's patch library writes it: what the patch touched has its keys in order."""

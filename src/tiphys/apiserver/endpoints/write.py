@@ -52,7 +52,9 @@ def check_names(api: ApiRequest, obj: Object, *, namespaced: bool, named: bool) 
         if name != info.name:
             if name:
                 raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({info.name})")
-            metadata["name"] = info.name
+            raise bad_request(
+                f"the name of the object ({info.name} based on URL) was undeterminable: name must be provided"
+            )
     if not namespaced:
         metadata.pop("namespace", None)
         return

@@ -109,7 +109,25 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(translate(pattern))
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"error parsing regexp: {error}: `{pattern}`") from None
+        raise ValueError(f"error parsing regexp: {_said(str(error), pattern)}") from None
+
+
+# How our engine words the mistakes, and how RE2 does, with the part of the pattern it points at.
+_MISTAKES: Final = (
+    (re.compile(r"missing \), unterminated subpattern"), "missing closing ): `{all}`"),
+    (re.compile(r"unterminated character set at position (\d+)"), "missing closing ]: `{rest}`"),
+    (re.compile(r"nothing to repeat at position (\d+)"), "missing argument to repetition operator: `{one}`"),
+    (re.compile(r"bad escape \(end of pattern\)"), "trailing backslash at end of expression: ``"),
+)
+
+
+def _said(text: str, pattern: str) -> str:
+    for mistake, words in _MISTAKES:
+        found = mistake.search(text)
+        if found is not None:
+            at = int(found[1]) if found.groups() else 0
+            return words.format(all=pattern, rest=pattern[at:], one=pattern[at : at + 1])
+    return f"{text}: `{pattern}`"
 
 
 def compiled(pattern: str) -> re.Pattern[str]:

@@ -18,19 +18,30 @@ def apply_json_patch(doc: Any, operations: Any) -> Any:
     Raises BadPatchError for something that is no list of operations (400), PatchError for an operation that fails
     (the server answers 422 "the server rejected our request due to an error in our request").
     """
-    if not isinstance(operations, list):
-        raise BadPatchError(f"json: cannot unmarshal {_json_type(operations)} into Go value of type jsonpatch.Patch")
+    if problem := operations_problem(operations):
+        raise BadPatchError(problem)
     # A patch touches little, but may touch it many times: one copy, then in place.
     holder = {"": deepcopy(doc)}
     for operation in operations:
-        if not isinstance(operation, dict):
-            raise BadPatchError(
-                f"json: cannot unmarshal {_json_type(operation)} into Go value of type jsonpatch.Operation"
-            )
         _apply(holder, operation)
-        if "" not in holder:
+        if holder.get("") is None:
             raise PatchError("the whole document was removed")
     return holder[""]
+
+
+def operations_problem(operations: Any) -> str:
+    """Why this is no list of operations; "" when it is one."""
+    if not isinstance(operations, list):
+        return f"json: cannot unmarshal {_json_type(operations)} into Go value of type []handlers.jsonPatchOp"
+    for operation in operations:
+        if not isinstance(operation, dict):
+            return f"json: cannot unmarshal {_json_type(operation)} into Go value of type handlers.jsonPatchOp"
+        for name in ("op", "path", "from"):
+            value = operation.get(name)
+            if value is not None and not isinstance(value, str):
+                found = _json_type(value)
+                return f"json: cannot unmarshal {found} into Go struct field jsonPatchOp.{name} of type string"
+    return ""
 
 
 def _json_type(value: Any) -> str:
@@ -49,16 +60,15 @@ def _apply(holder: dict[str, Any], operation: Mapping[str, Any]) -> None:
         case "remove":
             _remove(holder, path)
         case "replace":
-            value = _value(operation)
-            _get(holder, path)
+            # Of an object also a member that is not there yet.
             container, key = _container(holder, path)
-            _set(container, key, value)
+            _set(container, key, _value(operation))
         case "move":
             value = _get(holder, _source(operation))
             _remove(holder, _source(operation))
             _add(holder, path, value)
         case "copy":
-            _add(holder, path, deepcopy(_get(holder, _source(operation))))
+            _add(holder, path, deepcopy(_found(holder, _source(operation))))
         case "test":
             _test(holder, path, operation.get("value"))
         case _:
@@ -66,9 +76,8 @@ def _apply(holder: dict[str, Any], operation: Mapping[str, Any]) -> None:
 
 
 def _value(operation: Mapping[str, Any]) -> Any:
-    if "value" not in operation:
-        raise PatchError(f"operation {operation.get('op')} at {operation.get('path')} has no value")
-    return deepcopy(operation["value"])
+    """What is added; none given is null."""
+    return deepcopy(operation.get("value"))
 
 
 def _source(operation: Mapping[str, Any]) -> str:
@@ -79,9 +88,8 @@ def _source(operation: Mapping[str, Any]) -> str:
 
 
 def _keys(path: str) -> Sequence[str]:
-    if path and not path.startswith("/"):
-        raise PatchError(f"doc is missing path: {path}")
-    return [part.replace("~1", "/").replace("~0", "~") for part in path.split("/")]
+    """The parts of a path, from the root on; what stands before the first slash is not looked at."""
+    return ["", *(part.replace("~1", "/").replace("~0", "~") for part in path.split("/")[1:])]
 
 
 def _container(holder: dict[str, Any], path: str) -> tuple[Any, str]:
@@ -154,11 +162,14 @@ def _remove(holder: dict[str, Any], path: str) -> None:
         del container[_index(container, key, path)]
 
 
-def _test(holder: dict[str, Any], path: str, expected: Any) -> None:
+def _found(holder: dict[str, Any], path: str) -> Any:
+    """What is at a path; a member that is missing equals null."""
     container, key = _container(holder, path)
-    # A missing member equals null.
-    found = container.get(key) if isinstance(container, dict) else _child(container, key, path)
-    if not same(found, expected):
+    return container.get(key) if isinstance(container, dict) else _child(container, key, path)
+
+
+def _test(holder: dict[str, Any], path: str, expected: Any) -> None:
+    if not same(_found(holder, path), expected):
         raise PatchError(f"testing value {path} failed")
 
 

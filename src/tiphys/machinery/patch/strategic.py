@@ -150,7 +150,7 @@ def _holds_maps(*lists: Sequence[Any]) -> bool:
     if list in kinds:
         raise PatchError("lists of lists are not supported")
     if len(kinds) > 1:
-        raise PatchError(f"list element types are not identical: {show_map([item for one in lists for item in one])}")
+        raise PatchError(f"list element types are not identical: {show_map(list(lists))}")
     return kinds == {dict}
 
 

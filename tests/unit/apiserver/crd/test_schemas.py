@@ -165,6 +165,57 @@ def test_schemas_must_be_structural(schema: Any, expected: str) -> None:
     assert any(expected in str(error) for error in errors), texts(errors)
 
 
+@pytest.mark.parametrize(
+    ("node", "expected"),
+    [
+        (
+            {"type": "string", "x-kubernetes-map-type": "x"},
+            'x-kubernetes-map-type: Unsupported value: "x": supported values: "atomic", "granular"',
+        ),
+        (
+            {"type": "object", "x-kubernetes-preserve-unknown-fields": False},
+            "x-kubernetes-preserve-unknown-fields: Invalid value: false: must be true or undefined",
+        ),
+        (
+            {"type": "array", "items": {"type": "object"}, "x-kubernetes-list-type": "set"},
+            (
+                "items.x-kubernetes-map-type: Invalid value: null: must be atomic as item of a list with "
+                "x-kubernetes-list-type=set"
+            ),
+        ),
+        (
+            {"type": "object", "x-kubernetes-validations": [{"rule": "true", "fieldPath": ".no"}]},
+            'x-kubernetes-validations[0].fieldPath: Invalid value: ".no": must be a valid path',
+        ),
+        (
+            {"type": "string", "default": 1},
+            'default: Invalid value: "integer":  in body must be of type string: "integer"',
+        ),
+        (
+            {"type": "object", "default": {"z": 1}},
+            'default: Invalid value: {"z":1}: must not have unknown fields',
+        ),
+        (
+            {"type": "string", "pattern": "("},
+            (
+                'pattern: Invalid value: "(": must be a valid regular expression, but isn\'t: error parsing regexp: '
+                "missing closing ): `(`"
+            ),
+        ),
+    ],
+    ids=lambda one: next(reversed(one)) if isinstance(one, dict) else "",
+)
+def test_words_of_a_schema(node: dict[str, Any], expected: str) -> None:
+    schema = {"type": "object", "properties": {"p": node}}
+    errors = declared_errors([{"schema": {"openAPIV3Schema": schema}}], Path("spec"))
+    assert [str(one) for one in errors] == [f"spec.validation.openAPIV3Schema.properties[p].{expected}"]
+
+
+def test_numbers_that_are_whole_and_nulls() -> None:
+    schema = structural({"type": "object", "properties": {"n": {"type": "number"}, "o": {"type": "object"}}})
+    assert repr(pruned({"n": 1.0, "o": None}, schema)) == "{'n': 1}"
+
+
 def test_normal_form_keeps_metadata_proper() -> None:
     schema = resource_schema(structural(SCHEMA), "g.example.com", "v1", "A")
     obj = {"kind": "A", "metadata": {"name": "x", "bogus": 1, "labels": {"b": "1", "a": "2"}}, "spec": {"z": 1}}

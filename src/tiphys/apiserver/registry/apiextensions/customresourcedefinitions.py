@@ -148,6 +148,30 @@ def _group_errors(group: str, obj: Object) -> list[FieldError]:
     return errors
 
 
+_VERSION_FIELDS: Final = (
+    ("Name", "name", ""),
+    ("Served", "served", False),
+    ("Storage", "storage", False),
+    ("Deprecated", "deprecated", False),
+    ("DeprecationWarning", "deprecationWarning", None),
+    ("Schema", "schema", None),
+    ("Subresources", "subresources", None),
+    ("AdditionalPrinterColumns", "additionalPrinterColumns", None),
+    ("SelectableFields", "selectableFields", None),
+)
+# What stands beside the versions, in upstream's own form, when it is the same in all of them.
+_SHARED: Final = ("schema", "subresources", "additionalPrinterColumns", "selectableFields")
+
+
+def _shown_versions(versions: Sequence[Json]) -> list[Json]:
+    """The versions as errors show them."""
+    shared = {name for name in _SHARED if all(one.get(name) == versions[0].get(name) for one in versions)}
+    return [
+        {shown: None if name in shared else one.get(name, default) for shown, name, default in _VERSION_FIELDS}
+        for one in versions
+    ]
+
+
 def _version_errors(spec: Json) -> list[FieldError]:
     versions: Sequence[Json] = spec.get("versions") or ()
     where = SPEC.child("versions")
@@ -160,17 +184,22 @@ def _version_errors(spec: Json) -> list[FieldError]:
         stored += bool(version.get("storage"))
         errors += [field.invalid(at.child("name"), name, message) for message in formats.dns1035_label(name)]
         if name in names:
-            errors.append(
-                field.invalid(where, [one.get("name") for one in versions], "must contain unique version names")
-            )
+            errors.append(field.invalid(where, _shown_versions(versions), "must contain unique version names"))
         names.add(name)
         errors += _deprecation_errors(version, at.child("deprecationWarning"))
         if (version.get("schema") or {}).get("openAPIV3Schema") is None:
-            errors.append(field.required(at.child("schema", "openAPIV3Schema"), "schemas are required"))
+            errors.append(field.required(at.child("schema", "openAPIV3Schema"), ""))
     errors += declared_errors(versions, SPEC)
+    for version in versions[:1]:  # upstream's own form names the first version once more
+        name = version.get("name") or ""
+        errors += [field.invalid(SPEC.child("version"), name, message) for message in formats.dns1035_label(name)]
     if stored != 1:
         detail = "must have exactly one version marked as storage version"
-        errors.append(field.invalid(where, [dict(one) for one in versions], detail))
+        errors.append(field.invalid(where, _shown_versions(versions), detail))
+    if not stored:
+        errors.append(
+            field.invalid(Path("status").child("storedVersions"), None, "must have at least one stored version")
+        )
     return errors
 
 
