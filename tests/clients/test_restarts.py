@@ -33,8 +33,10 @@ PYTHON = {
 }
 
 
-def command(client: str) -> list[str]:
-    """How the client's informer is started; skips the test where it is not installed."""
+@pytest.fixture(params=[*PYTHON, "client-go", "@kubernetes/client-node"])
+def argv(request: pytest.FixtureRequest) -> list[str]:
+    """How a client's informer is started; skips the test where it is not installed."""
+    client = request.param
     if client in PYTHON:
         if importlib.util.find_spec(client) is None:
             pytest.skip(f"{client} is not installed")
@@ -117,9 +119,7 @@ def server(tmp_path: Path) -> Iterator[RestartableServer]:
     found.kill()
 
 
-@pytest.mark.parametrize("client", [*PYTHON, "client-go", "@kubernetes/client-node"])
-def test_an_informer_outlives_the_server(client: str, server: RestartableServer, tmp_path: Path) -> None:
-    argv = command(client)
+def test_an_informer_outlives_the_server(argv: list[str], server: RestartableServer, tmp_path: Path) -> None:
     writes = Writes(server)
     writes.create()
     seen = tmp_path / "events"
