@@ -26,6 +26,7 @@ class Plugin(api_pb2_grpc.DevicePluginServicer):
         self.response = response
         self.options = plugin.DevicePluginOptions(pre_start_required=True, get_preferred_allocation_available=True)
         self.calls: list[tuple[str, list[str]]] = []
+        self.listened_to = 0  # how often a kubelet began to listen
         self._changed = asyncio.Condition()
 
     async def set_health(self, device: str, well: bool) -> None:
@@ -37,6 +38,7 @@ class Plugin(api_pb2_grpc.DevicePluginServicer):
         return self.options
 
     async def ListAndWatch(self, request: Any, context: Any) -> AsyncIterator[plugin.ListAndWatchResponse]:
+        self.listened_to += 1
         while True:
             async with self._changed:
                 listed = [

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from tests.e2e.kubelet.node import TestNode
+from tests.e2e.kubelet.node import TestNode, eventually
 from tests.e2e.kubelet.test_pod import busybox
 from tiphys.api.core.v1 import Pod
 from tiphys.client import PatchType
@@ -45,8 +45,9 @@ async def test_a_sidecar_starts_first_and_ends_last(node: TestNode) -> None:
     mounts = [{"name": "data", "mountPath": "/data"}]
     # Uptime in hundredths of a second is the finest clock of a busybox shell.
     ends = "trap 'cut -d\" \" -f1 /proc/uptime > /data/{}; exit 0' TERM; while :; do sleep 0.05; done"
-    sidecar = "touch /data/up; " + ends.format("sidecar")
-    app = "test -e /data/up && echo first > /data/seen; " + ends.format("app")
+    ends = ends.replace("while", "touch /data/{}-listens; while", 1)
+    sidecar = "touch /data/up; " + ends.format("sidecar", "sidecar")
+    app = "test -e /data/up && echo first > /data/seen; " + ends.format("app", "app")
     host = node.root / "shared"
     host.mkdir()
     await node.create(
@@ -70,6 +71,11 @@ async def test_a_sidecar_starts_first_and_ends_last(node: TestNode) -> None:
     )
     pod = await node.running("sidecar")
     assert pod.status.init_container_statuses[0].started is True
+
+    async def listening() -> bool:
+        return {"app-listens", "sidecar-listens"} <= {path.name for path in host.iterdir()}
+
+    await eventually(listening, "both to hear of their end")
     await node.delete("sidecar")
     await node.gone("sidecar")
     assert (host / "seen").read_text() == "first\n"

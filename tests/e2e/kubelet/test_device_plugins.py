@@ -107,7 +107,14 @@ async def test_a_restarted_kubelet_knows_who_has_what(node: TestNode, frobs: Plu
     before = await node.running("keeps")
     await node.stop_kubelet()
     await node.start_kubelet()
-    await amounts(node, "3", "2")  # its socket was removed: the plugin has registered again
+
+    async def again() -> bool:
+        assert node.kubelet is not None and node.kubelet.services is not None
+        healthy = node.kubelet.services.containers.devices.amounts()[1].get(RESOURCE)
+        return frobs.listened_to == 2 and healthy == "2"
+
+    await eventually(again, "the plugin, whose socket was removed, registered again")
+    await amounts(node, "3", "2")
     after = await node.running("keeps")
     assert after.status.container_statuses == before.status.container_statuses
     await node.create("other", {"containers": [wanting(1)]})
