@@ -17,13 +17,13 @@ class Repeats(NamedTuple):
     """Times for labels, annotations and owners; for finalizers that are no names; for finalizers without a domain."""
 
     fields: int = 3
-    finalizers: int = 2
+    finalizers: int = 1
     unknown_finalizers: int = 1
 
 
 USUAL: Final = Repeats()
-_AGAIN: Final = Repeats(4, 4, 2)
-_LISTED: Final = Repeats(3, 3, 1)
+_AGAIN: Final = Repeats(4, 2, 2)
+_LISTED: Final = Repeats(3, 2, 1)
 _FREE: Final = Repeats(3, 2, 0)  # finalizers may be any name
 
 REPEATS: Final = {
@@ -77,7 +77,7 @@ REPEATS: Final = {
         ),
         _FREE,
     ),
-    ("", "persistentvolumes"): Repeats(4, 5, 2),
+    ("", "persistentvolumes"): Repeats(4, 3, 2),
     ("apiregistration.k8s.io", "apiservices"): Repeats(4, 2, 0),
     ("coordination.k8s.io", "leases"): Repeats(3, 1, 0),
     ("node.k8s.io", "runtimeclasses"): Repeats(4, 2, 0),

@@ -300,7 +300,7 @@ def validate_service_status(service: Object) -> list[FieldError]:
         where = Path("status").child("loadBalancer", "ingress").index(index)
         if (service.get("spec") or {}).get("type") != "LoadBalancer" and index == 0:
             at = Path("status").child("loadBalancer", "ingress")
-            errors.append(field.forbidden(at, "may only be used when `spec.type` is LoadBalancer"))
+            errors.append(field.forbidden(at, "may only be used when `spec.type` is 'LoadBalancer'"))
             continue
         errors += ingress_address_errors(ingress, where)
     return errors
