@@ -119,6 +119,12 @@ async def test_a_bookmark_is_an_object_of_the_kind(api: Api) -> None:
     assert row["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
 
 
+async def test_errors_come_in_the_encoding_asked_for(api: Api) -> None:
+    async with api.session.get(f"{CONFIG_MAPS}/none", headers={"Accept": "application/yaml"}) as answer:
+        assert (answer.status, answer.content_type) == (404, "application/yaml")
+        assert (await answer.text()).startswith("apiVersion: v1\ncode: 404\n")
+
+
 async def test_objects_without_a_namespace_are_selected_by_none(api: Api) -> None:
     path = "/apis/storage.k8s.io/v1/storageclasses?fieldSelector=metadata.namespace%3D"
     assert (await api.get(path + "x"))["items"] == []

@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 
 from tiphys.api.protobuf import encode_object_protobuf
-from tiphys.apiserver.endpoints.negotiation import PROTOBUF, YAML, Wanted
-from tiphys.apiserver.http.response import Headers, Response
+from tiphys.apiserver.endpoints.negotiation import JSON, PROTOBUF, YAML, Wanted, negotiate
+from tiphys.apiserver.http.response import Headers, Response, status_response
 from tiphys.machinery.codec import encode_yaml
 from tiphys.machinery.codec.protobuf import varint
-from tiphys.machinery.errors import not_acceptable
+from tiphys.machinery.errors import StatusError, not_acceptable
 
 
 def encode_value(value: Any, media_type: str, *, pretty: bool = False) -> bytes:
@@ -49,3 +49,17 @@ def encode_event(kind: str, value: Any, media_type: str) -> bytes:
 
 def _field(number: int, data: bytes) -> bytes:
     return bytes([number << 3 | 2]) + varint(len(data)) + data
+
+
+def refusal(error: StatusError, accept: str) -> Response:
+    """The Status of an error in the encoding an Accept header asks for, JSON when it asks for none we have."""
+    answer = status_response(error)
+    if not accept or accept == JSON:
+        return answer
+    try:
+        media_type = negotiate(accept).media_type
+    except StatusError:
+        return answer
+    if media_type != JSON:
+        answer.body, answer.content_type = encode_value(dict(error.status), media_type), media_type
+    return answer

@@ -28,6 +28,7 @@ from tiphys.apiserver.authz.wording import forbidden_error
 from tiphys.apiserver.endpoints.compression import compressed
 from tiphys.apiserver.endpoints.context import ApiRequest, Services
 from tiphys.apiserver.endpoints.delete import delete_collection, delete_object
+from tiphys.apiserver.endpoints.encoding import refusal
 from tiphys.apiserver.endpoints.forms import form_for
 from tiphys.apiserver.endpoints.list_options import ListOptions
 from tiphys.apiserver.endpoints.patch import patch_object
@@ -112,7 +113,7 @@ class ApiHandler:
             info = _info_of(request)
             answer = await self._within_time(request, info)
         except StatusError as error:
-            answer = status_response(error)
+            answer = refusal(error, request.headers.get("accept", ""))
         except TooMany as error:
             answer, request.place = error.response, None
         except StoreError as error:
