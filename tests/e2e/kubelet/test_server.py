@@ -92,6 +92,16 @@ async def test_exec_over_websocket(node: TestNode, http: aiohttp.ClientSession) 
     assert (status["status"], status["reason"]) == ("Failure", "NonZeroExitCode")
 
 
+def families(exposed: str) -> dict[str, list[str]]:
+    """The labels of every series, by metric."""
+    found: dict[str, list[str]] = {}
+    for line in exposed.splitlines():
+        if not line.startswith("#"):
+            name, _, rest = line.partition("{")
+            found.setdefault(name, []).append(rest.rpartition("}")[0])
+    return found
+
+
 async def test_documents_and_measurements(node: TestNode, http: aiohttp.ClientSession) -> None:
     await node.create("measured", {"containers": [busybox()]})
     await node.running("measured")
@@ -108,6 +118,10 @@ async def test_documents_and_measurements(node: TestNode, http: aiohttp.ClientSe
     assert [container["name"] for container in stats["pods"][0]["containers"]] == ["app"]
     metrics = (await text(http, "/metrics/resource"))[1]
     assert 'container_memory_working_set_bytes{container="app",namespace="default",pod="measured"}' in metrics
+    found = families((await text(http, "/metrics/cadvisor"))[1])
+    of_container = [labels for labels in found["container_memory_working_set_bytes"] if 'container="app"' in labels]
+    assert len(of_container) == 1 and 'namespace="default",pod="measured"' in of_container[0]
+    assert len(found["container_cpu_usage_seconds_total"]) == 2  # the container, and the pod as a whole
     assert (await text(http, "/nothing"))[0] == 404
 
 

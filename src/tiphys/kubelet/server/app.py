@@ -6,7 +6,7 @@
 | /exec, /attach, /portForward /{ns}/{pod}[/{container}] | a stream of the runtime |
 | /run/{ns}/{pod}/{container}?cmd= | the output of a command |
 | /pods, /runningpods, /configz, /healthz | documents |
-| /stats/summary, /metrics, /metrics/resource, /metrics/probes | measurements |
+| /stats/summary, /metrics, /metrics/resource, /metrics/cadvisor, /metrics/probes | measurements |
 
 Each may be followed by the pod's uid before the container, as older clients write it.
 """
@@ -35,6 +35,7 @@ from tiphys.kubelet.pods.services import PodServices
 from tiphys.kubelet.pods.worker import PodWorker
 from tiphys.kubelet.probes.manager import PROBE_REGISTRY
 from tiphys.kubelet.server.auth import Delegation
+from tiphys.kubelet.server.cadvisor import Known, cadvisor_metrics
 from tiphys.kubelet.server.files import LogFiles
 from tiphys.kubelet.server.http import HTTPServer, Request, Response, text
 from tiphys.kubelet.server.logs import LogOptions, read_log
@@ -183,6 +184,9 @@ class KubeletServer:
                 return Response(body=REGISTRY.expose(), content_type=METRICS)
             case ["probes"]:
                 return Response(body=PROBE_REGISTRY.expose(), content_type=METRICS)
+            case ["cadvisor"]:
+                measured = cadvisor_metrics(await self._summary(), self._machine, self._known)
+                return Response(body=measured, content_type=METRICS)
             case ["resource"]:
                 return Response(body=resource_metrics(await self._summary()), content_type=METRICS)
         raise NotServed(404, "404 page not found\n")
@@ -191,6 +195,10 @@ class KubeletServer:
         if rest != ["summary"]:
             raise NotServed(404, "404 page not found\n")
         return Response(body=msgspec.json.encode(await self._summary()), content_type=JSON)
+
+    def _known(self, uid: PodUID) -> Known | None:
+        worker = self._manager.workers.get(uid)
+        return None if worker is None else Known(worker.pod, worker.runtime, self._s.cgroups.path_of(worker.pod))
 
     async def _summary(self) -> dict[str, Any]:
         pods = await self._s.runtime.pod_stats()
