@@ -116,7 +116,7 @@ def memory(usage: cri.MemoryUsage) -> Json:
 
 def _network(usage: cri.NetworkUsage) -> Json:
     interfaces = [_interface(item) for item in (usage.default_interface, *usage.interfaces)]
-    return {"time": _moment(usage.timestamp), **interfaces[0], "interfaces": interfaces[1:] or interfaces[:1]}
+    return {"time": _moment(usage.timestamp), **interfaces[0], "interfaces": interfaces}
 
 
 def _interface(item: cri.NetworkInterfaceUsage) -> Json:
