@@ -25,6 +25,7 @@ from tiphys.apiserver.registry.tables import UNSET
 from tiphys.apiserver.registry.validation.meta import validate_label_name
 from tiphys.apiserver.registry.validation.selectors import validate_label_selector
 from tiphys.machinery import field, formats
+from tiphys.machinery.cel.parser import RESERVED
 from tiphys.machinery.field import FieldError, Path
 
 Json = Mapping[str, Any]
@@ -35,31 +36,7 @@ SUPPORTED_REASONS: Final = ("Forbidden", "Invalid", "RequestEntityTooLarge")
 ACTIONS: Final = ("Audit", "Deny", "Warn")
 NOTHING: Final = "validations or auditAnnotations must contain at least one item"
 CEL_IDENTIFIER: Final = re.compile("[_a-zA-Z][_a-zA-Z0-9]*")
-RESERVED: Final = frozenset(
-    [
-        "true",
-        "false",
-        "null",
-        "in",
-        "as",
-        "break",
-        "const",
-        "continue",
-        "else",
-        "for",
-        "function",
-        "if",
-        "import",
-        "let",
-        "loop",
-        "package",
-        "namespace",
-        "return",
-        "var",
-        "void",
-        "while",
-    ]
-)
+KEPT_WORDS: Final = frozenset({"true", "false", "null", "in"}) | RESERVED
 
 
 class AdmissionPolicyStrategy(TableStrategy):
@@ -274,7 +251,7 @@ def _variable_errors(variables: Sequence[Json], path: Path) -> list[FieldError]:
         name = variable.get("name") or ""
         if not name:
             errors.append(field.required(where.child("name"), "name is not specified"))
-        elif not CEL_IDENTIFIER.fullmatch(name) or name in RESERVED:
+        elif not CEL_IDENTIFIER.fullmatch(name) or name in KEPT_WORDS:
             errors.append(field.invalid(where.child("name"), name, "must be a valid CEL identifier"))
         if name and name in seen:
             errors.append(field.duplicate(where.child("name"), name))
