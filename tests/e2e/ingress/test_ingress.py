@@ -198,6 +198,8 @@ def test_streams_upgrades_and_endpoints_that_come_and_go(site: Site) -> None:
         assert pids(site) != reloads
         channel.sendall(b"after")
         assert channel.recv(100) == b"after"
+    # The old process ends with its last connection; left are the master and one worker.
+    until(lambda: len(pids(site)) == 2, "the old process to end", 30)
     workers = pids(site)
     failures: list[object] = []
     stop = threading.Event()
