@@ -274,6 +274,8 @@ class Containers:
                 reason, message = "ContainerStatusUnknown", "the container's monitor was lost before it ended"
             elif oom and code != 0:
                 reason = "OOMKilled"
+            # What ends at once may have ended before its start was noted.
+            moment = max(moment, container.record.started_at)
             self._update(container, state="exited", finished_at=moment, exit_code=code, reason=reason, message=message)
             container.ended.set()
             await self._node.blocking(self._clean_up, container)
