@@ -50,6 +50,8 @@ def wishes_of(annotations: Mapping[str, str]) -> Wishes:
             found.problems.append(f"annotation {key} is not supported")
             continue
         try:
+            if not text.strip().isprintable():
+                raise ValueError("it has control characters")
             reader(found, options, text.strip())
         except ValueError as error:
             found.problems.append(f"annotation {key}: {error}")

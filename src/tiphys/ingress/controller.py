@@ -135,21 +135,21 @@ class IngressController:
             return
         self._routes_changed = False
         services = Services(self._services.lister, self._slices.lister)
-        wanted = self._wanted(services)
+        ours = self._ours()
+        wanted = wanted_of(ours, services, self._secrets.lister.get)
         outcome = self._translate(services)
         own = own_certificate(self._config.directory / "own" / "default.pem")
         site = site_of(wanted, outcome, own, self._config.ports)
         if site == self._site and self._running is not None and await self._move_endpoints(self._running):
-            self._say(wanted, outcome)
+            self._say(ours, wanted, outcome)
             return
         await self._apply(site, services.endpoints)
         self._site = site
-        self._say(wanted, outcome)
+        self._say(ours, wanted, outcome)
 
-    def _wanted(self, services: Services) -> Wanted:
+    def _ours(self) -> list[Ingress]:
         classes = {each.metadata.name: each for each in self._classes.lister.list()}
-        ours = [each for each in self._ingresses.lister.list() if is_ours(each, classes)]
-        return wanted_of(ours, services, self._secrets.lister.get)
+        return [each for each in self._ingresses.lister.list() if is_ours(each, classes)]
 
     def _translate(self, services: Services) -> Outcome:
         objects = self._gateways
@@ -192,7 +192,7 @@ class IngressController:
             return False
         return True
 
-    def _say(self, wanted: Wanted, outcome: Outcome) -> None:
+    def _say(self, ours: list[Ingress], wanted: Wanted, outcome: Outcome) -> None:
         """Events about what is wrong, once each; statuses are the leader's to write."""
         for name, problems in wanted.problems.items():
             ingress = self._ingresses.lister.get(name)
@@ -200,6 +200,4 @@ class IngressController:
                 if ingress is not None and problem not in self._told.get(name, ()):
                     self._recorder.event(ingress, "Warning", "Rejected", problem)
         self._told = dict(wanted.problems)
-        classes = {each.metadata.name: each for each in self._classes.lister.list()}
-        ours = [each for each in self._ingresses.lister.list() if is_ours(each, classes)]
         self._status.want(ours, outcome, self._gateways)

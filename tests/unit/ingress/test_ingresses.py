@@ -6,11 +6,23 @@ import pytest
 
 from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.api.networking.v1 import Ingress, IngressClass, IngressClassSpec, IngressSpec
+from tiphys.client.cache import Indexer, Lister
 from tiphys.ingress.annotations import PREFIX, wishes_of
 from tiphys.ingress.gateway.hostnames import breadth, common, common_of_all
-from tiphys.ingress.gateway.rules import seconds
+from tiphys.ingress.gateway.rules import Grants, routes_of, seconds
+from tiphys.ingress.gateway.types import (
+    FieldMatch,
+    Header,
+    HeaderFilter,
+    HTTPRoute,
+    RouteFilter,
+    RouteMatch,
+    RouteRule,
+    RouteSpec,
+)
 from tiphys.ingress.ingresses import CONTROLLER, expression_problem, is_ours
 from tiphys.ingress.model import Options
+from tiphys.ingress.services import Services
 
 
 def test_annotations_become_values_and_mistakes_are_named() -> None:
@@ -35,6 +47,21 @@ def test_annotations_become_values_and_mistakes_are_named() -> None:
     assert len(wishes_of({PREFIX + key: value for key, value in wrong.items()}).problems) == len(wrong)
     assert wishes_of({f"{PREFIX}auth-type": "basic"}).problems == [f"annotation {PREFIX}auth-type is not supported"]
     assert wishes_of({f"{PREFIX}session-cookie-name": "S"}).options == Options()
+
+
+def test_control_characters_of_one_are_nobody_elses_trouble() -> None:
+    found = wishes_of({f"{PREFIX}permanent-redirect": "https://x\nglobal", f"{PREFIX}upstream-vhost": "a\x00"})
+    assert (found.redirect_to, found.upstream_host, len(found.problems)) == ("", "", 2)
+    header = Header(name="X", value="a\nglobal")
+    modifier = HeaderFilter(set=(header,))
+    filtered = RouteRule(filters=(RouteFilter(type="RequestHeaderModifier", request_header_modifier=modifier),))
+    matched = RouteRule(matches=(RouteMatch(headers=(FieldMatch(name="X", value="a\n"),)),))
+    services = Services(Lister(Indexer()), Lister(Indexer()))
+    for rule, statuses in ((filtered, [500]), (matched, [])):
+        made = routes_of(HTTPRoute(spec=RouteSpec(rules=(rule,))), services, Grants(()))
+        assert "control characters" in made.unsupported
+        assert [route.action.status for route in made.routes] == statuses
+        assert all(not route.action.request_headers for route in made.routes)
 
 
 def test_a_class_decides_whose_an_ingress_is() -> None:

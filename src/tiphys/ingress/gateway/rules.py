@@ -100,6 +100,9 @@ def _match(given: RouteMatch, made: Translated) -> Match | None:
 
 
 def _field(given: FieldMatch, made: Translated) -> Field | None:
+    if not (given.name + given.value).isprintable():
+        made.unsupported = f"{given.name!r} is matched with control characters"
+        return None
     comparison = COMPARISONS.get(given.type)
     if comparison is Comparison.REGEX:
         try:
@@ -162,6 +165,10 @@ def _filters(filters: Iterable[RouteFilter], match: Match, made: Translated) -> 
     """The fields of an action that the filters set; None when one cannot be done."""
     found: dict[str, Any] = {}
     for each in filters:
+        for changed in (each.request_header_modifier, each.response_header_modifier):
+            if changed is not None and not _is_printable(changed):
+                made.unsupported = "a header filter has control characters"
+                return None
         if each.type == "RequestHeaderModifier" and each.request_header_modifier is not None:
             changes = _header_changes(each.request_header_modifier)
             found["request_headers"] = found.get("request_headers", ()) + changes
@@ -180,6 +187,12 @@ def _filters(filters: Iterable[RouteFilter], match: Match, made: Translated) -> 
             made.unsupported = f"filters of type {each.type} are not supported"
             return None
     return found
+
+
+def _is_printable(given: HeaderFilter) -> bool:
+    """Whether it can stand in a configuration: one route's text must not keep everybody else's from it."""
+    texts = [*given.remove, *(text for each in (*given.set, *given.add) for text in (each.name, each.value))]
+    return all(text.isprintable() for text in texts)
 
 
 def _header_changes(given: HeaderFilter) -> tuple[HeaderChange, ...]:
