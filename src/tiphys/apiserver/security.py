@@ -123,6 +123,7 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
         versions=ServedVersions(resources),
         configuration=load_admission(options.admission_configuration) if options.admission_configuration else {},
         monotonic=moment.monotonic,
+        clock=moment,
     )
     admission = admission_chain(parts, options.enable_admission, options.disable_admission)
     security = Security(
@@ -131,6 +132,7 @@ def secured_server(options: ServerOptions, *, store: Store | None = None, clock:
         admission=admission,
     )
     server = SecuredServer(options, security, store=store, clock=moment, resources=resources, webhooks=webhooks)
+    server.closing += parts.closing
     server.closing += [
         one.close for one in (*others.tokens, *asked) if isinstance(one, WebhookTokens | WebhookAuthorizer)
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Protocol
 
@@ -13,6 +13,7 @@ from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authz.interface import Authorizer
 from tiphys.apiserver.authz.rules import PolicyRule
 from tiphys.apiserver.registry.strategy import Reader
+from tiphys.base.clock import Clock, SystemClock
 from tiphys.machinery.errors import StatusError, forbidden
 from tiphys.machinery.meta import GroupResource
 
@@ -57,6 +58,9 @@ class AdmissionParts:
     # Documents of `--admission-control-config-file` by the name of the plug-in.
     configuration: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     monotonic: Callable[[], float] = time.monotonic  # seconds
+    clock: Clock = field(default_factory=SystemClock)
+    # What plug-ins have to be closed with the server.
+    closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
 
 class AdmissionPlugin:

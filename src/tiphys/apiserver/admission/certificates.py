@@ -1,6 +1,7 @@
-"""CertificateApproval, CertificateSigning, CertificateSubjectRestriction: who may approve and sign for whom.
+"""CertificateApproval, -Signing and -SubjectRestriction, ClusterTrustBundleAttest: who may vouch for whom.
 
-https://kubernetes.io/docs/reference/access-authn-authz/certificate-signing-requests/#authorization
+https://kubernetes.io/docs/reference/access-authn-authz/certificate-signing-requests/#authorization and
+https://kubernetes.io/docs/reference/access-authn-authz/certificate-signing-requests/#cluster-trust-bundles
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from tiphys.apiserver.admission.base import CREATE, UPDATE, AdmissionPlugin, Object, refuse
+from tiphys.apiserver.admission.base import CREATE, UPDATE, WRITE, AdmissionPlugin, Object, refuse
 from tiphys.apiserver.admission.interface import AdmissionAttributes
 from tiphys.apiserver.authn.interface import GROUP_MASTERS
 from tiphys.apiserver.authz.interface import Attributes, Authorizer
@@ -91,6 +92,31 @@ class CertificateSubjectRestriction(AdmissionPlugin):
         if GROUP_MASTERS in organizations:
             message = f"use of {CLIENT_SIGNER} signer with system:masters group is not allowed"
             raise refuse(attributes, message)
+
+
+class ClusterTrustBundleAttest(AdmissionPlugin):
+    """Whoever says which certificates a signer is known by may attest for it."""
+
+    name = "ClusterTrustBundleAttest"
+    operations = WRITE
+    resources = frozenset({(GROUP, "clustertrustbundles")})
+
+    async def validate(self, attributes: AdmissionAttributes) -> None:
+        signer = _signer(attributes.object)
+        if not signer or (attributes.old_object is not None and _only_collected(attributes)):
+            return
+        if not may(self.authorizer, attributes, "attest", signer):
+            raise refuse(attributes, f'user not permitted to attest for signerName "{signer}"')
+
+
+def _only_collected(attributes: AdmissionAttributes) -> bool:
+    """Whether an update is the garbage collector's: of nothing but owners and finalizers."""
+    kept = ("ownerReferences", "finalizers", "managedFields", "resourceVersion")
+    versions = []
+    for obj in (attributes.object or {}, attributes.old_object or {}):
+        metadata = {key: value for key, value in (obj.get("metadata") or {}).items() if key not in kept}
+        versions.append({**obj, "metadata": metadata})
+    return bool(versions[0] == versions[1])
 
 
 def _signer(request: Object | None) -> str:

@@ -13,12 +13,15 @@ from tiphys.apiserver.admission.certificates import (
     CertificateApproval,
     CertificateSigning,
     CertificateSubjectRestriction,
+    ClusterTrustBundleAttest,
 )
 from tiphys.apiserver.admission.event_rate import EventRateLimit
+from tiphys.apiserver.admission.image_policy import ImagePolicyWebhook
 from tiphys.apiserver.admission.interface import AdmissionChain
 from tiphys.apiserver.admission.lifecycle import NamespaceLifecycle
 from tiphys.apiserver.admission.limit_ranger import LimitRanger
 from tiphys.apiserver.admission.namespaces import NamespaceAutoProvision, NamespaceExists
+from tiphys.apiserver.admission.node_features import NodeDeclaredFeatureValidator
 from tiphys.apiserver.admission.node_restriction import NodeRestriction
 from tiphys.apiserver.admission.optional_pods import (
     AlwaysPullImages,
@@ -27,6 +30,8 @@ from tiphys.apiserver.admission.optional_pods import (
 )
 from tiphys.apiserver.admission.owners import OwnerReferencesPermissionEnforcement
 from tiphys.apiserver.admission.placement import PodNodeSelector, PodTolerationRestriction
+from tiphys.apiserver.admission.pod_groups import PodGroupWorkloadExists
+from tiphys.apiserver.admission.pod_resize import PodResizeValidator
 from tiphys.apiserver.admission.pod_security.plugin import PodSecurity
 from tiphys.apiserver.admission.pods import (
     DefaultTolerationSeconds,
@@ -61,6 +66,7 @@ PLUGINS: Final[tuple[type[AdmissionPlugin], ...]] = (
     NodeRestriction,
     TaintNodesByCondition,
     AlwaysPullImages,
+    ImagePolicyWebhook,
     PodSecurity,
     PodNodeSelector,
     Priority,
@@ -75,10 +81,14 @@ PLUGINS: Final[tuple[type[AdmissionPlugin], ...]] = (
     RuntimeClass,
     CertificateApproval,
     CertificateSigning,
+    ClusterTrustBundleAttest,
     CertificateSubjectRestriction,
     DefaultIngressClass,
     DenyServiceExternalIPs,
     PodTopologyLabels,
+    PodGroupWorkloadExists,
+    NodeDeclaredFeatureValidator,
+    PodResizeValidator,
     MutatingAdmissionPolicy,
     MutatingAdmissionWebhook,
     ValidatingAdmissionPolicy,
@@ -86,17 +96,10 @@ PLUGINS: Final[tuple[type[AdmissionPlugin], ...]] = (
     ResourceQuota,
     AlwaysDeny,
 )
-# Plug-ins of v1.36 that have nothing to do while the features they belong to are off: their names may be given.
-OF_OTHER_FEATURES: Final = frozenset(
-    (
-        "ClusterTrustBundleAttest",
-        "JobValidation",
-        "NodeDeclaredFeatureValidator",
-        "PodGroupProtection",
-        "PodGroupWorkloadExists",
-        "PodResizeValidator",
-    )
-)
+# On by default in v1.36, where they do nothing while feature gates are off that are off by default and that we do not
+# have: WorkloadWithJob (parallelism of a Job that has a group) and GenericWorkload (a finalizer for a controller that
+# runs with that gate alone). Their names may be given, and do nothing here either.
+OF_OTHER_FEATURES: Final = frozenset(("JobValidation", "PodGroupProtection"))
 # Not a plug-in to turn off, but part of what roles are: after everything that changes them.
 ALWAYS: Final[tuple[type[AdmissionPlugin], ...]] = (RoleEscalation,)
 # Those that have to be asked for with --enable-admission-plugins.
@@ -108,6 +111,7 @@ OFF_BY_DEFAULT: Final = frozenset(
         "DenyServiceExternalIPs",
         "EventRateLimit",
         "ExtendedResourceToleration",
+        "ImagePolicyWebhook",
         "LimitPodHardAntiAffinityTopology",
         "NamespaceAutoProvision",
         "NamespaceExists",

@@ -19,7 +19,8 @@ from tiphys.base.log import get_logger
 log = get_logger(__name__)
 
 REMEMBERED: Final = 10_000
-# A service that does not answer is asked again: half a second later, then each time half as long again.
+TOO_MANY_REQUESTS: Final = 429
+# A service that fails is asked again: half a second later, then each time half as long again.
 ATTEMPTS: Final = 5
 FIRST_WAIT: Final = 0.5  # seconds
 FACTOR: Final = 1.5
@@ -28,13 +29,13 @@ Found = tuple[UserInfo, tuple[str, ...]] | None
 
 
 async def post_again(service: RemoteService, body: bytes, clock: Clock, first_wait: float = FIRST_WAIT) -> bytes:
-    """Post, again while the service does not answer or fails. Raises RemoteError."""
+    """Post, again while the service fails; one that cannot be reached is not asked again. Raises RemoteError."""
     wait = first_wait
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return await service.post(body)
         except RemoteError as error:
-            if attempt == ATTEMPTS or 0 < error.status < 500:
+            if attempt == ATTEMPTS or not (error.status >= 500 or error.status == TOO_MANY_REQUESTS):
                 raise
         await clock.sleep(wait)
         wait *= FACTOR

@@ -32,6 +32,13 @@ from tiphys.kubelet.resources import is_extended_resource
 from tiphys.machinery.quantity import Quantity
 
 VERSION: Final = "v1.36.2"
+# Features that are under way in v1.36 and that this kubelet has: the API server and the scheduler go by them.
+# https://kubernetes.io/docs/concepts/scheduling-eviction/node-declared-features/
+DECLARED_FEATURES: Final = (
+    "InPlacePodLevelResourcesVerticalScaling",
+    "InPlacePodVerticalScalingInitContainers",
+    "RestartAllContainersOnContainerExits",
+)
 MAX_IMAGES: Final = 50
 MAX_NAMES: Final = 5
 
@@ -136,6 +143,7 @@ def node_status(facts: StatusFacts, old: NodeStatus, now: datetime) -> NodeStatu
         images=_images(facts.images),
         volumes_in_use=facts.volumes_in_use,
         runtime_handlers=_handlers(facts.runtime_status),
+        declared_features=DECLARED_FEATURES,
         features=NodeFeatures(supplemental_groups_policy=facts.runtime_status.features.supplemental_groups_policy)
         if facts.runtime_status is not None and facts.runtime_status.HasField("features")
         else None,

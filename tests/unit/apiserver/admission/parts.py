@@ -13,6 +13,7 @@ from tiphys.apiserver.admission.webhooks.interface import CallError
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authz.interface import Attributes, Authorizer
 from tiphys.apiserver.authz.rbac import KINDS, RBACAuthorizer
+from tiphys.base.clock import Clock, FakeClock
 from tiphys.machinery.meta import GroupVersionKind, GroupVersionResource
 
 Object = dict[str, Any]
@@ -126,6 +127,7 @@ def parts(
     versions: Any = None,
     configuration: Mapping[str, Mapping[str, Any]] | None = None,
     monotonic: Callable[[], float] = float,
+    clock: Clock | None = None,
 ) -> AdmissionParts:
     """The parts, over `objects`."""
     rules = roles(objects)
@@ -138,6 +140,7 @@ def parts(
         versions=versions or OneVersion(),
         configuration=configuration or {},
         monotonic=monotonic,
+        clock=clock or FakeClock(),
     )
 
 
