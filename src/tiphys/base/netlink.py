@@ -109,18 +109,21 @@ class Neighbour:
 
 
 class Netlink:
-    """An rtnetlink socket in a network namespace (a path or open file; None: the calling thread's). Blocking."""
+    """A netlink socket in a network namespace (a path or open file; None: the calling thread's). Blocking.
 
-    def __init__(self, netns: str | int | None = None) -> None:
+    `protocol`: rtnetlink, which the methods about links and routes need, or another.
+    """
+
+    def __init__(self, netns: str | int | None = None, protocol: int = socket.NETLINK_ROUTE) -> None:
         self._sequence = 0
         if netns is None:
-            self._socket = _open()
+            self._socket = _open(protocol)
             return
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             enter(netns)
             try:
-                self._socket = _open()
+                self._socket = _open(protocol)
             finally:
                 enter(home)
         finally:
@@ -186,6 +189,17 @@ class Netlink:
                 interrupted = interrupted or bool(struct.unpack_from("=H", data, 6)[0] & 0x10)
             if not interrupted:
                 return found
+
+    def ask(self, message: Message) -> bytes:
+        """The one answer to a request; raises NetlinkError."""
+        self._sequence += 1
+        self._socket.send(_packed(message, self._sequence, 0))
+        while True:
+            for sequence, kind, payload in _messages(self._socket.recv(1 << 18)):
+                if sequence == self._sequence:
+                    if kind == 2:  # NLMSG_ERROR
+                        raise NetlinkError(-int(struct.unpack_from("=i", payload)[0]), message.what)
+                    return payload
 
     def link(self, name: str) -> Link | None:
         """One interface by name."""
@@ -312,6 +326,13 @@ def new_ipip(name: str, *, local: str, link: int, mtu: int) -> Message:
     return Message(NEW_LINK, CREATE | EXCL, body, f"add ipip {name}")
 
 
+def new_dummy(name: str) -> Message:
+    """An interface that carries addresses and no packets, up; one that is there is no failure."""
+    body = _ifinfo(flags=IFF_UP, change=IFF_UP) + attribute(_IFNAME, name.encode() + b"\0")
+    body += nested(_LINKINFO, attribute(_INFO_KIND, b"dummy"))
+    return Message(NEW_LINK, CREATE | EXCL, body, f"add dummy {name}", (17,))
+
+
 def set_link(index: int, *, up: bool | None = None, mtu: int = 0, master: int | None = None) -> Message:
     """Change an interface."""
     body = _ifinfo(index, IFF_UP if up else 0, 0 if up is None else IFF_UP)
@@ -425,8 +446,8 @@ def attributes(body: bytes, start: int) -> Iterator[tuple[int, bytes]]:
         at += (length + 3) & ~3
 
 
-def _open() -> socket.socket:
-    channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+def _open(protocol: int) -> socket.socket:
+    channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
     channel.settimeout(10)
     return channel

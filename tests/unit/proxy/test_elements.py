@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tiphys.proxy.ledger import Element
 from tiphys.proxy.model import Choice, Endpoint, PortKey, ServiceKey, ServicePort
-from tiphys.proxy.nftables.elements import Element, fill_slots
+from tiphys.proxy.nftables.elements import fill_slots
 from tiphys.proxy.nftables.layout import Layout, Mode, TrafficClass
 from tiphys.proxy.nftables.state import Desired
 
@@ -101,9 +102,10 @@ def test_an_earlier_run_is_adopted_without_a_write() -> None:
     desired.set_service(service(), to("10.1.0.1", "10.1.0.2"))
     desired.set_service(service("gone", cluster_ip="10.96.0.9"), to("10.1.0.5"))
     desired.flush()
+    desired.applied()
     found: dict[str, dict[str, str]] = {}
-    for element, owners in desired._wanted.items():
-        found.setdefault(element.container, {})[element.key] = next(iter(owners.values()))
+    for element, value in desired._ledger._have.items():
+        found.setdefault(element.container, {})[element.key] = value
     for traffic, number in desired._classes.items():
         found.setdefault("classes", {})[str(number << 20)] = f"goto {traffic.chain}"
     again = Desired(Layout())

@@ -12,7 +12,7 @@ from typing import Final
 
 from tiphys.base.log import get_logger
 from tiphys.base.nft import AsyncNft, NftError
-from tiphys.proxy.nftables.layout import AFFINITY_MAP, TABLE, Layout
+from tiphys.proxy.nftables.layout import AFFINITY_MAP, AFFINITY_MAPS, AFFINITY_PORTS_MAP, TABLE, Layout
 from tiphys.proxy.nftables.state import Desired
 
 log = get_logger(__name__)
@@ -92,14 +92,17 @@ class Applier:
     async def forget_clients(self, gone: set[str]) -> None:
         """Remove the affinity of clients to endpoints ("ip . port") that are gone."""
         name = f"{self._layout.family} {TABLE}"
-        known = await self._nft.elements(self._layout.family, TABLE, AFFINITY_MAP)
-        stale = [key for key, endpoint in known.items() if endpoint in gone]
-        for key in stale:
-            try:
-                await self._nft.run(f"delete element {name} {AFFINITY_MAP} {{ {key} }}\n")
-            except NftError as error:
-                if not error.not_found:  # it timed out meanwhile
-                    raise
+        found = (await self._nft.table(self._layout.family, TABLE)).elements
+        ports = found.get(AFFINITY_PORTS_MAP, {})
+        for key, endpoint in found.get(AFFINITY_MAP, {}).items():
+            if (f"{endpoint} . {ports[key]}" if key in ports else endpoint) not in gone:
+                continue
+            for each in AFFINITY_MAPS[self._layout.family]:
+                try:
+                    await self._nft.run(f"delete element {name} {each} {{ {key} }}\n")
+                except NftError as error:
+                    if not error.not_found:  # it timed out meanwhile
+                        raise
 
     async def clean_up(self) -> None:
         """Remove the table and with it every rule of ours."""

@@ -9,19 +9,9 @@ import ipaddress
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from tiphys.proxy.ledger import Element, Elements
 from tiphys.proxy.model import Choice, Endpoint, ServicePort
 from tiphys.proxy.nftables.layout import Mode, TrafficClass
-
-
-class Element(NamedTuple):
-    """Where an element is: the map or set, and its key."""
-
-    container: str
-    key: str
-
-
-# Element → value; the value of a set's element is empty.
-Elements = dict[Element, str]
 
 
 class Pools(NamedTuple):

@@ -57,8 +57,21 @@ MAPS: Final[dict[str, str]] = {
     "affinity-classes": "type mark : verdict;",
 }
 CLASS_MAPS: Final = ("classes", "affinity-classes")  # filled together with the chains they lead to
-AFFINITY_MAP: Final = "affinity"  # filled by packets, not by us
-AFFINITY_DECLARATION: Final = "type mark . A : A . inet_service; size 65535; flags dynamic,timeout; timeout 3h;"
+# Filled by packets, not by us: pool and client → endpoint. libnftables gives such a key and such a value 16 bytes each
+# and aborts, or lets them run into each other, where there are more: so of IPv6 the port has a map of its own, and a
+# client is known by a hash of its address. Two with one hash, one pair in 2³², merely share an endpoint.
+AFFINITY_MAP: Final = "affinity"
+AFFINITY_PORTS_MAP: Final = "affinity-ports"
+_AFFINITY_FLAGS: Final = "size 65535; flags dynamic,timeout; timeout 3h;"
+_CLIENT: Final = "jhash ip6 saddr mod 4294967295 seed 0x1"
+AFFINITY_MAPS: Final[dict[str, dict[str, str]]] = {
+    "ip": {AFFINITY_MAP: f"type mark . A : A . inet_service; {_AFFINITY_FLAGS}"},
+    "ip6": {
+        # A number is what `numgen` gives too; with `jhash` here, listing the map would crash.
+        AFFINITY_MAP: f"typeof ct mark . numgen random mod 2 : ip6 daddr; {_AFFINITY_FLAGS}",
+        AFFINITY_PORTS_MAP: f"typeof ct mark . numgen random mod 2 : tcp dport; {_AFFINITY_FLAGS}",
+    },
+}
 SETS: Final[dict[str, str]] = {
     "cluster-ips": "type A;",
     "service-cidrs": "type A; flags interval;",
@@ -134,7 +147,8 @@ class Layout:
         """Commands that add the chain of a class and its way in. The chain must not exist yet."""
         name, family = f"{self.family} {TABLE}", self.family
         handle = number << POOL_BITS
-        nat = f"meta l4proto {traffic.protocol} dnat {family} to ct mark & {POOL_MASK:#010x}"
+        nat_to = f"meta l4proto {traffic.protocol} dnat {family} to"
+        nat = f"{nat_to} ct mark & {POOL_MASK:#010x}"
         lines = [f"add chain {name} {traffic.chain}"]
         mark = f"meta mark set meta mark | {MASQUERADE_MARK:#x}"
         if traffic.mode is Mode.EXTERNAL or (traffic.mode is Mode.INTERNAL and self.masquerade_all):
@@ -145,19 +159,27 @@ class Layout:
             lines.append(f"add rule {name} {traffic.chain} fib saddr type local {mark}")
         if traffic.affinity_seconds:
             remember = f"affinity-{traffic.affinity_seconds}"
-            key = f"ct mark & {POOL_MASK:#010x} . {family} saddr"
-            lines.append(f"add rule {name} {traffic.chain} {nat} . {family} saddr map @{AFFINITY_MAP}")
+            known, new = self._affinity(traffic.affinity_seconds)
+            lines.append(f"add rule {name} {traffic.chain} {nat_to} {known}")
             lines.append(f"add chain {name} {remember}")
             lines.append(f"flush chain {name} {remember}")
-            lines.append(
-                f"add rule {name} {remember} update @{AFFINITY_MAP} "
-                f"{{ {key} timeout {traffic.affinity_seconds}s : {family} daddr . th dport }}"
-            )
+            lines.append(f"add rule {name} {remember} {new}")
             lines.append(f"add element {name} affinity-classes {{ {handle} : jump {remember} }}")
         endpoints = f"numgen random mod {traffic.count} map @endpoints-{traffic.protocol}"
         lines.append(f"add rule {name} {traffic.chain} {nat} . {endpoints}")
         lines.append(f"add element {name} classes {{ {handle} : goto {traffic.chain} }}")
         return "\n".join(lines) + "\n"
+
+    def _affinity(self, seconds: int) -> tuple[str, str]:
+        """Where a client was sent before, and the statement that remembers where it is sent."""
+        key = f"ct mark & {POOL_MASK:#010x} . {'ip saddr' if self.family == 'ip' else _CLIENT}"
+        memory = f"{{ {key} timeout {seconds}s"
+        if self.family == "ip":
+            return f"{key} map @{AFFINITY_MAP}", f"update @{AFFINITY_MAP} {memory} : ip daddr . th dport }}"
+        return (
+            f"{key} map @{AFFINITY_MAP} : {key} map @{AFFINITY_PORTS_MAP}",
+            f"update @{AFFINITY_MAP} {memory} : ip6 daddr }} update @{AFFINITY_PORTS_MAP} {memory} : th dport }}",
+        )
 
     def drop_class_script(self, traffic: TrafficClass, number: int) -> str:
         """Commands that remove what `class_script` made, except the shared chain that remembers clients."""
@@ -174,7 +196,8 @@ class Layout:
 
     def _body(self) -> str:
         declared = "".join(f"  map {name} {{ {self._typed(text)} }}\n" for name, text in MAPS.items())
-        declared += f"  map {AFFINITY_MAP} {{ {self._typed(AFFINITY_DECLARATION)} }}\n"
+        affinity = AFFINITY_MAPS[self.family]
+        declared += "".join(f"  map {name} {{ {self._typed(text)} }}\n" for name, text in affinity.items())
         declared += "".join(f"  set {name} {{ {self._typed(text)} }}\n" for name, text in SETS.items())
         return declared + self._chains()
 
