@@ -111,6 +111,7 @@ class KubeletConfiguration:
     register_with_taints: tuple[dict[str, str], ...] = ()
     pod_logs_dir: str = "/var/log/pods"
     crash_loop_max_period: timedelta = timedelta(minutes=5)
+    ids_per_pod: int = 65536
     feature_gates: dict[str, bool] = field(default_factory=dict)
 
     @staticmethod
@@ -166,7 +167,7 @@ def _document_name(name: str) -> str:
 
 
 def _flatten_authentication(flat: dict[str, Any]) -> None:
-    """Bring the nested `authentication`, `authorization` and `crashLoopBackOff` blocks to our flat fields."""
+    """Bring the fields of nested blocks (`authentication`, `crashLoopBackOff`, …) to our flat ones."""
     authentication = flat.get("authentication") or {}
     if "enabled" in (authentication.get("anonymous") or {}):
         flat["anonymousAuth"] = authentication["anonymous"]["enabled"]
@@ -176,6 +177,8 @@ def _flatten_authentication(flat: dict[str, Any]) -> None:
         flat["clientCAFile"] = authentication["x509"]["clientCAFile"]
     if "mode" in (flat.get("authorization") or {}):
         flat["authorizationMode"] = flat["authorization"]["mode"]
+    if "idsPerPod" in (flat.get("userNamespaces") or {}):
+        flat["idsPerPod"] = flat["userNamespaces"]["idsPerPod"]
     crash_loop = flat.get("crashLoopBackOff") or {}
     if "maxContainerRestartPeriod" in crash_loop:
         flat["crashLoopMaxPeriod"] = crash_loop["maxContainerRestartPeriod"]

@@ -60,6 +60,7 @@ from tiphys.kubelet.sources.mirror import MirrorPods
 from tiphys.kubelet.sources.static import StaticPods
 from tiphys.kubelet.status.manager import StatusManager
 from tiphys.kubelet.topology.machine import read_topology
+from tiphys.kubelet.usernamespaces import UserNamespaces, available_ids
 from tiphys.kubelet.volumes.claim import ClaimPlugin, PersistentSource
 from tiphys.kubelet.volumes.config_map import ConfigMapPlugin
 from tiphys.kubelet.volumes.downward_api import DownwardAPIPlugin
@@ -97,6 +98,7 @@ class Kubelet:
         self.clock = clock or SystemClock()
         self.ready = asyncio.Event()  # the node is registered and takes pods
         self._jitter = jitter
+        self._user_ids = available_ids(config)
         self._runtime_version = cri.VersionResponse()
         # The node's parts while it runs, for those who embed a kubelet.
         self.services: PodServices | None = None
@@ -278,6 +280,7 @@ class Kubelet:
             node=node,
             api_pod=late.api_pod,
             room=late,
+            users=UserNamespaces(paths, self._user_ids, self.config.ids_per_pod),
         )
 
     def _volume_plugins(

@@ -19,7 +19,7 @@ import msgspec
 
 from tiphys.api.cri import api_pb2
 from tiphys.base.log import get_logger
-from tiphys.runtime import linux, monitors, process
+from tiphys.runtime import filesystems, linux, monitors, process
 from tiphys.runtime.errors import FailedPrecondition, InvalidArgument, NotFound, RuntimeFault
 from tiphys.runtime.node import Node, now
 from tiphys.runtime.oci import Monitor, OCIError
@@ -205,6 +205,7 @@ class Containers:
             stdin_once=container.config.stdin_once,
         )
         pid = runtime.create(record.id, monitor)
+        filesystems.remove_mounts(options.mounts(record.id))  # it has its own by now
         runtime.start(record.id)
         return pid
 
@@ -334,6 +335,7 @@ class Containers:
             self._node.cgroups.kill(record.cgroup)
         self._node.cgroups.remove(record.cgroup)
         linux.unmount(bundle / "rootfs")
+        filesystems.remove_mounts(self._node.options.mounts(container.id))
         with contextlib.suppress(OSError, ValueError):
             # conmon is our child if it was started by this process, and ends when the container has.
             self._node.children.reap_within(int((bundle / "conmon.pid").read_text()), 2.0)
@@ -377,6 +379,8 @@ class Containers:
         options = self._node.options
         bundle = options.bundle(record.id)
         linux.unmount(bundle / "rootfs")
+        for place in (options.mounts(record.id), bundle / "layers"):
+            filesystems.remove_mounts(place)
         for image_volume in (options.container_root(record.id) / "images").glob("*"):
             linux.unmount(image_volume)
         (options.exits / record.id).unlink(missing_ok=True)

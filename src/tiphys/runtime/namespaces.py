@@ -3,6 +3,7 @@
     <run>/sandboxes/<id>/ns/net   ─┐
     <run>/sandboxes/<id>/ns/ipc    ├─ each a mount of nsfs: lives until it is unmounted and no process is inside
     <run>/sandboxes/<id>/ns/uts   ─┘
+    <run>/sandboxes/<id>/ns/user     of a pod with users of its own, to which the others then belong
 
 They are made by a thread that unshares and ends: network, IPC and UTS namespaces belong to a thread, so nothing
 is forked. It takes a millisecond, and the pins outlive this runtime.
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from tiphys.runtime import linux
+from tiphys.runtime.usernamespaces import UserMapping, create_owned
 
 T = TypeVar("T")
 
@@ -48,35 +50,48 @@ def in_own_thread(work: Callable[[], T]) -> T:
     return result[0]
 
 
-def create(directory: Path, kinds: list[str], *, hostname: str, sysctls: Mapping[str, str]) -> None:
+def create(
+    directory: Path, kinds: list[str], *, hostname: str, sysctls: Mapping[str, str], users: UserMapping | None = None
+) -> None:
     """Make new namespaces of `kinds` ("net", "ipc", "uts") and pin them in `directory`.
 
-    The loopback interface is brought up, the hostname and the sysctls (dotted names) are set. On failure
-    nothing stays pinned. Raises OSError.
+    The loopback interface is brought up, the hostname and the sysctls (dotted names) are set. With `users` they
+    belong to a new user namespace, pinned as "user". On failure nothing stays pinned. Raises OSError,
+    UserNamespaceError.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    for kind in kinds:
-        (directory / kind).touch()
 
     def work() -> None:
-        flags = 0
-        for kind in kinds:
-            flags |= FLAGS[kind]
-        linux.unshare(flags)
+        if users is None:
+            _unshare(kinds)
+        else:
+            for kind in kinds:
+                linux.setns(directory / kind)
         if "net" in kinds:
             _loopback_up()
         if "uts" in kinds:
             linux.set_hostname(hostname)
-        for name, value in sysctls.items():
-            write_sysctl(name, value)
-        for kind in kinds:
-            linux.mount(f"/proc/thread-self/ns/{kind}", directory / kind, "none", linux.MS_BIND)
+        if users is None:
+            for name, value in sysctls.items():
+                write_sysctl(name, value)
+            for kind in kinds:
+                (directory / kind).touch()
+                linux.mount(f"/proc/thread-self/ns/{kind}", directory / kind, "none", linux.MS_BIND)
 
     try:
+        if users is not None:
+            create_owned(directory, kinds, users=users, sysctls=sysctls)
         in_own_thread(work)
     except BaseException:
         remove(directory)
         raise
+
+
+def _unshare(kinds: list[str]) -> None:
+    flags = 0
+    for kind in kinds:
+        flags |= FLAGS[kind]
+    linux.unshare(flags)
 
 
 def write_sysctl(name: str, value: str) -> None:

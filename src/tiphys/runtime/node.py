@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 from tiphys.api.cri import api_pb2
 from tiphys.base.log import get_logger
 from tiphys.base.tasks import Supervised
-from tiphys.runtime import linux
+from tiphys.runtime import linux, usernamespaces
 from tiphys.runtime.cgroups import Cgroups
 from tiphys.runtime.errors import InvalidArgument
 from tiphys.runtime.images.store import ImageStore
@@ -50,6 +50,7 @@ def inspect_machine(options: RuntimeOptions, cgroups: Cgroups) -> Machine:
         seccomp_profiles=options.seccomp_profiles,
         cdi_directories=options.cdi_directories,
         apparmor=Path("/sys/kernel/security/apparmor/profiles").exists(),
+        no_user_namespaces=usernamespaces.supported(options.root),
     )
 
 

@@ -4,8 +4,8 @@ root   /var/lib/tiphys/<cluster>/nodes/<node>/runtime   survives the machine's r
          sandboxes/<id>/state.json, hostname, resolv.conf, hosts
          containers/<id>/state.json, diff/ (what the container wrote), work/, volumes/
 run    /run/tiphys/<cluster>/<node>/runtime             empty after the machine's restart
-         sandboxes/<id>/ns/{net,ipc,uts}, shm
-         containers/<id>/ config.json, rootfs/, pid, ctl, attach   (the OCI bundle)
+         sandboxes/<id>/ns/{net,ipc,uts,user}, shm
+         containers/<id>/ config.json, rootfs/, mounts/, pid, ctl, attach   (the OCI bundle)
          exits/<id>        written by conmon when the container ends
          oci/              state of runc
 images /var/lib/tiphys/<cluster>/images                 shared by the nodes of one machine
@@ -81,3 +81,7 @@ class RuntimeOptions:
     def bundle(self, container_id: str) -> Path:
         """The OCI bundle of a container."""
         return self.run / "containers" / container_id
+
+    def mounts(self, container_id: str) -> Path:
+        """Volumes as the users of a container's pod see them, until it has started and has its own."""
+        return self.bundle(container_id) / "mounts"

@@ -18,6 +18,7 @@ import msgspec
 from tiphys.api.cri import api_pb2
 from tiphys.runtime import filesystems, linux
 from tiphys.runtime.errors import InvalidArgument, NotFound
+from tiphys.runtime.filesystems import MappedUsers, bind_for
 from tiphys.runtime.images.config import ImageConfig
 from tiphys.runtime.images.store import Image
 from tiphys.runtime.node import Node
@@ -27,6 +28,7 @@ from tiphys.runtime.spec import users
 from tiphys.runtime.spec.build import SpecRequest, build
 from tiphys.runtime.spec.mounts import SandboxFiles
 from tiphys.runtime.state import ContainerRecord
+from tiphys.runtime.usernamespaces import mapping_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Joined:
     # Namespace kind of the OCI specification to the path to join; "" makes a new one, absent uses the node's.
     namespaces: Mapping[str, str]
     hostname: str
+    users: MappedUsers | None = None  # None: the node's
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ def prepare(node: Node, record: ContainerRecord, request: Request) -> ContainerR
         raise NotFound(f'failed to resolve image "{config.image.image}": {error}') from error
     rootfs = bundle / "rootfs"
     layers = [node.images.layer(name) for name in request.image.layers]
-    filesystems.mount_overlay(rootfs, layers, upper=root / "diff", work=root / "work")
+    filesystems.mount_overlay(rootfs, layers, upper=root / "diff", work=root / "work", users=request.joined.users)
     user = resolve_user(config, image_config, rootfs)
     stop_signal = from_cri(config.stop_signal) or image_config.stop_signal or "SIGTERM"
     try:
@@ -80,6 +83,7 @@ def prepare(node: Node, record: ContainerRecord, request: Request) -> ContainerR
             hostname=request.joined.hostname,
             rootfs=rootfs,
             namespaces=request.joined.namespaces,
+            users=request.joined.users.mapping if request.joined.users is not None else None,
             mounts=_mounts(node, record, request, image_config),
             cgroup=record.cgroup,
             machine=node.machine,
@@ -123,7 +127,8 @@ def _mounts(node: Node, record: ContainerRecord, request: Request, image: ImageC
     mountinfo = ""
     for number, mount in enumerate(config.mounts):
         if mount.HasField("image") and mount.image.image:
-            source = _image_volume(node, mount, root / "images" / str(number))
+            work = node.options.bundle(record.id) / "layers"
+            source = _image_volume(node, mount, root / "images" / str(number), work, request.joined.users)
         else:
             try:
                 source = spec_mounts.prepare_source(mount.host_path)
@@ -134,6 +139,8 @@ def _mounts(node: Node, record: ContainerRecord, request: Request, image: ImageC
             problem = spec_mounts.propagation_error(mount, source, mountinfo)
             if problem:
                 raise InvalidArgument(f"failed to generate container spec: {problem}")
+        if mount.uidMappings or mount.gidMappings:
+            source = _as_users_see_it(request, mount, source, node.options.mounts(record.id) / str(number))
         requested.append(spec_mounts.requested_mount(mount, source))
     volumes = filesystems.prepare_volumes(
         node.options.bundle(record.id) / "rootfs", image.volumes, taken, root / "volumes"
@@ -147,12 +154,29 @@ def _mounts(node: Node, record: ContainerRecord, request: Request, image: ImageC
     return spec_mounts.combine(defaults, [*own, *requested])
 
 
-def _image_volume(node: Node, mount: api_pb2.Mount, target: Path) -> str:
+def _as_users_see_it(request: Request, mount: api_pb2.Mount, source: str, target: Path) -> str:
+    """A mount whose files belong to the pod's users as they do on the node to the node's; returns where it is."""
+    users = request.joined.users
+    asked = api_pb2.NamespaceOption(
+        userns_options=api_pb2.UserNamespace(mode=api_pb2.POD, uids=mount.uidMappings, gids=mount.gidMappings)
+    )
+    if users is None or mapping_of(asked) != users.mapping:
+        raise InvalidArgument(f'the users of mount "{mount.container_path}" are not those of its sandbox')
+    # Read-only at once: what is locked here, a container's own namespace may not set.
+    read_only, all_read_only = mount.readonly, mount.readonly and mount.recursive_read_only
+    try:
+        bind_for(users, Path(source), target, read_only=read_only, all_read_only=all_read_only)
+    except OSError as error:
+        raise InvalidArgument(f'failed to mount "{mount.container_path}": {error.strerror}') from error
+    return str(target)
+
+
+def _image_volume(node: Node, mount: api_pb2.Mount, target: Path, work: Path, users: MappedUsers | None) -> str:
     """An image mounted read-only as a volume (KEP-4639); returns the path of `image_sub_path` in it."""
     image = node.images.find(mount.image.image)
     if image is None:
         raise NotFound(f'image volume "{mount.image.image}" not found')
-    filesystems.mount_read_only(target, [node.images.layer(name) for name in image.layers])
+    filesystems.mount_read_only(target, [node.images.layer(name) for name in image.layers], work=work, users=users)
     if not mount.image_sub_path:
         return str(target)
     fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -7,10 +7,12 @@ pause process, because a PID namespace ends with its first process.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -20,17 +22,18 @@ from tiphys.machinery.quantity import Quantity
 from tiphys.runtime import filesystems, linux, namespaces
 from tiphys.runtime.containers import Containers
 from tiphys.runtime.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, RuntimeFault
+from tiphys.runtime.filesystems import MappedUsers
 from tiphys.runtime.images.assemble import ensure_pause
 from tiphys.runtime.network import PodNetwork, PortMapping
 from tiphys.runtime.node import Node, now
 from tiphys.runtime.prepare import Joined
 from tiphys.runtime.spec.mounts import SandboxFiles
 from tiphys.runtime.state import Records, SandboxRecord, new_id
+from tiphys.runtime.usernamespaces import UserMapping, UserNamespaceError, mapping_of
 
 log = get_logger(__name__)
 
-# What programs of pods may do in their own network: listen below 1024 and send ICMP echo without privileges.
-UNPRIVILEGED = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+LAST_GROUP: Final = 2147483647
 PAUSE_STOP_SECONDS = 0
 
 
@@ -50,6 +53,11 @@ class Sandbox:
     def modes(self) -> api_pb2.NamespaceOption:
         """Which namespaces the pod shares with the node."""
         return self.config.linux.security_context.namespace_options
+
+    @property
+    def users(self) -> UserMapping | None:
+        """Who the pod's users are on the node, where it has a user namespace of its own."""
+        return mapping_of(self.modes)
 
     @property
     def host_network(self) -> bool:
@@ -114,10 +122,16 @@ class Sandboxes:
     def _check(self, config: api_pb2.PodSandboxConfig) -> None:
         if not config.HasField("metadata"):
             raise InvalidArgument("sandbox config must include metadata")
-        if config.linux.security_context.namespace_options.userns_options.mode == api_pb2.POD and (
-            config.linux.security_context.namespace_options.HasField("userns_options")
-        ):
-            raise InvalidArgument("user namespaces are not supported by this runtime")
+        options = config.linux.security_context.namespace_options
+        try:
+            users = mapping_of(options)
+        except UserNamespaceError as error:
+            raise InvalidArgument(str(error)) from error
+        if users is not None:
+            if self._node.machine.no_user_namespaces:
+                raise InvalidArgument(f"user namespaces are not supported: {self._node.machine.no_user_namespaces}")
+            if api_pb2.NODE in (options.network, options.ipc, options.pid):
+                raise InvalidArgument("a pod with a user namespace of its own cannot share the node's namespaces")
         name = _name(config)
         for other in self._all.values():
             if _name(other.config) == name:
@@ -149,17 +163,25 @@ class Sandboxes:
             files.resolv_conf.write_text(resolv_conf(config.dns_config))
         else:
             shutil.copyfile("/etc/resolv.conf", files.resolv_conf)
+        users = sandbox.users
+        owner = users.root if users is not None else (0, 0)
         for path in (files.hostname, files.hosts, files.resolv_conf):
             path.chmod(0o644)
+            os.chown(path, *owner)
         options.sandbox_run(sandbox.id).mkdir(parents=True, mode=0o711)
         kinds = [] if sandbox.host_network else ["net", "uts"]
         if sandbox.modes.ipc != api_pb2.NODE:
             kinds.append("ipc")
-            filesystems.make_shm(files.shm)
+            filesystems.make_shm(files.shm, owner=owner)
         if kinds:
-            sysctls = {} if sandbox.host_network else dict(UNPRIVILEGED)
+            sysctls = {} if sandbox.host_network else unprivileged(users)
             sysctls |= dict(config.linux.sysctls)
-            namespaces.create(self._pins(sandbox.id), kinds, hostname=sandbox.hostname, sysctls=sysctls)
+            try:
+                namespaces.create(
+                    self._pins(sandbox.id), kinds, hostname=sandbox.hostname, sysctls=sysctls, users=users
+                )
+            except UserNamespaceError as error:
+                raise RuntimeFault(f"failed to create the user namespace of the sandbox: {error}") from error
 
     async def _start_pause(self, sandbox: Sandbox) -> None:
         await self._node.blocking(ensure_pause, self._node.images)
@@ -171,7 +193,7 @@ class Sandboxes:
         config.linux.security_context.no_new_privs = True
         config.linux.resources.cpu_shares = 2
         config.linux.resources.oom_score_adj = -998
-        joined = Joined({**self._shared(sandbox), "pid": ""}, sandbox.hostname)
+        joined = Joined({**self._shared(sandbox), "pid": ""}, sandbox.hostname, self._users(sandbox))
         container = await self._containers.create(
             sandbox.record, config, sandbox.config, self.files(sandbox), joined, infra=True
         )
@@ -185,6 +207,11 @@ class Sandboxes:
         if sandbox.record.state != "ready":
             raise FailedPrecondition(f'sandbox container "{sandbox.id}" is not running')
         modes = config.linux.security_context.namespace_options
+        try:
+            if mapping_of(modes) != sandbox.users:
+                raise InvalidArgument("the container's user namespace is another one than its sandbox's")
+        except UserNamespaceError as error:
+            raise InvalidArgument(str(error)) from error
         shared = self._shared(sandbox)
         if modes.pid == api_pb2.CONTAINER:
             shared["pid"] = ""
@@ -192,14 +219,18 @@ class Sandboxes:
             shared["pid"] = self._pid_namespace(sandbox.record.pause)
         elif modes.pid == api_pb2.TARGET:
             shared["pid"] = self._pid_namespace(modes.target_id)
-        return Joined(shared, sandbox.hostname)
+        return Joined(shared, sandbox.hostname, self._users(sandbox))
+
+    def _users(self, sandbox: Sandbox) -> MappedUsers | None:
+        mapping = sandbox.users
+        return MappedUsers(mapping, self._pins(sandbox.id) / "user") if mapping is not None else None
 
     def _shared(self, sandbox: Sandbox) -> dict[str, str]:
         pins = self._pins(sandbox.id)
         shared = {"mount": ""}
         if self._node.machine.unified_cgroups:
             shared["cgroup"] = ""
-        for kind, pin in (("network", "net"), ("uts", "uts"), ("ipc", "ipc")):
+        for kind, pin in (("user", "user"), ("network", "net"), ("uts", "uts"), ("ipc", "ipc")):
             if (pins / pin).exists():
                 shared[kind] = str(pins / pin)
         return shared
@@ -350,6 +381,12 @@ class Sandboxes:
         if sandbox.record.pause:
             return any(x.id == sandbox.record.pause and x.running for x in self._containers.of_sandbox(sandbox.id))
         return True
+
+
+def unprivileged(users: UserMapping | None) -> dict[str, str]:
+    """What programs of pods may do in their own network: listen below 1024 and send ICMP echo without privileges."""
+    last = users.last_gid if users is not None else LAST_GROUP
+    return {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": f"0 {last}"}
 
 
 def _name(config: api_pb2.PodSandboxConfig) -> tuple[str, str, str, int]:

@@ -56,7 +56,9 @@ class RuntimeService:
 
     async def Status(self, request: api_pb2.StatusRequest, context: Any) -> api_pb2.StatusResponse:
         network = self._node.network.status()
-        features = api_pb2.RuntimeHandlerFeatures(recursive_read_only_mounts=True)
+        features = api_pb2.RuntimeHandlerFeatures(
+            recursive_read_only_mounts=True, user_namespaces=not self._node.machine.no_user_namespaces
+        )
         handlers = ["", *self._node.options.runtimes]
         return api_pb2.StatusResponse(
             status=api_pb2.RuntimeStatus(

@@ -337,11 +337,3 @@ async def test_one_containers_end_starts_all_of_them_anew(node: TestNode) -> Non
         "other": 137,
     }
     await node.running("again")
-
-
-async def test_a_pod_that_is_to_have_users_of_its_own_does_not_run_with_the_nodes(node: TestNode) -> None:
-    await node.create("users", {"hostUsers": False, "containers": [busybox()]})
-    said = await node.event("users", "FailedCreatePodSandBox")
-    assert "can't set `spec.hostUsers: false`, runtime does not support user namespaces" in said
-    pod = await node.pod("users")
-    assert pod is not None and pod.status.phase == "Pending"

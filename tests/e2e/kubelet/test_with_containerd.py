@@ -28,3 +28,12 @@ async def node() -> AsyncIterator[TestNode]:
             yield started
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+async def test_a_pod_that_is_to_have_users_of_its_own_does_not_run_with_the_nodes(node: TestNode) -> None:
+    """This containerd is older than user namespaces in CRI."""
+    await node.create("users", {"hostUsers": False, "containers": [busybox()]})  # noqa: F405
+    said = await node.event("users", "FailedCreatePodSandBox")
+    assert "can't set `spec.hostUsers: false`, runtime does not support user namespaces" in said
+    pod = await node.pod("users")
+    assert pod is not None and pod.status.phase == "Pending"

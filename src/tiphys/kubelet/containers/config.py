@@ -13,6 +13,7 @@ from tiphys.kubelet.containers.security import container_security
 from tiphys.kubelet.cri.labels import container_annotations, container_labels
 from tiphys.kubelet.paths import log_path
 from tiphys.kubelet.pod import AnyContainer
+from tiphys.kubelet.usernamespaces import IDs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +31,18 @@ class ContainerInputs:
     termination_file: str = ""
     extra_groups: Sequence[int] = field(default=())
     target_id: str = ""
+    users: IDs | None = None  # who the pod's users are on the node, where it has its own
 
 
 def container_config(pod: Pod, container: AnyContainer, inputs: ContainerInputs) -> cri.ContainerConfig:
     """The request for a container. Raises ConfigError when the image breaks runAsNonRoot."""
     security = container_security(
-        pod, container, inputs.image, extra_groups=inputs.extra_groups, target_id=inputs.target_id
+        pod,
+        container,
+        inputs.image,
+        extra_groups=inputs.extra_groups,
+        target_id=inputs.target_id,
+        users=inputs.users,
     )
     config = cri.ContainerConfig(
         metadata=cri.ContainerMetadata(name=container.name, attempt=inputs.restart_count),

@@ -12,17 +12,25 @@ from tiphys.kubelet.containers.limits import pod_resources
 from tiphys.kubelet.containers.security import sandbox_security
 from tiphys.kubelet.cri.labels import pod_labels
 from tiphys.kubelet.pod import all_containers
+from tiphys.kubelet.usernamespaces import IDs
 
 _PROTOCOLS: Final = {"": cri.TCP, "TCP": cri.TCP, "UDP": cri.UDP, "SCTP": cri.SCTP}
 
 
 def sandbox_config(
-    pod: Pod, *, attempt: int, hostname: str, resolver: Resolver, log_directory: str, cgroup_parent: str
+    pod: Pod,
+    *,
+    attempt: int,
+    hostname: str,
+    resolver: Resolver,
+    log_directory: str,
+    cgroup_parent: str,
+    users: IDs | None = None,
 ) -> cri.PodSandboxConfig:
     """The request for the `attempt`-th sandbox of `pod`."""
     linux = cri.LinuxPodSandboxConfig(
         cgroup_parent=cgroup_parent,
-        security_context=sandbox_security(pod),
+        security_context=sandbox_security(pod, users),
         sysctls=_sysctls(pod),
         resources=pod_resources(pod),
     )

@@ -13,6 +13,7 @@ from tiphys.api.core.v1 import AppArmorProfile, Pod, SeccompProfile, SecurityCon
 from tiphys.api.cri import api_pb2 as cri
 from tiphys.kubelet.containers.errors import ConfigError
 from tiphys.kubelet.pod import AnyContainer, describe
+from tiphys.kubelet.usernamespaces import IDs
 
 T = TypeVar("T")
 
@@ -34,8 +35,11 @@ MASKED_PATHS: Final = (
 READONLY_PATHS: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
-def namespace_options(pod: Pod, target_id: str = "") -> cri.NamespaceOption:
-    """Which namespaces a container shares; `target_id` is the container an ephemeral one looks into."""
+def namespace_options(pod: Pod, target_id: str = "", users: IDs | None = None) -> cri.NamespaceOption:
+    """Which namespaces a container shares; `target_id` is the container an ephemeral one looks into.
+
+    `users`: who the pod's users are on the node, where it has its own.
+    """
     pid = cri.CONTAINER
     if pod.spec.host_pid:
         pid = cri.NODE
@@ -48,11 +52,18 @@ def namespace_options(pod: Pod, target_id: str = "") -> cri.NamespaceOption:
         ipc=cri.NODE if pod.spec.host_ipc else cri.POD,
         pid=pid,
         target_id=target_id if pid == cri.TARGET else "",
+        userns_options=users.options() if users is not None else None,
     )
 
 
 def container_security(
-    pod: Pod, container: AnyContainer, image: cri.Image, *, extra_groups: Sequence[int] = (), target_id: str = ""
+    pod: Pod,
+    container: AnyContainer,
+    image: cri.Image,
+    *,
+    extra_groups: Sequence[int] = (),
+    target_id: str = "",
+    users: IDs | None = None,
 ) -> cri.LinuxContainerSecurityContext:
     """The CRI security context. Raises ConfigError when runAsNonRoot cannot be kept."""
     own = container.security_context or SecurityContext()
@@ -61,7 +72,7 @@ def container_security(
     context = cri.LinuxContainerSecurityContext(
         privileged=privileged,
         readonly_rootfs=bool(own.read_only_root_filesystem),
-        namespace_options=namespace_options(pod, target_id),
+        namespace_options=namespace_options(pod, target_id, users),
         no_new_privs=own.allow_privilege_escalation is False and not privileged,
         supplemental_groups=_groups(pod, extra_groups),
         seccomp=_seccomp(_first(own.seccomp_profile, shared.seccomp_profile if shared else None), privileged),
@@ -83,12 +94,12 @@ def container_security(
     return context
 
 
-def sandbox_security(pod: Pod) -> cri.LinuxSandboxSecurityContext:
+def sandbox_security(pod: Pod, users: IDs | None = None) -> cri.LinuxSandboxSecurityContext:
     """The security context of the pod's sandbox."""
     shared = pod.spec.security_context
     containers = (*pod.spec.init_containers, *pod.spec.containers)
     context = cri.LinuxSandboxSecurityContext(
-        namespace_options=namespace_options(pod),
+        namespace_options=namespace_options(pod, users=users),
         supplemental_groups=_groups(pod, ()),
         privileged=any(c.security_context is not None and bool(c.security_context.privileged) for c in containers),
         seccomp=cri.SecurityProfile(profile_type=cri.SecurityProfile.RuntimeDefault),

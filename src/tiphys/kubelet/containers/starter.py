@@ -101,6 +101,11 @@ async def _configuration(
     restart_count = last.restart_count + 1 if last is not None else _remembered_restarts(pod, container)
     mounts, message_file = await asyncio.to_thread(_mounts, services, pod, container, environment, place)
     mounts += await _image_mounts(services, pod, container, place)
+    users = await asyncio.to_thread(services.users.of, uid_of(pod)) if pod.spec.host_users is False else None
+    if users is not None:
+        for mount in mounts:
+            mount.uidMappings.append(users.mapping())
+            mount.gidMappings.append(users.mapping())
     target = ""
     if isinstance(container, EphemeralContainer) and container.target_container_name:
         found = runtime.container(container.target_container_name)
@@ -130,6 +135,7 @@ async def _configuration(
             ),
             termination_file=message_file,
             target_id=target,
+            users=users,
         ),
     )
 

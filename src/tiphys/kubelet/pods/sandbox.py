@@ -14,6 +14,7 @@ from tiphys.kubelet.cri.client import CRIError
 from tiphys.kubelet.dra.manager import PrepareError
 from tiphys.kubelet.pod import describe, uid_of
 from tiphys.kubelet.pods.services import PodServices
+from tiphys.kubelet.usernamespaces import IDs, RangesExhaustedError
 from tiphys.machinery.errors import StatusError
 from tiphys.machinery.meta import ObjectName
 
@@ -22,8 +23,11 @@ class SandboxError(Exception):
     """The sandbox could not be made; it is tried again."""
 
 
-def sandbox_config_of(services: PodServices, pod: Pod, attempt: int) -> cri.PodSandboxConfig:
-    """What the runtime is told of the pod's sandbox. Raises SandboxError when the spec cannot be met."""
+def sandbox_config_of(services: PodServices, pod: Pod, attempt: int, users: IDs | None = None) -> cri.PodSandboxConfig:
+    """What the runtime is told of the pod's sandbox. Raises SandboxError when the spec cannot be met.
+
+    `users`: who the pod's users are on the node, where it has its own.
+    """
     config = services.config
     resolver = pod_resolver(pod, services.node.resolver, tuple(config.cluster_dns), config.cluster_domain)
     for problem in resolver.problems:
@@ -48,19 +52,20 @@ def sandbox_config_of(services: PodServices, pod: Pod, attempt: int) -> cri.PodS
         resolver=resolver,
         log_directory=str(services.paths.pod_logs(pod)),
         cgroup_parent=services.cgroups.path_of(pod),
+        users=users,
     )
 
 
 async def make_sandbox(services: PodServices, pod: Pod, attempt: int) -> cri.PodSandboxConfig:
     """Make the `attempt`-th sandbox; returns its description. Raises SandboxError, OSError."""
-    config = sandbox_config_of(services, pod, attempt)
     await _prepare_claims(services, pod)
     await asyncio.to_thread(_prepare, services, pod)
     try:
         handler = await _handler(services, pod)
         await _check_user_namespace(services, pod, handler)
+        config = sandbox_config_of(services, pod, attempt, await users_of(services, pod))
         await services.runtime.run_sandbox(config, handler)
-    except (CRIError, StatusError, UserNamespaceError) as error:
+    except (CRIError, StatusError, UserNamespaceError, RangesExhaustedError) as error:
         services.event(pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
         raise SandboxError(f"failed to create its sandbox: {error}") from error
     return config
@@ -78,7 +83,17 @@ async def _prepare_claims(services: PodServices, pod: Pod) -> None:
 
 
 class UserNamespaceError(Exception):
-    """The pod asks for users of its own, and there are none for it."""
+    """The pod asks for users of its own, and the runtime cannot give it any."""
+
+
+async def users_of(services: PodServices, pod: Pod) -> IDs | None:
+    """Who the users of the pod are on the node, from now on; None: who they are there.
+
+    Raises RangesExhaustedError, OSError.
+    """
+    if pod.spec.host_users is not False:
+        return None
+    return await asyncio.to_thread(services.users.assign, uid_of(pod))
 
 
 async def _check_user_namespace(services: PodServices, pod: Pod, handler: str) -> None:
@@ -87,7 +102,7 @@ async def _check_user_namespace(services: PodServices, pod: Pod, handler: str) -
         return
     handlers = (await services.runtime.status()).runtime_handlers
     if any(found.name == handler and found.features.user_namespaces for found in handlers):
-        raise UserNamespaceError("can't set `spec.hostUsers: false`, this kubelet has no ranges of users to give")
+        return
     of = f'RuntimeClass handler "{handler}"' if handler else "runtime"
     raise UserNamespaceError(f"can't set `spec.hostUsers: false`, {of} does not support user namespaces")
 

@@ -23,6 +23,7 @@ from tiphys.kubelet.pod import AnyContainer, PodUID, field_path, key_of
 from tiphys.kubelet.probes.manager import ProbeManager
 from tiphys.kubelet.status.manager import StatusManager
 from tiphys.kubelet.status.pod_status import Verdict
+from tiphys.kubelet.usernamespaces import UserNamespaces
 from tiphys.kubelet.volumes.manager import VolumeManager
 from tiphys.kubelet.volumes.token import TokenManager
 from tiphys.machinery.errors import ConflictError, NotFoundError, StatusError
@@ -81,6 +82,7 @@ class PodServices:
     crash_backoff: Backoff
     paths: Paths
     node: NodeFacts
+    users: UserNamespaces
     api_pod: MirrorLookup
     room: Room
 

@@ -46,7 +46,7 @@ from tiphys.kubelet.pods.cleanup import collect_dead, remove_traces
 from tiphys.kubelet.pods.kill import kill_for_action, kill_pod
 from tiphys.kubelet.pods.restart import restart_trigger
 from tiphys.kubelet.pods.restart_all import is_restarting, restart_all, restarted
-from tiphys.kubelet.pods.sandbox import SandboxError, make_sandbox, sandbox_config_of
+from tiphys.kubelet.pods.sandbox import SandboxError, make_sandbox, sandbox_config_of, users_of
 from tiphys.kubelet.pods.services import PodServices
 from tiphys.kubelet.pods.terminations import count_terminations
 from tiphys.kubelet.resize.pod_resize import PodResize
@@ -340,7 +340,8 @@ class PodWorker:
         if self._held(pod, container):
             return False
         if self._sandbox_config is None:
-            self._sandbox_config = sandbox_config_of(self.s, pod, actions.attempt)
+            users = await users_of(self.s, pod)
+            self._sandbox_config = sandbox_config_of(self.s, pod, actions.attempt, users)
         place = Place(
             sandbox_id=actions.sandbox_id,
             sandbox_config=self._sandbox_config,

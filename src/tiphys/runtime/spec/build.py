@@ -17,6 +17,7 @@ from tiphys.runtime.spec import capabilities, cdi, devices, seccomp
 from tiphys.runtime.spec.mounts import rootfs_propagation
 from tiphys.runtime.spec.resources import ALL_DEVICES, NO_DEVICES, oci_resources
 from tiphys.runtime.spec.users import User
+from tiphys.runtime.usernamespaces import UserMapping
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OCI_VERSION: Final = "1.0.2"
@@ -38,6 +39,7 @@ class Machine:
     seccomp_profiles: Path
     cdi_directories: Sequence[Path] = ()
     apparmor: bool = False
+    no_user_namespaces: str = ""  # why pods cannot have users of their own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,7 @@ class SpecRequest:
     cgroup: str
     machine: Machine
     extra_sysctls: Mapping[str, str] = field(default_factory=dict)
+    users: UserMapping | None = None  # of the user namespace it joins
 
 
 def build(request: SpecRequest) -> dict[str, Any]:
@@ -182,6 +185,8 @@ def _linux(request: SpecRequest, caps: list[str]) -> dict[str, Any]:
         "maskedPaths": [] if security.privileged else list(security.masked_paths),
         "readonlyPaths": [] if security.privileged else list(security.readonly_paths),
     }
+    if request.users is not None:
+        linux |= request.users.oci()
     if nodes:
         linux["devices"] = nodes
     if request.extra_sysctls:
