@@ -29,6 +29,7 @@ def parser() -> FlagParser:
     flags.add_argument("--root-dir", type=Path, default=Path("/var/lib/kubelet"), help="volumes and files of pods")
     flags.add_argument("--container-runtime-endpoint", default="unix:///run/tiphys/tiphys.sock", help="the CRI socket")
     flags.add_argument("--provider-id", default="", help="the machine's name at its provider")
+    flags.add_argument("--subordinate-ids", type=_id_range, help="FIRST:COUNT users for pods with hostUsers: false")
     for name, help_text in (
         ("cgroup-root", "cgroup below which pods have theirs"),
         ("cluster-dns", "address of cluster DNS"),
@@ -59,6 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         hostname=found.hostname_override,
         container_runtime_endpoint=found.container_runtime_endpoint,
         provider_id=found.provider_id,
+        subordinate_ids=found.subordinate_ids,
     )
 
     async def work() -> None:
@@ -70,6 +72,11 @@ def main(arguments: Sequence[str]) -> int:
             await tasks.wait()
 
     return run(work)
+
+
+def _id_range(text: str) -> tuple[int, int]:
+    first, _, count = text.partition(":")
+    return int(first), int(count)
 
 
 def configuration(found: Any) -> KubeletConfiguration:

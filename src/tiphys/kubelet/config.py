@@ -157,6 +157,8 @@ class KubeletFlags:
     provider_id: str = ""
     # Several nodes on one machine must not sum to more than it has: None means all of the machine.
     capacity: dict[str, str] | None = None
+    # (first, how many) users and groups of the machine for pods with their own; None: those of the user `kubelet`.
+    subordinate_ids: tuple[int, int] | None = None
 
 
 def _document_name(name: str) -> str:

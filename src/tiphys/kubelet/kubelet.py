@@ -98,7 +98,7 @@ class Kubelet:
         self.clock = clock or SystemClock()
         self.ready = asyncio.Event()  # the node is registered and takes pods
         self._jitter = jitter
-        self._user_ids = available_ids(config)
+        self._user_ids = available_ids(config, flags)
         self._runtime_version = cri.VersionResponse()
         # The node's parts while it runs, for those who embed a kubelet.
         self.services: PodServices | None = None

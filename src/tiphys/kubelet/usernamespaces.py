@@ -21,7 +21,7 @@ from typing import Final
 
 from tiphys.api.cri import api_pb2 as cri
 from tiphys.base.log import get_logger
-from tiphys.kubelet.config import ConfigError, KubeletConfiguration
+from tiphys.kubelet.config import ConfigError, KubeletConfiguration, KubeletFlags
 from tiphys.kubelet.paths import Paths
 from tiphys.kubelet.pod import PodUID
 
@@ -106,15 +106,15 @@ class UserNamespaces:
         raise RangesExhaustedError("could not find an empty slot to allocate a user namespace")
 
 
-def available_ids(config: KubeletConfiguration) -> IDs:
-    """Ids of the node that its pods may have: those given to the user `kubelet`, else the ones after the node's own.
+def available_ids(config: KubeletConfiguration, flags: KubeletFlags) -> IDs:
+    """Ids of the node that its pods may have: those given to it or to the user `kubelet`, else those after its own.
 
     Runs programs. Raises ConfigError for ids that cannot be used.
     """
     length = config.ids_per_pod
     if length <= 0 or length % UNIT:
         raise ConfigError(f"userNamespaces.idsPerPod: {length} is not a multiple of {UNIT}")
-    configured = _subordinate_ids()
+    configured = IDs(*flags.subordinate_ids) if flags.subordinate_ids is not None else _subordinate_ids()
     if configured is None:
         ids = IDs(UNIT, min(config.max_pods * length, (LAST_ID - UNIT) // length * length))
     else:

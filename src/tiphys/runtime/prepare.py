@@ -139,9 +139,10 @@ def _mounts(node: Node, record: ContainerRecord, request: Request, image: ImageC
             problem = spec_mounts.propagation_error(mount, source, mountinfo)
             if problem:
                 raise InvalidArgument(f"failed to generate container spec: {problem}")
-        if mount.uidMappings or mount.gidMappings:
+        mapped = bool(mount.uidMappings or mount.gidMappings)
+        if mapped:
             source = _as_users_see_it(request, mount, source, node.options.mounts(record.id) / str(number))
-        requested.append(spec_mounts.requested_mount(mount, source))
+        requested.append(spec_mounts.requested_mount(mount, source, read_only=mount.readonly and not mapped))
     volumes = filesystems.prepare_volumes(
         node.options.bundle(record.id) / "rootfs", image.volumes, taken, root / "volumes"
     )
@@ -162,7 +163,8 @@ def _as_users_see_it(request: Request, mount: api_pb2.Mount, source: str, target
     )
     if users is None or mapping_of(asked) != users.mapping:
         raise InvalidArgument(f'the users of mount "{mount.container_path}" are not those of its sandbox')
-    # Read-only at once: what is locked here, a container's own namespace may not set.
+    # Read-only from the start: a pod's user namespace may change no flags of mounts of the node's, and the OCI
+    # runtime, which does not know them all, would.
     read_only, all_read_only = mount.readonly, mount.readonly and mount.recursive_read_only
     try:
         bind_for(users, Path(source), target, read_only=read_only, all_read_only=all_read_only)

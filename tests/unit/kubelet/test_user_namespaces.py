@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from tiphys.kubelet import usernamespaces
-from tiphys.kubelet.config import ConfigError, KubeletConfiguration
+from tiphys.kubelet.config import ConfigError, KubeletConfiguration, KubeletFlags
 from tiphys.kubelet.paths import Paths
 from tiphys.kubelet.pod import PodUID
 from tiphys.kubelet.usernamespaces import UNIT, IDs, RangesExhaustedError, UserNamespaces, available_ids, parse_subids
 
+FLAGS = KubeletFlags(node_name="node")
 A, B, C = PodUID("a"), PodUID("b"), PodUID("c")
 
 
@@ -73,19 +74,24 @@ def test_a_record_that_cannot_be_read_is_nobodys_to_guess(paths: Paths) -> None:
 def test_subordinate_ids_of_the_kubelet(subids: IDs, error: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usernamespaces, "_subordinate_ids", lambda: subids)
     if not error:
-        assert available_ids(KubeletConfiguration()) == subids
+        assert available_ids(KubeletConfiguration(), FLAGS) == subids
         return
     with pytest.raises(ConfigError, match=error):
-        available_ids(KubeletConfiguration())
+        available_ids(KubeletConfiguration(), FLAGS)
 
 
 def test_without_subordinate_ids_pods_get_those_after_the_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usernamespaces, "_subordinate_ids", lambda: None)
-    assert available_ids(KubeletConfiguration()) == IDs(UNIT, 110 * UNIT)
+    assert available_ids(KubeletConfiguration(), FLAGS) == IDs(UNIT, 110 * UNIT)
     config = KubeletConfiguration.from_dict({"userNamespaces": {"idsPerPod": 2 * UNIT}, "maxPods": 10})
-    assert available_ids(config) == IDs(UNIT, 20 * UNIT)
+    assert available_ids(config, FLAGS) == IDs(UNIT, 20 * UNIT)
     with pytest.raises(ConfigError, match="idsPerPod"):
-        available_ids(KubeletConfiguration(ids_per_pod=1000))
+        available_ids(KubeletConfiguration(ids_per_pod=1000), FLAGS)
+
+
+def test_nodes_of_one_machine_have_each_its_own() -> None:
+    flags = KubeletFlags(node_name="node", subordinate_ids=(111 * UNIT, 110 * UNIT))
+    assert available_ids(KubeletConfiguration(), flags) == IDs(111 * UNIT, 110 * UNIT)
 
 
 def test_what_getsubids_prints() -> None:

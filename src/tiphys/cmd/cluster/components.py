@@ -12,6 +12,8 @@ from tiphys.cmd.cluster.layout import Layout
 from tiphys.cmd.cluster.spec import ClusterSpec, NodeSpec
 
 KUBELET_PORT: Final = 10250
+MAX_PODS: Final = 110  # of one node, the kubelet's default
+USERS_OF_A_POD: Final = 65536  # with users of its own
 IMAGES_JOB: Final = "images"
 SIMULATOR: Final = "simulator"
 # On every node `up` makes: the cluster as it is called on this machine.
@@ -181,6 +183,7 @@ def node_components(
                 tls_cert_file=layout.pki / f"kubelet-{node.name}-server.crt",
                 tls_private_key_file=layout.pki / f"kubelet-{node.name}-server.key",
                 port=KUBELET_PORT,
+                subordinate_ids="" if joined else _subordinate_ids(node),
                 node_labels="" if joined else f"{NODE_LABEL}={spec.name}",
             ),
         )
@@ -219,6 +222,12 @@ def node_components(
     if spec.ingress and not joined:
         found.append(_ingress(layout, node))
     return found
+
+
+def _subordinate_ids(node: NodeSpec) -> str:
+    """Users of the machine for the node's pods: no two of the nodes on one machine may give the same ones."""
+    count = MAX_PODS * USERS_OF_A_POD
+    return f"{USERS_OF_A_POD + (node.index - 1) * count}:{count}"
 
 
 def _ingress(layout: Layout, node: NodeSpec) -> Component:

@@ -14,6 +14,7 @@ from tiphys.kubelet.cri.client import CRIError
 from tiphys.kubelet.dra.manager import PrepareError
 from tiphys.kubelet.pod import describe, uid_of
 from tiphys.kubelet.pods.services import PodServices
+from tiphys.kubelet.pods.starts import count_failed_start, count_start
 from tiphys.kubelet.usernamespaces import IDs, RangesExhaustedError
 from tiphys.machinery.errors import StatusError
 from tiphys.machinery.meta import ObjectName
@@ -58,6 +59,7 @@ def sandbox_config_of(services: PodServices, pod: Pod, attempt: int, users: IDs 
 
 async def make_sandbox(services: PodServices, pod: Pod, attempt: int) -> cri.PodSandboxConfig:
     """Make the `attempt`-th sandbox; returns its description. Raises SandboxError, OSError."""
+    count_start(pod)
     await _prepare_claims(services, pod)
     await asyncio.to_thread(_prepare, services, pod)
     try:
@@ -66,6 +68,7 @@ async def make_sandbox(services: PodServices, pod: Pod, attempt: int) -> cri.Pod
         config = sandbox_config_of(services, pod, attempt, await users_of(services, pod))
         await services.runtime.run_sandbox(config, handler)
     except (CRIError, StatusError, UserNamespaceError, RangesExhaustedError) as error:
+        count_failed_start(pod)
         services.event(pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
         raise SandboxError(f"failed to create its sandbox: {error}") from error
     return config

@@ -48,6 +48,7 @@ from tiphys.kubelet.pods.restart import restart_trigger
 from tiphys.kubelet.pods.restart_all import is_restarting, restart_all, restarted
 from tiphys.kubelet.pods.sandbox import SandboxError, make_sandbox, sandbox_config_of, users_of
 from tiphys.kubelet.pods.services import PodServices
+from tiphys.kubelet.pods.starts import count_failed_start
 from tiphys.kubelet.pods.terminations import count_terminations
 from tiphys.kubelet.resize.pod_resize import PodResize
 from tiphys.kubelet.status.containers import CREATING, INITIALIZING, ContainerFacts, Waiting
@@ -353,6 +354,7 @@ class PodWorker:
         try:
             await unless(self._stop, start_container(self.s, pod, container, self.runtime, place))
         except StartError as error:
+            count_failed_start(pod)
             self._hold(container, Waiting(error.reason, error.message), error.retry_after or START_RETRY)
             self._report(self.s.status.with_status(self.pod))
         return True

@@ -68,10 +68,13 @@ def sandbox_mounts(files: SandboxFiles, *, read_only: bool, taken: Iterable[str]
     ]
 
 
-def requested_mount(mount: api_pb2.Mount, source: str) -> dict[str, Any]:
-    """One mount of the request; `source` is its host path with symbolic links resolved."""
+def requested_mount(mount: api_pb2.Mount, source: str, *, read_only: bool) -> dict[str, Any]:
+    """One mount of the request; `source` is its host path with symbolic links resolved.
+
+    `read_only`: whether it is to be made so; not where `source` is that already.
+    """
     options = ["rbind", _PROPAGATION[mount.propagation]]
-    if mount.readonly:
+    if read_only:
         # "rro" makes mounts below it read-only too (mount_setattr, Linux 5.12).
         options.append("rro" if mount.recursive_read_only else "ro")
     else:
