@@ -27,6 +27,7 @@ VIP, CIDR = "fd00:10:96::50", "fd00:10:244::/56"
 def _node(made: Lab) -> str:
     node = made.netns("node")
     sh("sysctl -qw net.ipv6.conf.all.forwarding=1", node)
+    sh("ip addr add fd00:10:244::1/128 dev lo", node)
     for name, address in PODS.items():
         pod = made.netns(name)
         sh(f"ip link add eth0 netns {pod} type veth peer name v{name} netns {node}")
