@@ -51,7 +51,10 @@ class Cache:
             old, where = entry
             if where == node and _counts_the_same(old, pod):
                 # Keep the object that was counted: it is what must be taken away later.
-                old.pod = pod.pod
+                began, old.pod = old.pod.status.start_time, pod.pod
+                row = self.nodes.row_of.get(node)
+                if row is not None and began != pod.pod.status.start_time:
+                    self.nodes.touch(row)  # preemption looks at it
                 return
             self._take(pod.uid)
         self._place(pod, node)

@@ -28,6 +28,7 @@ from tiphys.scheduler.framework.diagnosis import Unschedulable
 from tiphys.scheduler.framework.interface import MAX_SCORE, Reason
 from tiphys.scheduler.nodetable import Mask, NodeTable, Numbers
 from tiphys.scheduler.podinfo import PodInfo
+from tiphys.scheduler.preemption import Candidate
 
 log = get_logger(__name__)
 
@@ -51,6 +52,7 @@ class ExtenderConfig:
     filter_verb: str = ""
     prioritize_verb: str = ""
     bind_verb: str = ""
+    preempt_verb: str = ""
     weight: int = 0
     timeout: float = DEFAULT_TIMEOUT
     node_cache_capable: bool = False
@@ -68,8 +70,6 @@ def load_extender(document: Mapping[str, Any]) -> ExtenderConfig:
     url = str(document.get("urlPrefix") or "").rstrip("/")
     if not url:
         raise ValueError("extenders: urlPrefix: Required value")
-    if document.get("preemptVerb"):
-        raise ValueError(f"extender {url}: preemptVerb is not supported; preemption does not ask extenders here")
     weight = int(document.get("weight") or 0)
     if document.get("prioritizeVerb") and weight <= 0:
         raise ValueError(f"extender {url}: prioritizeVerb is given, so weight must be positive")
@@ -80,6 +80,7 @@ def load_extender(document: Mapping[str, Any]) -> ExtenderConfig:
         filter_verb=document.get("filterVerb") or "",
         prioritize_verb=document.get("prioritizeVerb") or "",
         bind_verb=document.get("bindVerb") or "",
+        preempt_verb=document.get("preemptVerb") or "",
         weight=weight,
         timeout=parse_duration(timeout).total_seconds() if timeout else DEFAULT_TIMEOUT,
         node_cache_capable=bool(document.get("nodeCacheCapable")),
@@ -157,6 +158,17 @@ class Extenders:
                     opinion.scores[name] = opinion.scores.get(name, 0.0) + score
         return opinion
 
+    def preempt_for(self, pod: PodInfo) -> bool:
+        """Whether any has a say in whom this pod evicts."""
+        return any(each.config.preempt_verb and each.is_interested(pod) for each in self._all)
+
+    async def preempt(self, pod: PodInfo, nodes: NodeTable, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        """The candidates that all who have a say leave, with the victims they leave. Raises ExtenderError."""
+        for extender in self._all:
+            if candidates and extender.config.preempt_verb and extender.is_interested(pod):
+                candidates = await extender.preempt(pod, candidates)
+        return candidates
+
     async def bind(self, pod: PodInfo, node: str) -> bool:
         """Let the extender bind that does so for this pod; False when none does. Raises ExtenderError."""
         for extender in self._all:
@@ -219,6 +231,27 @@ class _Extender:
             each["host"]: float(each.get("score") or 0) * scale for each in answer.get("items", ()) if "host" in each
         }
 
+    async def preempt(self, pod: PodInfo, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        """What it leaves of the candidates; all of them when it fails and may be ignored."""
+        known = self.config.node_cache_capable
+        told = {
+            each.node: {
+                "Pods": [{"UID": one.uid} if known else msgspec.Raw(encode_object(one.pod)) for one in each.victims],
+                "NumPDBViolations": each.violations,
+            }
+            for each in candidates
+        }
+        kind = "NodeNameToMetaVictims" if known else "NodeNameToVictims"
+        body = {"Pod": msgspec.Raw(encode_object(pod.pod)), "NodeNameToVictims": None, "NodeNameToMetaVictims": None}
+        try:
+            answer = await self._ask(self.config.preempt_verb, msgspec.json.encode({**body, kind: told}))
+            return _left_of(candidates, answer.get("nodenametometavictims") or {})
+        except ExtenderError as error:
+            if not self.config.ignorable:
+                raise
+            log.warning("skipping extender %s as it returned error and has ignorable flag set: %s", self.name, error)
+            return candidates
+
     async def bind(self, pod: PodInfo, node: str) -> None:
         """Ask it to bind."""
         body = {"PodName": pod.key.name, "PodNamespace": pod.key.namespace, "PodUID": pod.uid, "Node": node}
@@ -260,6 +293,21 @@ class _Extender:
         if isinstance(decoded, list):
             return {"items": [_lower(each) for each in decoded]}
         return _lower(decoded)
+
+
+def _left_of(candidates: Sequence[Candidate], answer: Mapping[str, Any]) -> list[Candidate]:
+    """The candidates of the answer. Raises ExtenderError when it names a node or a pod nobody told it of."""
+    by_node = {each.node: each for each in candidates}
+    left = []
+    for node, value in answer.items():
+        candidate, victims = by_node.get(node), _lower(value)
+        named = [_lower(each).get("uid") for each in victims.get("pods") or ()]
+        known = {} if candidate is None else {one.uid: one for one in candidate.victims}
+        if candidate is None or not known.keys() >= set(named):
+            raise ExtenderError(f"extender claims to preempt unknown pods on node {node}")
+        kept = tuple(one for one in candidate.victims if one.uid in named)
+        left.append(Candidate(node, candidate.row, kept, int(victims.get("numpdbviolations") or 0)))
+    return left
 
 
 def _lower(value: Any) -> dict[str, Any]:

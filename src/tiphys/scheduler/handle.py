@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from tiphys.api.core.v1 import Pod
 from tiphys.base.clock import Clock
 from tiphys.client import Client, Informers
 from tiphys.machinery.selectors import LabelSelector
+from tiphys.scheduler.extender import Extenders
 from tiphys.scheduler.podinfo import PodInfo
 
 
@@ -28,8 +29,17 @@ class Nominator(Protocol):
 
     def nominated_on(self, node: str) -> Iterable[PodInfo]: ...
 
-    def nominate(self, pod: PodInfo, node: str | None) -> None:
-        """Record, move or (None) end a nomination."""
+    def rivals_on(self, node: str, pod: PodInfo) -> Sequence[PodInfo]:
+        """Those of the node that are at least as important as `pod`, which is not among them."""
+
+    def nominate(self, pod: PodInfo, node: str | None, victims: frozenset[str] = frozenset()) -> None:
+        """Record, move or (None) end a nomination; `victims` are the uids of pods that must go first."""
+
+    def node_of(self, uid: str) -> str | None:
+        """The node a pod is nominated to."""
+
+    def victims_of(self, uid: str) -> frozenset[str]:
+        """The victims of a nominated pod, as it was said, whether they have gone or not."""
 
 
 class Events(Protocol):
@@ -50,3 +60,4 @@ class Handle:
     clock: Clock
     random: Random
     scheduler_name: str
+    extenders: Extenders = field(default_factory=Extenders)

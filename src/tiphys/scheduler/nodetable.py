@@ -89,6 +89,7 @@ class NodeTable:
         self.row_of: dict[str, int] = {}
         self.rows: list[NodeRow | None] = []
         self._free_rows: list[int] = []
+        self.row_versions: list[int] = []  # each grows with every change of its row
         self.resources: dict[str, int] = {CPU: 0, MEMORY: 1, EPHEMERAL_STORAGE: 2, PODS: 3}
         self._allocatable: Numbers = np.ones((8, self._size))  # ones in free rows: nothing divides by zero
         self._requested: Numbers = np.zeros((8, self._size))
@@ -261,6 +262,7 @@ class NodeTable:
             self._taint_set[row] = self.taint_sets.setdefault(taints, len(self.taint_sets))
             for label, column in self._columns.items():
                 column.set(row, node.metadata.labels.get(label))
+            self.touch(row)
             self._changed()
         if old is None or old.status.images != node.status.images:
             self._set_images(row, old, node)
@@ -368,7 +370,12 @@ class NodeTable:
                 self._image_sizes.pop(name, None)
                 self._image_rows.setdefault(name, {})[row] = image.size_bytes or 0
 
+    def touch(self, row: int) -> None:
+        """Something of a row changed that no array shows."""
+        self.row_versions[row] += 1
+
     def _row_changed(self, row: int) -> None:
+        self.row_versions[row] += 1
         if len(self._changes) >= MAX_CHANGES:
             # Who has not looked for so long begins anew.
             self._changes_before += len(self._changes)
@@ -385,6 +392,7 @@ class NodeTable:
         if self._end == self._size:
             self._grow()
         self.rows.append(None)
+        self.row_versions.append(0)
         self._end += 1
         self._followed.clear()
         self._bind(slice(0, self._end))

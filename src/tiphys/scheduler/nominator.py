@@ -13,19 +13,23 @@ class NominatedPods:
     def __init__(self) -> None:
         self._node_of: dict[str, str] = {}
         self._by_node: dict[str, dict[str, PodInfo]] = {}
+        self._victims: dict[str, frozenset[str]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._node_of)
 
-    def nominate(self, pod: PodInfo, node: str | None) -> None:
+    def nominate(self, pod: PodInfo, node: str | None, victims: frozenset[str] = frozenset()) -> None:
         self.forget(pod.uid)
         if node:
             self._node_of[pod.uid] = node
             self._by_node.setdefault(node, {})[pod.uid] = pod
+            if victims:
+                self._victims[pod.uid] = victims
 
     def forget(self, uid: str) -> None:
         """The pod is placed or gone."""
         node = self._node_of.pop(uid, None)
+        self._victims.pop(uid, None)
         if node is not None:
             pods = self._by_node[node]
             del pods[uid]
@@ -38,11 +42,16 @@ class NominatedPods:
     def nominated_on(self, node: str) -> Iterable[PodInfo]:
         return tuple(self._by_node.get(node, {}).values())
 
+    def victims_of(self, uid: str) -> frozenset[str]:
+        return self._victims.get(uid, frozenset())
+
     def rivals(self, pod: PodInfo) -> list[tuple[str, list[PodInfo]]]:
         """By node, the nominated pods at least as important as `pod`, which it must leave room for."""
-        found = []
-        for node, pods in self._by_node.items():
-            rivals = [other for other in pods.values() if other.priority >= pod.priority and other.uid != pod.uid]
-            if rivals:
-                found.append((node, rivals))
-        return found
+        return [(node, rivals) for node in self._by_node if (rivals := self.rivals_on(node, pod))]
+
+    def rivals_on(self, node: str, pod: PodInfo) -> list[PodInfo]:
+        """Those of one node."""
+        pods = self._by_node.get(node)
+        if not pods:
+            return []
+        return [other for other in pods.values() if other.priority >= pod.priority and other.uid != pod.uid]

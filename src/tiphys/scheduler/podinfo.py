@@ -5,7 +5,7 @@ Amounts are exact integers in floats (all below 2**53): CPU in millicores, every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 import msgspec
@@ -121,6 +121,11 @@ class PodInfo:
     @property
     def has_affinity_terms(self) -> bool:
         return bool(self.affinity or self.preferred_affinity or self.anti_affinity or self.preferred_anti_affinity)
+
+    @property
+    def fit_key(self) -> Hashable:
+        """Equal for pods that fit on the same nodes as far as a node alone decides."""
+        return self.request_key, self.ports, self.node_key, self.tolerations_key, self.node_name
 
     @property
     def terminating(self) -> bool:

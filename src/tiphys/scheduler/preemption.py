@@ -3,13 +3,17 @@
 On each candidate node: take away every pod of lower priority; if the pod fits then, put them back one by one,
 the most important first and those a disruption budget protects before the others, as long as the pod still
 fits. Who could not be put back is a victim. Source: "Pod Priority and Preemption".
+
+Many pods of one kind ask one after another, and a node answers all of them alike until something of it changes: where
+no filter looks beyond the node, what was found is remembered by row.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,10 +21,11 @@ import numpy as np
 
 from tiphys.api.policy.v1 import PodDisruptionBudget
 from tiphys.machinery.selectors import LabelSelector
-from tiphys.scheduler.framework.diagnosis import histogram
+from tiphys.scheduler.framework.diagnosis import listed
 from tiphys.scheduler.framework.interface import Filters, Reason
 from tiphys.scheduler.nodetable import Mask, NodeTable
 from tiphys.scheduler.podinfo import PodInfo
+from tiphys.scheduler.remembered import Remembered
 
 NO_VICTIMS: Final = "No preemption victims found for incoming pod"
 NOT_HELPFUL: Final = "Preemption is not helpful for scheduling"
@@ -28,15 +33,25 @@ LATEST: Final = datetime.max.replace(tzinfo=UTC)
 # Makes every priority positive, so that more victims always add up to more.
 PRIORITY_OFFSET: Final = 2**31
 
+Rejections = Callable[[int], Sequence[Reason]]
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A node and whom to evict there, the most important first."""
+    """A node and whom to evict there, the most important first. The least `harm` is best."""
 
     node: str
     row: int
     victims: tuple[PodInfo, ...]
     violations: int  # victims whose disruption budget does not allow it
+    harm: tuple[float, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "harm", _harm(self.victims, self.violations))
+
+
+# What `victims_on` said: whom to evict on a row, or why that does not help.
+Answers = Remembered[Candidate | str]
 
 
 def started(pod: PodInfo) -> datetime:
@@ -77,7 +92,7 @@ def what_if(nodes: NodeTable, row: int, without: Sequence[PodInfo], with_: Seque
     """The table with pods of `row` taken away and others added; as before afterwards, whatever was done meanwhile."""
     info = nodes.rows[row]
     assert info is not None
-    before = dict(info.pods)
+    before, version = dict(info.pods), nodes.row_versions[row]
     for pod in without:
         nodes.remove_pod(pod, row)
     for pod in with_:
@@ -92,38 +107,37 @@ def what_if(nodes: NodeTable, row: int, without: Sequence[PodInfo], with_: Seque
         for uid, pod in before.items():
             if uid not in info.pods:
                 nodes.add_pod(pod, row)
+        nodes.row_versions[row] = version
 
 
 def victims_on(
     pod: PodInfo,
     nodes: NodeTable,
     row: int,
-    filters: Filters,
+    rejections: Rejections,
     budgets: Sequence[PodDisruptionBudget],
     nominated: Sequence[PodInfo] = (),
-) -> Candidate | Reason:
+) -> Candidate | str:
     """The fewest victims that make room on one node, or why there are none.
 
     `nominated` are other pods, at least as important, for which room was made there.
     """
     info = nodes.rows[row]
     assert info is not None
-    here = np.zeros(nodes.width, dtype=np.bool_)
-    here[row] = True
     lower = sorted((other for other in info.pods.values() if other.priority < pod.priority), key=importance)
     if not lower:
-        return Reason(NO_VICTIMS, here, False)
+        return NO_VICTIMS
     with what_if(nodes, row, lower, nominated):
-        rejections = filters.rejections(pod, nodes, row)
-        if rejections:
-            return Reason(rejections[0].text, here)
+        reasons = rejections(row)
+        if reasons:
+            return reasons[0].text
         violating, others = protected(lower, budgets)
         victims: list[PodInfo] = []
         violations = 0
         for group in (violating, others):
             for candidate in group:
                 nodes.add_pod(candidate, row)
-                if filters.rejections(pod, nodes, row):
+                if rejections(row):
                     nodes.remove_pod(candidate, row)
                     victims.append(candidate)
                     violations += group is violating
@@ -137,45 +151,62 @@ def find_candidates(
     filters: Filters,
     budgets: Sequence[PodDisruptionBudget],
     *,
-    nominated_on: Callable[[str], Sequence[PodInfo]],
+    rivals_on: Callable[[str], Sequence[PodInfo]],
     start: int,
     wanted: int,
+    answers: Answers,
 ) -> tuple[list[Candidate], str]:
-    """Candidates from a random node on, until there are `wanted`, and what is said when there is none."""
+    """Candidates from a random node on, until there are `wanted`, and what is said when there is none.
+
+    `rivals_on`: by node, the other pods at least as important for which room was made there.
+    """
+    local = filters.row_local(pod, nodes)
+    budgets_key = tuple((one.metadata.uid, one.metadata.resource_version) for one in budgets)
+    known = answers.of((pod.fit_key, pod.priority, budgets_key))
+
+    def general(row: int) -> Sequence[Reason]:
+        return filters.rejections(pod, nodes, row)
+
+    def ask(row: int) -> Candidate | str:
+        rivals = rivals_on(nodes.name_of(row))
+        # Rivals with rules about other pods make the pod look beyond the node.
+        if local is None or any(rival.has_affinity_terms for rival in rivals):
+            return victims_on(pod, nodes, row, general, budgets, rivals)
+        return known.get(nodes, row, rivals, lambda: victims_on(pod, nodes, row, local, budgets, rivals))
+
     rows = np.flatnonzero(resolvable)
-    reasons = [Reason(NOT_HELPFUL, nodes.alive & ~resolvable)]
+    reasons = Counter({NOT_HELPFUL: int(np.count_nonzero(nodes.alive & ~resolvable))})
     candidates: list[Candidate] = []
-    for row in np.roll(rows, -start) if len(rows) else ():
-        others = nominated_on(nodes.name_of(int(row)))
-        rivals = [other for other in others if other.priority >= pod.priority and other.uid != pod.uid]
-        found = victims_on(pod, nodes, int(row), filters, budgets, rivals)
-        if isinstance(found, Reason):
-            reasons.append(found)
+    acceptable = False
+    for row in np.roll(rows, -start).tolist():
+        found = ask(row)
+        if isinstance(found, str):
+            reasons[found] += 1
             continue
         candidates.append(found)
-        if len(candidates) >= wanted and any(not candidate.violations for candidate in candidates):
+        acceptable |= not found.violations
+        if acceptable and len(candidates) >= wanted:
             break
-    return candidates, f"0/{len(nodes)} nodes are available: {histogram(reasons)}."
+    return candidates, f"0/{len(nodes)} nodes are available: {listed(reasons)}."
 
 
 def best_candidate(candidates: Sequence[Candidate]) -> Candidate:
     """Fewest broken budgets, least important victims, fewest of them, the latest started; the first of equals."""
+    return min(candidates, key=lambda candidate: candidate.harm)
 
-    def harm(candidate: Candidate) -> tuple[float, ...]:
-        victims = candidate.victims
-        if not victims:
-            return (-1.0,)
-        highest = victims[0].priority
-        earliest = min(started(victim) for victim in victims if victim.priority == highest)
-        return (
-            candidate.violations,
-            highest,
-            sum(victim.priority + PRIORITY_OFFSET for victim in victims),
-            len(victims),
-            -earliest.timestamp() if earliest is not LATEST else -np.inf,
-        )
 
-    return min(candidates, key=harm)
+def _harm(victims: Sequence[PodInfo], violations: int) -> tuple[float, ...]:
+    if not victims:
+        return (-1.0,)
+    highest = victims[0].priority
+    earliest = min(started(victim) for victim in victims if victim.priority == highest)
+    return (
+        violations,
+        highest,
+        sum(victim.priority + PRIORITY_OFFSET for victim in victims),
+        len(victims),
+        -earliest.timestamp() if earliest is not LATEST else -np.inf,
+    )
 
 
 def candidates_wanted(nodes: int, percentage: int, absolute: int) -> int:

@@ -6,6 +6,7 @@
         ^                     ^                                      |
         |                     +---- an error, or an event that ------+
         +-------------------------- helps came meanwhile; or not ----+
+        +------------ held, while room is being made for it <--------+
 
 An unschedulable pod waits for an event that one of the plugins that rejected it asks for, at most five minutes;
 then for what is left of its back-off (1 s, doubling to 10 s with its attempts). When nothing is active, pods that
@@ -20,7 +21,7 @@ import asyncio
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -50,6 +51,7 @@ class QueuedPod:
     unschedulable_plugins: set[str] = field(default_factory=set)
     failed_with_error: bool = False
     gated: Refusal | None = None
+    waits_for: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,33 @@ class _Heap:
         return len(self.pods)
 
 
+class _Waiting:
+    """Pods that wait for an event, and by event those that wait for it: most events are nobody's."""
+
+    def __init__(self) -> None:
+        self.pods: dict[str, QueuedPod] = {}
+        self._waiting: dict[Event, dict[str, QueuedPod]] = {event: {} for event in Event}
+
+    def add(self, pod: QueuedPod) -> None:
+        uid = pod.info.uid
+        self.pods[uid] = pod
+        pod.waits_for = pod.framework.events_of(pod.unschedulable_plugins)
+        for event in pod.waits_for:
+            self._waiting[event][uid] = pod
+
+    def remove(self, uid: str) -> QueuedPod | None:
+        pod = self.pods.pop(uid, None)
+        for event in pod.waits_for if pod is not None else ():
+            del self._waiting[event][uid]
+        return pod
+
+    def waiting_for(self, event: Event) -> list[QueuedPod]:
+        return list(self._waiting[event].values())
+
+    def __len__(self) -> int:
+        return len(self.pods)
+
+
 class SchedulingQueue:
     """See the drawing above. All methods but `wait` return at once; keys are pod uids."""
 
@@ -110,7 +139,9 @@ class SchedulingQueue:
         self._active = _Heap(lambda pod: sort.sort_key(pod))
         self._backoff = _Heap(self._backoff_end)
         self._error_backoff = _Heap(self._backoff_end)
-        self._unschedulable: dict[str, QueuedPod] = {}
+        self._unschedulable = _Waiting()
+        self._gated = _Waiting()
+        self._held: dict[str, QueuedPod] = {}
         self._in_flight: dict[str, int] = {}  # uid -> number of the first event after it was popped
         self._events: deque[_Happened] = deque()
         self._event_count = 0
@@ -134,22 +165,28 @@ class SchedulingQueue:
                 pod.info = new
                 part.push(pod)
                 return
-        pod = self._unschedulable.get(new.uid)
+        pod = self._gated.remove(new.uid)
+        if pod is not None:
+            pod.info = new
+            self._activate(pod)
+            return
+        pod = self._unschedulable.pods.get(new.uid) or self._held.get(new.uid)
         if pod is None:
             self.add(new)
             return
         pod.info = new
-        if pod.gated is not None:
-            del self._unschedulable[new.uid]
-            self._activate(pod)
-        elif old.pod.spec != new.pod.spec or old.labels != new.labels:
+        if new.uid in self._held:
+            return  # it looks at itself anew when there is room
+        if old.pod.spec != new.pod.spec or old.labels != new.labels:
             self._requeue_if_helpful(pod, _Happened(0, Event.TARGET_POD_UPDATE, old, new))
 
     def delete(self, uid: str) -> None:
         """The pod is gone or bound by someone."""
         for part in (self._active, self._backoff, self._error_backoff):
             part.remove(uid)
-        self._unschedulable.pop(uid, None)
+        self._unschedulable.remove(uid)
+        self._gated.remove(uid)
+        self._held.pop(uid, None)
 
     def pop(self) -> QueuedPod | None:
         """The next pod to try, or None when there is none now. `done` or one of the `add_` methods must follow."""
@@ -175,21 +212,38 @@ class SchedulingQueue:
         if not self._in_flight:
             self._events.clear()
             return
-        oldest = min(self._in_flight.values()) if len(self._in_flight) < 64 else 0
+        oldest = next(iter(self._in_flight.values()))  # the numbers grow in the order of pops
         while self._events and self._events[0].number <= oldest:
             self._events.popleft()
 
     def add_unschedulable(self, pod: QueuedPod) -> None:
         """The pod was tried and rejected by `pod.unschedulable_plugins`; events since then count."""
         since = self._in_flight.get(pod.info.uid, self._event_count)
-        missed = [event for event in self._events if event.number > since]
+        missed = list(itertools.takewhile(lambda event: event.number > since, reversed(self._events)))
         self.done(pod.info.uid)
         pod.timestamp = self._clock.monotonic()
         pod.failed_with_error = False
-        self._unschedulable[pod.info.uid] = pod
-        for happened in missed:
+        self._unschedulable.add(pod)
+        for happened in reversed(missed):
             if self._requeue_if_helpful(pod, happened):
                 return
+
+    def hold(self, pod: QueuedPod) -> None:
+        """The pod was rejected and room is being made for it: until `release` no event brings it back."""
+        self.done(pod.info.uid)
+        pod.timestamp = self._clock.monotonic()
+        pod.failed_with_error = False
+        self._held[pod.info.uid] = pod
+
+    def release(self, uid: str, *, now: bool) -> None:
+        """Room was made, or was not to be had: try the pod `now`, or when an event that it waits for comes."""
+        pod = self._held.pop(uid, None)
+        if pod is None:
+            return
+        if now:
+            self._activate(pod)
+        else:
+            self._unschedulable.add(pod)
 
     def add_after_error(self, pod: QueuedPod) -> None:
         """Trying the pod failed for reasons of its own (the API, a plugin): try again after its back-off."""
@@ -204,19 +258,15 @@ class SchedulingQueue:
         """Something changed in the cluster: wake the pods it may help."""
         if self._in_flight:
             self._record(event, old, new)
-        if not self._unschedulable or not any(framework.hints[event] for framework in self._frameworks.values()):
-            return
-        happened = _Happened(0, event, old, new)
-        for pod in list(self._unschedulable.values()):
-            if pod.gated is None:
+        waiting, gated = self._unschedulable.waiting_for(event), self._gated.waiting_for(event)
+        if waiting or gated:
+            happened = _Happened(0, event, old, new)
+            for pod in waiting:
                 self._requeue_if_helpful(pod, happened)
-
-    def activate(self, uids: Iterable[str]) -> None:
-        """Try these pods again at once: something in them, not around them, was changed."""
-        for uid in uids:
-            pod = self._unschedulable.pop(uid, None) or self._backoff.remove(uid)
-            if pod is not None:
-                self._activate(pod)
+            for pod in gated:
+                if self._is_helpful(pod, happened):
+                    self._gated.remove(pod.info.uid)
+                    self._activate(pod)
 
     async def run(self) -> None:
         """Move pods whose time has come, until cancelled."""
@@ -230,23 +280,23 @@ class SchedulingQueue:
                     self._activate(pod)
             if now >= next_flush:
                 next_flush = now + FLUSH_PERIOD
-                for pod in list(self._unschedulable.values()):
-                    if pod.gated is None and now - pod.timestamp > MAX_UNSCHEDULABLE:
+                for pod in list(self._unschedulable.pods.values()):
+                    if now - pod.timestamp > MAX_UNSCHEDULABLE:
                         self._requeue(pod)
 
     def counts(self) -> dict[str, int]:
         """Pods in each part of the queue."""
-        gated = sum(pod.gated is not None for pod in self._unschedulable.values())
         return {
             "active": len(self._active),
             "backoff": len(self._backoff) + len(self._error_backoff),
-            "unschedulable": len(self._unschedulable) - gated,
-            "gated": gated,
+            "unschedulable": len(self._unschedulable) + len(self._held),
+            "gated": len(self._gated),
         }
 
     def waiting(self, uid: str) -> QueuedPod | None:
         """The pod, if it is in the queue (not in flight)."""
-        for part in (self._active.pods, self._backoff.pods, self._error_backoff.pods, self._unschedulable):
+        heaps = (self._active.pods, self._backoff.pods, self._error_backoff.pods)
+        for part in (*heaps, self._unschedulable.pods, self._gated.pods, self._held):
             if (pod := part.get(uid)) is not None:
                 return pod
         return None
@@ -256,17 +306,21 @@ class SchedulingQueue:
         self._events.append(_Happened(self._event_count, event, old, new))
 
     def _requeue_if_helpful(self, pod: QueuedPod, happened: _Happened) -> bool:
+        helpful = self._is_helpful(pod, happened)
+        if helpful:
+            self._requeue(pod)
+        return helpful
+
+    def _is_helpful(self, pod: QueuedPod, happened: _Happened) -> bool:
         if happened.event is Event.TARGET_POD_UPDATE and happened.new.uid != pod.info.uid:
             return False
-        if pod.unschedulable_plugins:
-            hints = pod.framework.hints_of(happened.event, pod.unschedulable_plugins)
-            if not any(_helps(hint, pod.info, happened) for hint in hints):
-                return False
-        self._requeue(pod)
-        return True
+        if not pod.unschedulable_plugins:
+            return True
+        hints = pod.framework.hints_of(happened.event, pod.unschedulable_plugins)
+        return any(_helps(hint, pod.info, happened) for hint in hints)
 
     def _requeue(self, pod: QueuedPod) -> None:
-        del self._unschedulable[pod.info.uid]
+        self._unschedulable.remove(pod.info.uid)
         if self._backoff_end(pod) <= self._clock.monotonic():
             self._activate(pod)
         else:
@@ -277,7 +331,7 @@ class SchedulingQueue:
         pod.gated = pod.framework.pre_enqueue(pod.info)
         if pod.gated is not None:
             pod.unschedulable_plugins = {pod.gated.plugin}
-            self._unschedulable[pod.info.uid] = pod
+            self._gated.add(pod)
             return
         self._active.push(pod)
         self._wakeup.set()

@@ -19,7 +19,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -29,21 +29,23 @@ from tiphys.base.log import get_logger
 from tiphys.client import NORMAL, WARNING, ApiConnectionError, Lister
 from tiphys.machinery.errors import NotFoundError, StatusError
 from tiphys.scheduler import metrics
+from tiphys.scheduler.beside import Beside
 from tiphys.scheduler.cache import Cache
 from tiphys.scheduler.extender import ExtenderError, Extenders, Opinion
 from tiphys.scheduler.framework.diagnosis import Unschedulable
-from tiphys.scheduler.framework.interface import CycleState, PostFilterResult, Reason, Refusal
+from tiphys.scheduler.framework.interface import CycleState, PostFilterResult, Refusal
 from tiphys.scheduler.framework.runner import Framework, best_row
 from tiphys.scheduler.handle import Events
 from tiphys.scheduler.nodetable import Mask
 from tiphys.scheduler.nominator import NominatedPods
 from tiphys.scheduler.podinfo import PodInfo
 from tiphys.scheduler.podstatus import REASON_ERROR, REASON_UNSCHEDULABLE, PodStatusWriter
-from tiphys.scheduler.preemption import what_if
 from tiphys.scheduler.queue import QueuedPod, SchedulingQueue
 from tiphys.scheduler.waiting import WaitingPods
 
 log = get_logger(__name__)
+
+OTHER_WRITES: Final = 16  # at once, besides bindings
 
 # Starts work beside the scheduling loop; its errors are its own.
 Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]], str], None]
@@ -88,7 +90,10 @@ class PodScheduler:
         self._spawn = spawn
         self._clock = clock
         self._random = random
+        self._beside = Beside(cache.nodes, nominated)
         self._binding_slots = asyncio.Semaphore(parallelism)
+        # A crowd of pods that fit nowhere would otherwise open a connection for each of its writes.
+        self._other_slots = asyncio.Semaphore(OTHER_WRITES)
 
     def schedule_one(self) -> bool | Coroutine[Any, Any, None]:
         """Decide the next pod; False when none waits. A coroutine to await before the next if extenders decide."""
@@ -100,8 +105,7 @@ class PodScheduler:
             return True
         if self._extenders.concern(queued.info):
             return self._ask_and_decide(queued)
-        self._decide(queued, None, self._clock.monotonic())
-        return True
+        return self._decide(queued, None, self._clock.monotonic()) or True
 
     async def _ask_and_decide(self, queued: QueuedPod) -> None:
         """Ask the extenders about the nodes the pod fits on; then decide with their opinion on what is there now."""
@@ -120,12 +124,14 @@ class PodScheduler:
             metrics.attempt(queued.framework.scheduler_name, "error", self._clock.monotonic() - started)
             return
         if self._still_waiting(queued) is not None and not self._is_settled(queued.info):
-            self._decide(queued, opinion, started)
+            more = self._decide(queued, opinion, started)
+            if more is not None:
+                await more
         else:
             self._queue.done(pod.uid)
 
-    def _decide(self, queued: QueuedPod, opinion: Opinion | None, started: float) -> None:
-        """One scheduling cycle and what follows from it."""
+    def _decide(self, queued: QueuedPod, opinion: Opinion | None, started: float) -> Coroutine[Any, Any, None] | None:
+        """One scheduling cycle and what follows from it; what is left to do where others are asked."""
         pod, framework, state = queued.info, queued.framework, CycleState()
         try:
             outcome = self.scheduling_cycle(framework, state, pod, opinion)
@@ -133,15 +139,32 @@ class PodScheduler:
             log.exception("scheduling %s failed", pod.key)
             self._failed(queued, f"running the scheduling cycle: {error}")
             metrics.attempt(framework.scheduler_name, "error", self._clock.monotonic() - started)
-            return
+            return None
         if isinstance(outcome, str):
             decision = Decision(queued, outcome, state)
             self._spawn(lambda: self.binding_cycle(decision), f"bind {pod.key}")
             result = "scheduled"
         else:
-            self._unschedulable(queued, outcome, self._make_room(framework, state, pod, outcome))
+            room = self._make_room(framework, state, pod, outcome)
+            if room is not None and room.ask is not None:
+                return self._ask_for_room(queued, outcome, room.ask, started)
+            self._unschedulable(queued, outcome, room)
             result = "unschedulable"
         metrics.attempt(framework.scheduler_name, result, self._clock.monotonic() - started)
+        return None
+
+    async def _ask_for_room(
+        self,
+        queued: QueuedPod,
+        found: Unschedulable,
+        ask: Callable[[], Awaitable[PostFilterResult]],
+        started: float,
+    ) -> None:
+        """The pod fits nowhere, and others have a say in the room that is made for it."""
+        result = await ask()
+        found.post_filter_message = result.message
+        self._unschedulable(queued, found, result)
+        metrics.attempt(queued.framework.scheduler_name, "unschedulable", self._clock.monotonic() - started)
 
     # The scheduling cycle
 
@@ -154,7 +177,8 @@ class PodScheduler:
             return Unschedulable(0)
         feasible = framework.find_feasible(state, pod, nodes)
         if not isinstance(feasible, Unschedulable) and self._nominated:
-            feasible = self._leave_room_for_nominated(framework, pod, feasible)
+            promised = self._beside.promised(framework, pod, feasible) if opinion is None else None
+            feasible = self._beside.narrow(framework, pod, feasible) if promised is None else promised
         if not isinstance(feasible, Unschedulable) and opinion is not None:
             feasible = opinion.narrow(nodes, feasible)
             if isinstance(feasible, Unschedulable):
@@ -190,29 +214,6 @@ class PodScheduler:
         if opinion is not None:
             scores = opinion.add_to(nodes, scores)
         return best_row(scores, feasible, self._random)
-
-    def _leave_room_for_nominated(self, framework: Framework, pod: PodInfo, feasible: Mask) -> Mask | Unschedulable:
-        """Where important pods wait for victims to go, the pod must also fit beside them."""
-        nodes = self._cache.nodes
-        left = feasible.copy()
-        crowded: list[Reason] = []
-        for node, rivals in self._nominated.rivals(pod):
-            row = nodes.row_of.get(node)
-            if row is None or not left[row]:
-                continue
-            with what_if(nodes, row, (), rivals):
-                reasons = framework.rejections(pod, nodes, row)
-            for reason in reasons:
-                here = np.zeros(nodes.width, dtype=np.bool_)
-                here[row] = True
-                crowded.append(reason._replace(rows=here, resolvable=True))
-            left[row] &= not reasons
-        if left.any():
-            return left
-        refused = framework.diagnose(pod, nodes)
-        refused.reasons += crowded
-        refused.plugins = {plugin.name for plugin in framework.plugins}
-        return refused
 
     def _make_room(
         self, framework: Framework, state: CycleState, pod: PodInfo, found: Unschedulable
@@ -279,14 +280,16 @@ class PodScheduler:
         if current is None:
             return
         nominated = result.nominated if result is not None else None
-        if nominated is not None:
-            self._nominated.nominate(current, nominated)
+        if result is not None and nominated is not None:
+            self._nominated.nominate(current, nominated, result.victims)
         queued.unschedulable_plugins = set(found.plugins)
-        self._queue.add_unschedulable(queued)
-        self._report(queued, REASON_UNSCHEDULABLE, found.message(), nominated)
-        if result is not None and result.act is not None:
-            act = result.act
+        act = result.act if result is not None else None
+        if act is None:
+            self._queue.add_unschedulable(queued)
+        else:
+            self._queue.hold(queued)
             self._spawn(lambda: self._act(queued, act), f"make room for {current.key}")
+        self._report(queued, REASON_UNSCHEDULABLE, found.message(), nominated)
 
     def _failed(self, queued: QueuedPod, message: str) -> None:
         """An error, of the API or a plugin: try again after a back-off."""
@@ -298,16 +301,24 @@ class PodScheduler:
     def _report(self, queued: QueuedPod, reason: str, message: str, nominated: str | None) -> None:
         pod = queued.info.pod
         self._events[queued.framework.scheduler_name].event(pod, WARNING, "FailedScheduling", message)
-        self._spawn(lambda: self._status.not_scheduled(pod, reason, message, nominated), f"status of {queued.info.key}")
 
-    async def _act(self, queued: QueuedPod, act: Callable[[], Awaitable[None]]) -> None:
+        async def write() -> None:
+            async with self._other_slots:
+                await self._status.not_scheduled(pod, reason, message, nominated)
+
+        self._spawn(write, f"status of {queued.info.key}")
+
+    async def _act(self, queued: QueuedPod, act: Callable[[], Awaitable[bool]]) -> None:
         """Make room; where that fails the promise is void and the pod is tried again."""
+        uid, now = queued.info.uid, True
         try:
-            await act()
+            async with self._other_slots:
+                now = await act()
         except (StatusError, ApiConnectionError) as error:
             log.warning("making room for %s failed: %s", queued.info.key, error)
-            self._nominated.forget(queued.info.uid)
-            self._queue.activate([queued.info.uid])
+            self._nominated.forget(uid)
+        finally:
+            self._queue.release(uid, now=now)
 
     def _still_waiting(self, queued: QueuedPod) -> PodInfo | None:
         """The pod as the cache has it now; None, and done with, when it is gone or has a node."""

@@ -69,8 +69,9 @@ class Scheduler:
             profile = _leaving_out(profile, self._extenders.ignored_resources)
             recorder = EventRecorder(client, self._clock, profile.scheduler_name)
             self._recorders[profile.scheduler_name] = recorder
+            name, clock = profile.scheduler_name, self._clock
             handle = Handle(
-                client, informers, namespaces, self.nominated, recorder, self._clock, random, profile.scheduler_name
+                client, informers, namespaces, self.nominated, recorder, clock, random, name, self._extenders
             )
             made = make_plugins(profile, handle, ownership.selector, plugins)
             self.frameworks[profile.scheduler_name] = Framework(profile.scheduler_name, made)

@@ -62,6 +62,13 @@ class Service:
         names = body["NodeNames"] or [item["metadata"]["name"] for item in body["Nodes"]["items"]]
         return [{"Host": name, "Score": self.scores.get(name, 0)} for name in names]
 
+    async def preempt(self, body: dict[str, Any]) -> dict[str, Any]:
+        told = body["NodeNameToMetaVictims"] or {
+            node: {**victims, "Pods": [{"UID": one["metadata"]["uid"]} for one in victims["Pods"]]}
+            for node, victims in body["NodeNameToVictims"].items()
+        }
+        return {"NodeNameToMetaVictims": {node: one for node, one in told.items() if node in (self.allowed or told)}}
+
     async def bind(self, body: dict[str, Any]) -> dict[str, Any]:
         assert self.client is not None
         binding = Binding(
@@ -217,3 +224,19 @@ async def test_pods_deleted_while_an_extender_thinks_are_let_go() -> None:
         await create_pod(client, "next", {"cpu": "100m"})
         go_on.set()
         assert await node_of(client, "next")
+
+
+@pytest.mark.parametrize("cached", [False, True])
+async def test_it_has_a_say_in_whom_to_evict(cached: bool) -> None:
+    service = Service()
+    async with scheduling(service, filterVerb="", preemptVerb="preempt", nodeCacheCapable=cached) as client:
+        for number in range(3):
+            await create_pod(client, f"low{number}", {"cpu": "3"}, terminationGracePeriodSeconds=0)
+            await node_of(client, f"low{number}")
+        service.allowed = {"n2"}
+        await create_pod(client, "high", {"cpu": "3"}, priority=10)
+        assert await node_of(client, "high") == "n2"
+        (asked,) = [body for verb, body in service.asked if verb == "preempt"]
+        victims = asked["NodeNameToMetaVictims" if cached else "NodeNameToVictims"]
+        assert sorted(victims) == ["n1", "n2", "n3"]
+        assert [(len(one["Pods"]), one["NumPDBViolations"]) for one in victims.values()] == [(1, 0)] * 3

@@ -86,7 +86,6 @@ def test_a_profile_without_a_binder_is_refused() -> None:
         ({}, "urlPrefix: Required value"),
         ({"urlPrefix": "http://e", "filterverb": "f"}, 'unknown field "filterverb"'),
         ({"urlPrefix": "http://e", "prioritizeVerb": "p"}, "weight must be positive"),
-        ({"urlPrefix": "http://e", "preemptVerb": "p"}, "preemptVerb is not supported"),
         ({"urlPrefix": "http://e", "httpTimeout": "soon"}, "soon"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from random import Random
 from typing import Any
 
 import msgspec
@@ -14,7 +16,7 @@ from tiphys.scheduler.cache import Cache
 from tiphys.scheduler.framework.diagnosis import Unschedulable
 from tiphys.scheduler.framework.interface import CycleState
 from tiphys.scheduler.podinfo import PodInfo
-from tiphys.scheduler.preemption import best_candidate, candidates_wanted, find_candidates
+from tiphys.scheduler.preemption import Answers, best_candidate, candidates_wanted, find_candidates
 
 
 def budget(app: str, allowed: int) -> PodDisruptionBudget:
@@ -48,7 +50,15 @@ def preempt(
     assert isinstance(found, Unschedulable)
     before = state_of(cache)
     candidates, message = find_candidates(
-        pod, cache.nodes, found.resolvable(), framework, budgets, nominated_on=lambda _: (), start=0, wanted=100
+        pod,
+        cache.nodes,
+        found.resolvable(),
+        framework,
+        budgets,
+        rivals_on=lambda _: (),
+        start=0,
+        wanted=100,
+        answers=Answers(),
     )
     assert state_of(cache) == before
     if not candidates:
@@ -122,3 +132,53 @@ def test_anti_affinity_is_resolved_by_eviction() -> None:
 @pytest.mark.parametrize(("nodes", "wanted"), [(10, 10), (500, 100), (5000, 500)])
 def test_how_many_candidates_are_enough(nodes: int, wanted: int) -> None:
     assert candidates_wanted(nodes, 10, 100) == wanted
+
+
+def test_what_is_remembered_is_what_would_be_found_anew() -> None:
+    names = [f"n{number}" for number in range(6)]
+    placed = {name: [on(f"{name}-{index}", "1", index + 1) for index in range(2)] for name in names}
+    cache = make_cache(*(make_node(name, cpu="2") for name in names), placed=placed)
+    framework, answers, random = make_framework(), Answers(), Random(3)
+
+    def ask(remembered: Answers, cpu: str) -> list[tuple[str, list[str]]]:
+        rows = cache.nodes.alive.copy()
+        found, _ = find_candidates(
+            on("p", cpu, 10),
+            cache.nodes,
+            rows,
+            framework,
+            (),
+            rivals_on=lambda _: (),
+            start=0,
+            wanted=100,
+            answers=remembered,
+        )
+        return [(one.node, [victim.key.name for victim in one.victims]) for one in found]
+
+    for step in range(40):
+        cpu = random.choice(["1", "2", "3"])
+        assert ask(answers, cpu) == ask(Answers(), cpu)
+        name = random.choice(names)
+        match random.randrange(4):
+            case 0:
+                cache.set_pod(on(f"new-{step}", "500m", random.randrange(20)), name)
+            case 1:
+                taints = [{"key": "k", "value": "v", "effect": "NoSchedule"}] if random.random() < 0.5 else ()
+                cache.set_node(make_node(name, cpu=random.choice(["1", "2", "3"]), taints=taints))
+            case 2:
+                victim = random.choice(placed[name])
+                cache.remove_pod(victim.uid)
+            case 3:  # it started later than was thought: another order of importance
+                old = random.choice(placed[name])
+                began = msgspec.structs.replace(old.pod.status, start_time=datetime(2024, 1, 1, 0, 1, step, tzinfo=UTC))
+                if cache.placed(old.uid) is not None:
+                    cache.set_pod(PodInfo(msgspec.structs.replace(old.pod, status=began)), name)
+
+
+def test_pods_that_look_beyond_a_node_are_not_remembered() -> None:
+    cache = make_cache(make_node("a"))
+    term = {"labelSelector": {"matchLabels": {"app": "web"}}, "topologyKey": HOSTNAME}
+    anti = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    framework = make_framework()
+    assert framework.row_local(on("p", "1", 1), cache.nodes) is not None
+    assert framework.row_local(on("p", "1", 1, affinity=anti), cache.nodes) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ from tests.unit.scheduler.builders import make_framework, make_node, make_pod
 from tiphys.base.clock import FakeClock
 from tiphys.base.tasks import Supervised
 from tiphys.scheduler.framework.events import Event
+from tiphys.scheduler.framework.interface import Refusal
 from tiphys.scheduler.podinfo import PodInfo
 from tiphys.scheduler.queue import QueuedPod, SchedulingQueue
 
@@ -147,3 +148,47 @@ async def test_a_deleted_pod_is_not_tried(queue: SchedulingQueue) -> None:
     queue.delete(second.info.uid)
     assert queue.pop() is None
     assert sum(queue.counts().values()) == 0
+
+
+async def test_a_pod_for_which_room_is_made_waits_for_that_alone(queue: SchedulingQueue) -> None:
+    queue.add(make_pod("p", {"cpu": "2"}))
+    pod = popped(queue)
+    pod.unschedulable_plugins = {"NodeResourcesFit"}
+    queue.hold(pod)
+    queue.happened(Event.POD_DELETE, make_pod("first victim", {"cpu": "1"}), None)
+    assert queue.pop() is None
+    assert queue.counts()["unschedulable"] == 1
+    queue.release(pod.info.uid, now=False)
+    assert queue.pop() is None
+    queue.happened(Event.POD_DELETE, make_pod("last victim", {"cpu": "1"}), None)
+    queue.hold(popped(queue))
+    queue.release(pod.info.uid, now=True)
+    assert popped(queue) is pod
+    queue.release(pod.info.uid, now=True)  # it is not held any more
+    assert queue.pop() is None
+
+
+async def test_who_misses_something_waits_for_it_to_come(clock: FakeClock) -> None:
+    """A plugin's own gate opens with the events the plugin asks for, not only with the pod's update."""
+    framework = make_framework()
+    queue = SchedulingQueue({"default-scheduler": framework}, clock)
+    opened = False
+    framework._pre_enqueue.append(("DynamicResources", Gate(lambda: opened)))
+    queue.add(make_pod("p"))
+    queue.happened(Event.RESOURCE_CLAIM)
+    assert queue.counts()["gated"] == 1
+    opened = True
+    queue.happened(Event.VOLUME)  # nothing the plugin waits for
+    assert queue.counts()["gated"] == 1
+    queue.happened(Event.RESOURCE_CLAIM)
+    assert popped(queue).info.key.name == "p"
+
+
+class Gate:
+    """Refuses until it is open."""
+
+    def __init__(self, is_open: Callable[[], bool]) -> None:
+        self._is_open = is_open
+
+    def pre_enqueue(self, _: PodInfo) -> Refusal | None:
+        return None if self._is_open() else Refusal("not yet")

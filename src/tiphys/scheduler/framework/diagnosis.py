@@ -8,6 +8,7 @@ Each node counts for the first plugin that rejected it, with all reasons that pl
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,6 +56,11 @@ def histogram(reasons: list[Reason]) -> str:
     counts: Counter[str] = Counter()
     for reason in reasons:
         counts[reason.text] += int(np.count_nonzero(reason.rows))
+    return listed(counts)
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """Reasons with the number of nodes each counts for."""
     return ", ".join(sorted(f"{count} {text}" for text, count in counts.items() if count))
 
 

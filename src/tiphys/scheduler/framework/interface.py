@@ -152,6 +152,11 @@ class PreFilterPlugin(Protocol):
 
 @runtime_checkable
 class FilterPlugin(Protocol):
+    """One that judges each row by this row and the pod's `fit_key` alone may say so: `row_local = True`.
+
+    Preemption then remembers what it found for equal pods, row by row.
+    """
+
     def filter(self, state: CycleState, pod: PodInfo, nodes: NodeTable) -> Verdict | None:
         """One verdict for all rows in view; None: all pass."""
 
@@ -172,17 +177,24 @@ class Filters(Protocol):
     def rejections(self, pod: PodInfo, nodes: NodeTable, row: int) -> Sequence[Reason]:
         """Why `pod` does not fit on `row` as the table is now; empty when it does."""
 
+    def row_local(self, pod: PodInfo, nodes: NodeTable) -> Callable[[int], Sequence[Reason]] | None:
+        """`rejections` by row, prepared once: where every filter that concerns the pod is `row_local`; else None."""
+
 
 @dataclass(frozen=True, slots=True)
 class PostFilterResult:
     """`nominated`: the node that will have room; "": none, and a nomination there was is void; None: as it was.
 
-    `message` is added to the event; `act`, if given, makes the room, run after the cycle beside others.
+    `message` is added to the event; `act`, if given, makes the room, run after the cycle beside others: True when it is
+    there already. `victims` are the uids of the pods that have to go first. `ask`, if given, has somebody else's word
+    awaited, which is then the result.
     """
 
     nominated: str | None
     message: str = ""
-    act: Callable[[], Awaitable[None]] | None = None
+    act: Callable[[], Awaitable[bool]] | None = None
+    victims: frozenset[str] = frozenset()
+    ask: Callable[[], Awaitable[PostFilterResult]] | None = None
 
 
 @runtime_checkable

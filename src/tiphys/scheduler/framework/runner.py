@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -49,6 +49,7 @@ class Framework:
             event: {plugin.name: plugin.requeue_on[event] for plugin in self.plugins if event in plugin.requeue_on}
             for event in Event
         }
+        self._events: dict[frozenset[str], tuple[Event, ...]] = {}
         sorters = self._of(QueueSortPlugin)
         if len(sorters) != 1:
             raise ValueError(f"profile {scheduler_name} needs exactly one queue sort plugin, it has {len(sorters)}")
@@ -56,6 +57,7 @@ class Framework:
         self._pre_enqueue: list[tuple[str, PreEnqueuePlugin]] = self._of(PreEnqueuePlugin)
         self._pre_filter: list[tuple[str, PreFilterPlugin]] = self._of(PreFilterPlugin)
         self._filter: list[tuple[str, FilterPlugin]] = self._of(FilterPlugin)
+        self._row_local = {plugin.name for plugin in self.plugins if getattr(plugin, "row_local", False)}
         self._post_filter: list[tuple[str, PostFilterPlugin]] = self._of(PostFilterPlugin)
         self._pre_score: list[tuple[str, PreScorePlugin]] = self._of(PreScorePlugin)
         self._score: list[tuple[str, ScorePlugin, int]] = [
@@ -72,6 +74,14 @@ class Framework:
     def _of(self, point: Any) -> list[tuple[str, Any]]:
         """The plugins that have an extension point, one of the Protocols of `interface`."""
         return [(plugin.name, plugin) for plugin in self.plugins if isinstance(plugin, point)]
+
+    def events_of(self, plugins: set[str]) -> tuple[Event, ...]:
+        """The events that one of the named plugins asks for; of none: all."""
+        known = self._events.get(key := frozenset(plugins))
+        if known is None:
+            known = tuple(event for event, hints in self.hints.items() if not plugins or plugins & hints.keys())
+            self._events[key] = known
+        return known
 
     def hints_of(self, event: Event, plugins: set[str]) -> list[Hint]:
         """What the named plugins have to say about an event."""
@@ -147,8 +157,26 @@ class Framework:
         with nodes.focus(row):
             if isinstance(prepared, Refusal):
                 return (Reason(prepared.reason, nodes.alive, prepared.resolvable),)
-            feasible, verdicts = self.filter(state, pod, nodes, nodes.alive)
-            return () if feasible.any() else diagnose(nodes, verdicts, {}).reasons
+            return self._reasons(state, pod, nodes)
+
+    def _reasons(self, state: CycleState, pod: PodInfo, nodes: NodeTable) -> Sequence[Reason]:
+        """Of the row in focus."""
+        feasible, verdicts = self.filter(state, pod, nodes, nodes.alive)
+        return () if feasible.any() else diagnose(nodes, verdicts, {}).reasons
+
+    def row_local(self, pod: PodInfo, nodes: NodeTable) -> Callable[[int], Sequence[Reason]] | None:
+        """See `Filters`."""
+        state = CycleState()
+        if isinstance(self.pre_filter(state, pod, nodes), Refusal):
+            return None
+        if any(name not in self._row_local and name not in state.skip_filter for name, _ in self._filter):
+            return None
+
+        def rejections(row: int) -> Sequence[Reason]:
+            with nodes.focus(row):
+                return self._reasons(state, pod, nodes)
+
+        return rejections
 
     def post_filter(self, state: CycleState, pod: PodInfo, nodes: NodeTable, found: Unschedulable) -> PostFilterResult:
         """The first plugin that nominates a node; else what all of them say."""
@@ -158,6 +186,8 @@ class Framework:
         for _, plugin in self._post_filter:
             result = plugin.post_filter(state, pod, nodes, found, self)
             if result.nominated:
+                return result
+            if result.ask is not None:
                 return result
             act = act or result.act
             if result.nominated is not None:

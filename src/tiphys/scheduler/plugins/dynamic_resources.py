@@ -312,12 +312,13 @@ class DynamicResources:
             return PostFilterResult(None)
         claim = self._handle.random.choice(free)
 
-        async def deallocate() -> None:
+        async def deallocate() -> bool:
             status = replace(claim.status, allocation=None, reserved_for=(), devices=())
             try:
                 await self._client.update_status(replace(claim, status=status))
             except ConflictError:
                 pass  # somebody uses it now
+            return True
 
         return PostFilterResult(None, "deallocation of ResourceClaim completed", deallocate)
 

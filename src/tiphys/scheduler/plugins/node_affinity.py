@@ -52,6 +52,7 @@ class NodeAffinity:
     """`added_affinity`: rules of the profile, on top of each pod's own."""
 
     name: ClassVar[str] = "NodeAffinity"
+    row_local: ClassVar[bool] = True
     requeue_on: ClassVar[Requeue] = {
         Event.NODE_ADD: always,
         Event.NODE_LABEL: always,

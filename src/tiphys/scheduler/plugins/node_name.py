@@ -14,6 +14,7 @@ REASON = "node(s) didn't match the requested node name"
 
 class NodeName:
     name: ClassVar[str] = "NodeName"
+    row_local: ClassVar[bool] = True
     requeue_on: ClassVar[Requeue] = {Event.NODE_ADD: always}
 
     def pre_filter(self, state: CycleState, pod: PodInfo, nodes: NodeTable) -> Skip | None:

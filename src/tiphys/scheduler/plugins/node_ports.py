@@ -27,6 +27,7 @@ def frees_port(pod: PodInfo, old: object, _new: object) -> bool:
 
 class NodePorts:
     name: ClassVar[str] = "NodePorts"
+    row_local: ClassVar[bool] = True
     requeue_on: ClassVar[Requeue] = {Event.POD_DELETE: frees_port, Event.NODE_ADD: always}
 
     def pre_filter(self, state: CycleState, pod: PodInfo, nodes: NodeTable) -> Skip | None:

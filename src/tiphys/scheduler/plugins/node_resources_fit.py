@@ -96,6 +96,7 @@ def asks_less(pod: PodInfo, _old: object, new: object) -> bool:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeResourcesFit:
     name: ClassVar[str] = "NodeResourcesFit"
+    row_local: ClassVar[bool] = True
     requeue_on: ClassVar[Requeue] = {
         Event.NODE_ADD: fits_now,
         Event.NODE_ALLOCATABLE: fits_now,

@@ -21,6 +21,7 @@ def schedulable(_pod: PodInfo, _old: object, new: object) -> bool:
 
 class NodeUnschedulable:
     name: ClassVar[str] = "NodeUnschedulable"
+    row_local: ClassVar[bool] = True
     requeue_on: ClassVar[Requeue] = {
         Event.NODE_ADD: schedulable,
         Event.NODE_TAINT: schedulable,

@@ -72,6 +72,7 @@ def now_tolerated(pod: PodInfo, _old: object, new: object) -> bool:
 
 class TaintToleration:
     name: ClassVar[str] = "TaintToleration"
+    row_local: ClassVar[bool] = True
     requeue_on: ClassVar[Requeue] = {
         Event.NODE_ADD: now_tolerated,
         Event.NODE_TAINT: now_tolerated,
