@@ -15,6 +15,7 @@ from tiphys.cmd.component import add_common_flags, begin_logging, connect, run
 from tiphys.cmd.election import add_election_flags, election_of
 from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.flags import FlagParser, duration
+from tiphys.cmd.health import add_health_flags, health_served
 from tiphys.controllers.common.context import Options
 from tiphys.controllers.manager import ControllerManager
 
@@ -37,7 +38,7 @@ def parser() -> FlagParser:
     flags.add_argument("--local-path-directory", default=directory, help="where nodes keep volumes of local-path")
     add_election_flags(flags, "kube-controller-manager")
     flags.boolean("use-service-account-credentials", True, "give every controller an identity of its own")
-    flags.add_argument("--secure-port", type=int, default=0, help="port for metrics and health; 0 for none")
+    add_health_flags(flags)
     return flags
 
 
@@ -64,7 +65,8 @@ def main(arguments: Sequence[str]) -> int:
                 raise UsageError(str(error)) from error
             notify_ready()
             try:
-                await manager.run()
+                async with health_served(client, found.bind_address, found.secure_port):
+                    await manager.run()
             except LeadershipLost as error:
                 raise CommandError(f"leader election lost: {error}") from error
 

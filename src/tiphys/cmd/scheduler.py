@@ -15,6 +15,7 @@ from tiphys.cmd.component import add_common_flags, begin_logging, connect, run
 from tiphys.cmd.election import add_election_flags, election_of
 from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.flags import FlagParser
+from tiphys.cmd.health import add_health_flags, health_served
 from tiphys.scheduler.config import SchedulerConfig, load
 from tiphys.scheduler.scheduler import Scheduler
 
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     add_common_flags(flags)
     flags.add_argument("--config", type=Path, help="a KubeSchedulerConfiguration document")
     add_election_flags(flags, "kube-scheduler")
-    flags.add_argument("--secure-port", type=int, default=0, help="port for metrics and health; 0 for none")
+    add_health_flags(flags)
     options = flags.parse(arguments)
     begin_logging(options.verbosity)
     config = _configuration(options.config)
@@ -33,7 +34,11 @@ def main(arguments: Sequence[str]) -> int:
     clock = SystemClock()
 
     async def work() -> None:
-        async with connect(options.kubeconfig, "kube-scheduler") as client, Supervised() as tasks:
+        async with (
+            connect(options.kubeconfig, "kube-scheduler") as client,
+            health_served(client, options.bind_address, options.secure_port),
+            Supervised() as tasks,
+        ):
 
             async def schedule() -> None:
                 informers = Informers(client, clock)

@@ -9,6 +9,7 @@ from tiphys.base.tasks import Supervised
 from tiphys.cmd.component import add_common_flags, begin_logging, connect, run
 from tiphys.cmd.errors import UsageError
 from tiphys.cmd.flags import FlagParser
+from tiphys.cmd.health import add_health_flags, health_served
 from tiphys.machinery.quantity import Quantity
 from tiphys.simulation import NodeTemplate, Simulator
 from tiphys.simulation.nodes import MAX_NODES
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("--memory", default=usual.memory, help=f"memory of each ({usual.memory})")
     flags.add_argument("--pods", type=int, default=usual.pods, help=f"pods on each at most ({usual.pods})")
     flags.add_argument("--zones", type=int, default=usual.zones, help="zones the nodes are spread over (1)")
+    add_health_flags(flags)
     flags.boolean("tainted", False, "only pods that tolerate simulation.tiphys.dev/simulated come to them")
     options = flags.parse(arguments)
     begin_logging(options.verbosity)
@@ -43,7 +45,11 @@ def main(arguments: Sequence[str]) -> int:
     )
 
     async def work() -> None:
-        async with connect(options.kubeconfig, "tiphys-simulator") as client, Supervised() as tasks:
+        async with (
+            connect(options.kubeconfig, "tiphys-simulator") as client,
+            health_served(client, options.bind_address, options.secure_port),
+            Supervised() as tasks,
+        ):
             simulator = Simulator(client, options.nodes, template)
             tasks.spawn(simulator.run, name="simulator")
             await simulator.ready.wait()

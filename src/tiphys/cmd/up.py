@@ -77,6 +77,11 @@ def parser() -> FlagParser:
     flags.add_argument(
         "--node-monitor-grace-period", type=duration, help="silence after which a node is not ready (40s)"
     )
+    flags.add_argument(
+        "--component-ports",
+        type=int,
+        help="metrics of controller manager, scheduler and simulated nodes on 127.0.0.1, from this port on (none)",
+    )
     flags.add_argument("--config", type=Path, help="a YAML file with any of these settings, as `nodes: 3`")
     flags.add_argument("--foreground", action="store_true", help="stay, and stop the cluster when interrupted")
     return flags
@@ -167,6 +172,10 @@ def _spec(options: Any, layout: Layout) -> ClusterSpec:
         if options.api_only and options.simulated_nodes:
             raise UsageError("--simulated-nodes needs controllers; use --control-plane-only instead of --api-only")
         given["simulated_nodes"] = options.simulated_nodes
+    if options.component_ports is not None:
+        if not 0 <= options.component_ports <= 65500:
+            raise UsageError("--component-ports must be between 0 and 65500")
+        given["component_ports"] = options.component_ports
     if options.node_monitor_grace_period is not None:
         given["node_monitor_grace_period"] = options.node_monitor_grace_period.total_seconds()
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}

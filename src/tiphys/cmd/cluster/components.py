@@ -16,6 +16,9 @@ MAX_PODS: Final = 110  # of one node, the kubelet's default
 USERS_OF_A_POD: Final = 65536  # with users of its own
 IMAGES_JOB: Final = "images"
 SIMULATOR: Final = "simulator"
+SIMULATED_ZONES: Final = 5
+# The order of their ports for metrics, from --component-ports on.
+PORTS: Final = ("controller-manager", "scheduler", SIMULATOR)
 # On every node `up` makes: the cluster as it is called on this machine.
 NODE_LABEL: Final = "tiphys.dev/cluster"
 
@@ -64,7 +67,7 @@ def control_plane(spec: ClusterSpec, layout: Layout) -> list[Component]:
                 controllers="*,bootstrap-signer-controller,token-cleaner-controller,kubelet-serving-approver",
                 local_path_directory=layout.node_state("{node}") / "volumes",
                 node_monitor_grace_period=f"{spec.node_monitor_grace_period:g}s",
-                secure_port=0,
+                secure_port=_port(spec, "controller-manager"),
             ),
         )
     )
@@ -73,10 +76,15 @@ def control_plane(spec: ClusterSpec, layout: Layout) -> list[Component]:
             name="scheduler",
             command="scheduler",
             after=("apiserver",),
-            arguments=process_flags(kubeconfig=layout.kubeconfig("scheduler"), secure_port=0),
+            arguments=process_flags(kubeconfig=layout.kubeconfig("scheduler"), secure_port=_port(spec, "scheduler")),
         )
     )
     return found
+
+
+def _port(spec: ClusterSpec, name: str) -> int:
+    """Where a component serves its metrics, 0 for nowhere."""
+    return spec.component_ports + PORTS.index(name) if spec.component_ports else 0
 
 
 def _apiserver(spec: ClusterSpec, layout: Layout) -> Component:
@@ -295,7 +303,9 @@ def simulator(spec: ClusterSpec, layout: Layout) -> Component:
         arguments=process_flags(
             kubeconfig=layout.kubeconfig("simulator"),
             nodes=spec.simulated_nodes,
+            zones=SIMULATED_ZONES,
             tainted="true" if spec.nodes else "false",
+            secure_port=_port(spec, SIMULATOR),
         ),
     )
 

@@ -54,6 +54,7 @@ class ClusterSpec:
     container_runtime_endpoint: str = ""  # "" is our own runtime
     kubeconfig: str = ""
     simulated_nodes: int = 0
+    component_ports: int = 0  # the first of those for metrics; 0 for none
     node_monitor_grace_period: float = 40.0  # seconds
     config: dict[str, Any] = field(default_factory=dict)
 
