@@ -7,7 +7,8 @@ a node brings its NoSchedule taints in line at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from msgspec.structs import replace
@@ -18,7 +19,7 @@ from tiphys.base.log import get_logger
 from tiphys.base.tasks import Supervised
 from tiphys.client import DONE, NORMAL, WARNING, ApiConnectionError, Controller, Result, enqueue
 from tiphys.controllers.common.context import ControllerContext
-from tiphys.controllers.common.taints import same, with_taints
+from tiphys.controllers.common.taints import with_taints
 from tiphys.controllers.nodelifecycle import health
 from tiphys.controllers.nodelifecycle.zones import Limiter, rate_of, state_of, zone_of
 from tiphys.machinery.errors import ConflictError, NotFoundError, StatusError
@@ -28,6 +29,7 @@ log = get_logger(__name__)
 
 LEASES = "kube-node-lease"
 BY_NODE = "node"
+WRITERS = 16  # nodes that are marked at the same time
 
 
 class NodeLifecycleController(Controller[ObjectName]):
@@ -45,6 +47,7 @@ class NodeLifecycleController(Controller[ObjectName]):
         super().__init__(context.clock, (self._nodes, self._leases, self._pods))
         self._pods.add_index(BY_NODE, lambda pod: (pod.spec.node_name,))
         self._heard: dict[str, health.Heard] = {}
+        self._judged: dict[str, health.Judged] = {}
         self._limits: dict[str, Limiter] = {}
         self._known: set[str] = set()
         enqueue(self.queue, self._nodes)
@@ -67,16 +70,44 @@ class NodeLifecycleController(Controller[ObjectName]):
     async def _look(self) -> None:
         nodes = self._nodes.lister.list()
         self._note_comings_and_goings(nodes)
-        looked = [await self._check(node) for node in nodes]
-        zones: dict[str, list[Node]] = {}
-        for node in looked:
-            zones.setdefault(zone_of(node), []).append(node)
-        states = {zone: state_of(members, self._options) for zone, members in zones.items()}
+        judged = {node.metadata.name: self._judge(node) for node in nodes}
+        silent = [one for one in judged.values() if self._is_silent(one)]
+        # When a whole zone is gone there is much to write; of the healthy nodes nothing.
+        for marked in await self._at_once(silent, self._mark_silent):
+            judged[marked.metadata.name] = self._judge(marked)
+        await self._at_once([one for one in judged.values() if one.spoken and not one.ready], self._mark_pods)
+        zones: dict[str, list[health.Judged]] = {}
+        for one in judged.values():
+            zones.setdefault(zone_of(one.node), []).append(one)
+        states = {zone: state_of([one.ready for one in members], self._options) for zone, members in zones.items()}
         for zone, members in zones.items():
             limit = self._limits.setdefault(zone, Limiter(at=self.clock.monotonic()))
             limit.rate = rate_of(states[zone], len(members), states, self._options)
-            for node in members:
-                await self._evict(node, limit)
+            for one in members:
+                if one.add is not None or one.stale:
+                    await self._evict(one, limit)
+
+    def _judge(self, node: Node) -> health.Judged:
+        known = self._judged.get(node.metadata.name)
+        if known is None or known.node is not node:
+            known = self._judged[node.metadata.name] = health.judge(node)
+        return known
+
+    async def _at_once(
+        self, judged: Sequence[health.Judged], work: Callable[[health.Judged], Awaitable[Node]]
+    ) -> list[Node]:
+        """Do something for several nodes at a time; the nodes as they are then."""
+        gate = asyncio.Semaphore(WRITERS)
+
+        async def one(found: health.Judged) -> Node:
+            async with gate:
+                try:
+                    return await work(found)
+                except (StatusError, ApiConnectionError) as error:
+                    log.warning("node %s: %s", found.node.metadata.name, error)
+                    return found.node
+
+        return await asyncio.gather(*(one(found) for found in judged))
 
     def _note_comings_and_goings(self, nodes: Sequence[Node]) -> None:
         current = {node.metadata.name for node in nodes}
@@ -85,36 +116,37 @@ class NodeLifecycleController(Controller[ObjectName]):
         for name in self._known - current:
             self._event(name, NORMAL, "RemovingNode", f"Node {name} event: Removing Node {name} from Controller")
             self._heard.pop(name, None)
+            self._judged.pop(name, None)
         self._known = current
 
-    async def _check(self, node: Node) -> Node:
-        """Judge one node's heartbeat; returns the node as it is afterwards."""
-        name = node.metadata.name
+    def _is_silent(self, judged: health.Judged) -> bool:
+        """Whether nothing was heard of a node for too long."""
+        name = judged.node.metadata.name
         now = self.clock.monotonic()
         lease = self._leases.lister.get(ObjectName(LEASES, name))
-        heard = self._heard[name] = health.hear(node, lease, self._heard.get(name), now)
-        allowed = health.grace(node, self._options.node_monitor_grace_period, self._options.node_startup_grace_period)
-        try:
-            if now - heard.at > allowed.total_seconds():
-                marked = health.silent(node, self.clock.now())
-                if marked.status != node.status:
-                    was_ready = health.is_ready(node)
-                    node = await self._client.update_status(marked)
-                    if was_ready:
-                        # What a kubelet says of itself it reports itself.
-                        self._event(name, NORMAL, "NodeNotReady", f"Node {name} status is now: NodeNotReady")
-            if health.condition(node, "Ready") is not None:
-                await self._mark_pods(node)
-        except (StatusError, ApiConnectionError) as error:
-            log.warning("node %s: %s", name, error)
+        heard = self._heard[name] = health.hear(judged.node, lease, self._heard.get(name), now)
+        options = self._options
+        allowed = options.node_monitor_grace_period if judged.spoken else options.node_startup_grace_period
+        return now - heard.at > allowed.total_seconds()
+
+    async def _mark_silent(self, judged: health.Judged) -> Node:
+        """Say of a silent node that its state is unknown; the node as it is afterwards."""
+        node = judged.node
+        marked = health.silent(node, self.clock.now())
+        if marked.status == node.status:
+            return node
+        node = await self._client.update_status(marked)
+        if judged.ready:
+            # What a kubelet says of itself it reports itself.
+            name = node.metadata.name
+            self._event(name, NORMAL, "NodeNotReady", f"Node {name} status is now: NodeNotReady")
         return node
 
-    async def _mark_pods(self, node: Node) -> None:
+    async def _mark_pods(self, judged: health.Judged) -> Node:
         """Pods of a node that is not ready are not ready: Services leave them out at once."""
-        if health.is_ready(node):
-            return
-        for pod in self._pods.lister.by_index(BY_NODE, node.metadata.name):
+        for pod in self._pods.lister.by_index(BY_NODE, judged.node.metadata.name):
             await self._mark_pod(pod)
+        return judged.node
 
     async def _mark_pod(self, pod: Pod) -> None:
         ready = next((found for found in pod.status.conditions if found.type == "Ready"), None)
@@ -127,19 +159,16 @@ class NodeLifecycleController(Controller[ObjectName]):
             await self._client.update_status(replace(pod, status=replace(pod.status, conditions=conditions)))
             self._recorder.event(pod, WARNING, "NodeNotReady", "Node is not ready")
 
-    async def _evict(self, node: Node, limit: Limiter) -> None:
+    async def _evict(self, judged: health.Judged, limit: Limiter) -> None:
         """Put the right NoExecute taint on a node, when its zone allows one more; take a wrong one off at once."""
-        wanted = health.wanted_no_execute(node)
-        stale = health.stale_no_execute(node)
-        present = wanted is None or any(same(taint, wanted) for taint in node.spec.taints)
         # Swapping one taint for the other evicts nobody anew, so it needs no permission.
-        allowed = present or bool(stale) or limit.take(self.clock.monotonic())
-        add = [wanted] if wanted is not None and not present and allowed else []
-        if add or stale:
+        allowed = judged.add is not None and (bool(judged.stale) or limit.take(self.clock.monotonic()))
+        add = [judged.add] if judged.add is not None and allowed else []
+        if add or judged.stale:
             try:
-                await self._taint(node, add, stale)
+                await self._taint(judged.node, add, judged.stale)
             except (StatusError, ApiConnectionError) as error:
-                log.warning("node %s: %s", node.metadata.name, error)
+                log.warning("node %s: %s", judged.node.metadata.name, error)
 
     async def _taint(self, node: Node, add: Sequence[Taint], remove: Sequence[Taint]) -> None:
         taints = with_taints(node, add, remove, self.clock.now())

@@ -7,7 +7,7 @@ When it was heard is told by our own clock, so that the clocks of nodes do not m
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from msgspec.structs import replace
@@ -24,6 +24,7 @@ from tiphys.controllers.common.taints import (
     PID_PRESSURE,
     UNREACHABLE,
     UNSCHEDULABLE,
+    same,
 )
 
 WATCHED: Final = ("Ready", "MemoryPressure", "DiskPressure", "PIDPressure")
@@ -49,6 +50,31 @@ class Heard:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What follows from one state of a node; worked out once, since thousands are looked at every few seconds."""
+
+    node: Node
+    ready: bool
+    spoken: bool  # it has a Ready condition
+    add: Taint | None  # the NoExecute taint it should have and has not
+    stale: tuple[Taint, ...]  # those it should no longer have
+
+
+def judge(node: Node) -> Judged:
+    """A node as it is."""
+    ready = condition(node, "Ready")
+    wanted = wanted_no_execute(node)
+    present = wanted is None or any(same(taint, wanted) for taint in node.spec.taints)
+    return Judged(
+        node=node,
+        ready=ready is not None and ready.status == "True",
+        spoken=ready is not None,
+        add=None if present else wanted,
+        stale=tuple(stale_no_execute(node)),
+    )
+
+
 def hear(node: Node, lease: Lease | None, before: Heard | None, now: float) -> Heard:
     """`before`, moved on when a new heartbeat arrived."""
     ready = condition(node, "Ready")
@@ -64,7 +90,10 @@ def hear(node: Node, lease: Lease | None, before: Heard | None, now: float) -> H
 
 def condition(node: Node, type_: str) -> NodeCondition | None:
     """The node's condition of a type."""
-    return next((found for found in node.status.conditions if found.type == type_), None)
+    for found in node.status.conditions:
+        if found.type == type_:
+            return found
+    return None
 
 
 def silent(node: Node, now: datetime) -> Node:
@@ -94,11 +123,6 @@ def silent(node: Node, now: datetime) -> Node:
             )
             conditions[conditions.index(known)] = unknown
     return replace(node, status=replace(node.status, conditions=tuple(conditions)))
-
-
-def grace(node: Node, running: timedelta, startup: timedelta) -> timedelta:
-    """How long a node may be silent: longer at first, before it has said anything."""
-    return startup if condition(node, "Ready") is None else running
 
 
 def wanted_no_schedule(node: Node) -> list[Taint]:
@@ -137,11 +161,6 @@ def stale_no_execute(node: Node) -> list[Taint]:
         and taint.key in (NOT_READY, UNREACHABLE)
         and (wanted is None or taint.key != wanted.key)
     ]
-
-
-def is_ready(node: Node) -> bool:
-    """Whether the Ready condition is True."""
-    return _has(node, "Ready", "True")
 
 
 def _has(node: Node, type_: str, status: str) -> bool:

@@ -5,14 +5,13 @@ https://kubernetes.io/docs/concepts/architecture/nodes/#rate-limits-on-eviction
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
 from tiphys.api.core.v1 import Node
 from tiphys.controllers.common.context import Options
-from tiphys.controllers.nodelifecycle.health import is_ready
 
 REGION_LABEL: Final = "topology.kubernetes.io/region"
 ZONE_LABEL: Final = "topology.kubernetes.io/zone"
@@ -32,13 +31,12 @@ def zone_of(node: Node) -> str:
     return f"{region}:{zone}" if region or zone else ""
 
 
-def state_of(nodes: Iterable[Node], options: Options) -> ZoneState:
-    """The state of a zone with these nodes."""
-    found = list(nodes)
-    down = sum(not is_ready(node) for node in found)
-    if found and down == len(found):
+def state_of(ready: Sequence[bool], options: Options) -> ZoneState:
+    """The state of a zone, of each of whose nodes it is said whether it is ready."""
+    down = ready.count(False)
+    if ready and down == len(ready):
         return ZoneState.FULL
-    if down > 2 and down / len(found) >= options.unhealthy_zone_threshold:
+    if down > 2 and down / len(ready) >= options.unhealthy_zone_threshold:
         return ZoneState.PARTIAL
     return ZoneState.NORMAL
 
