@@ -52,6 +52,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def free_ports(count: int) -> list[int]:
+    """As many ports one after another that nobody has now."""
+    while True:
+        first = free_port()
+        try:
+            for port in range(first + 1, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError):
+            continue
+        return list(range(first, first + count))
+
+
 @contextmanager
 def cluster(*flags: str, name: str = "") -> Iterator[Running]:
     """A cluster made with `flags`; purged at the end."""
