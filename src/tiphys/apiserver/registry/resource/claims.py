@@ -23,6 +23,23 @@ ADMIN_LABEL: Final = "resource.kubernetes.io/admin-access"
 ADMIN_DETAIL: Final = f"admin access to devices requires the `{ADMIN_LABEL}: true` label on the containing namespace"
 
 
+# Fields that count even when empty.
+NULLABLE: Final = ("deletionGracePeriodSeconds", "ownerReferences", "finalizers", "managedFields")
+# What the metadata of an object made from a template gets of its own, in the order of the API type.
+OWN_METADATA: Final = (
+    "name",
+    "generateName",
+    "namespace",
+    "selfLink",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+    *NULLABLE,
+)
+
+
 def default_claim_spec(spec: Object) -> None:
     """Defaults of the requests of a claim."""
     for request in (spec.get("devices") or {}).get("requests") or ():
@@ -94,8 +111,22 @@ def _state(claim: Object) -> str:
     return ",".join(states)
 
 
+def _not_for_templates(metadata: Object) -> list[str]:
+    """What a template's metadata says beyond labels and annotations; an empty list counts, an empty text does not."""
+    given = [
+        name for name in OWN_METADATA if metadata.get(name) or (name in NULLABLE and metadata.get(name) is not None)
+    ]
+    return ["uID" if name == "uid" else name for name in given]
+
+
 class ResourceClaimTemplateStrategy(TableStrategy):
     """A claim yet to be made; never changes."""
+
+    def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
+        super().prepare_for_create(ctx, obj)
+        errors = _admin_errors(spec_of(obj), ctx)
+        if errors:
+            raise invalid(self.resource.group_kind, name_of(obj), errors)
 
     def default(self, obj: Object) -> None:
         template = obj.setdefault("spec", {})
@@ -105,8 +136,9 @@ class ResourceClaimTemplateStrategy(TableStrategy):
         template = spec_of(obj)
         metadata = template.get("metadata") or {}
         where = SPEC.child("metadata")
-        errors = validate_labels(metadata.get("labels") or {}, where.child("labels"))
-        errors += validate_annotations(metadata.get("annotations") or {}, where.child("annotations"))
+        errors = validate_annotations(metadata.get("annotations") or {}, where.child("annotations"))
+        errors += validate_labels(metadata.get("labels") or {}, where.child("labels"))
+        errors += [field.forbidden(where.child(shown), "cannot be set") for shown in _not_for_templates(metadata)]
         devices = (template.get("spec") or {}).get("devices") or {}
         return errors + devices_errors(devices, SPEC.child("spec", "devices"))
 

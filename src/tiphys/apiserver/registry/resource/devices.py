@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from tiphys.apiserver.registry.resource.sets import driver_errors, full_name_errors, label_errors, set_errors
 from tiphys.apiserver.registry.validation.meta import validate_label_name
 from tiphys.machinery import field, formats
 from tiphys.machinery.cel.devices import selector_problem
@@ -20,6 +21,7 @@ MAX_CONSTRAINTS: Final = 32
 MAX_CONFIGS: Final = 32
 MAX_SELECTORS: Final = 32
 MAX_SUBREQUESTS: Final = 8
+MAX_EXPRESSION: Final = 10 * 1024
 MODES: Final = ("All", "ExactCount")
 ONE_OF: Final = "exactly one of `exactly` or `firstAvailable` is required"
 UNKNOWN_REQUEST: Final = (
@@ -31,30 +33,31 @@ ONE_ATTRIBUTE: Final = 'exactly one of "matchAttribute" or "distinctAttribute" i
 def devices_errors(devices: Json, path: Path) -> list[FieldError]:
     """Errors of the devices of a claim: requests, constraints among them, configuration for drivers."""
     requests: Sequence[Json] = devices.get("requests") or ()
-    where = path.child("requests")
-    errors: list[FieldError] = []
-    if len(requests) > MAX_REQUESTS:
-        errors.append(field.too_many(where, len(requests), MAX_REQUESTS))
+    errors = set_errors(
+        requests, path.child("requests"), MAX_REQUESTS, _request_errors, lambda one: one.get("name") or ""
+    )
     names: set[str] = set()
-    seen: set[str] = set()
-    for index, request in enumerate(requests):
-        errors += _request_errors(request, where.index(index))
+    for request in requests:
         name = request.get("name") or ""
-        if name in seen:
-            errors.append(field.duplicate(where.index(index), name))
-        seen.add(name)
         names.add(name)
         names |= {f"{name}/{one.get('name')}" for one in request.get("firstAvailable") or ()}
-    for index, constraint in enumerate(devices.get("constraints") or ()):
-        errors += _constraint_errors(constraint, names, path.child("constraints").index(index))
-    for index, config in enumerate(devices.get("config") or ()):
-        errors += _config_errors(config, names, path.child("config").index(index))
-    return errors
+    errors += set_errors(
+        devices.get("constraints") or (),
+        path.child("constraints"),
+        MAX_CONSTRAINTS,
+        lambda one, where: _constraint_errors(one, names, where),
+    )
+    return errors + set_errors(
+        devices.get("config") or (),
+        path.child("config"),
+        MAX_CONFIGS,
+        lambda one, where: _config_errors(one, names, where),
+    )
 
 
 def _request_errors(request: Json, path: Path) -> list[FieldError]:
     name = request.get("name") or ""
-    errors = [field.invalid(path.child("name"), name, message) for message in formats.dns1123_label(name)]
+    errors = label_errors(name, path.child("name"))
     exactly, first = request.get("exactly"), request.get("firstAvailable") or ()
     if exactly is not None and first:
         errors.append(field.invalid(path, None, f"{ONE_OF}, but multiple fields are set"))
@@ -65,18 +68,11 @@ def _request_errors(request: Json, path: Path) -> list[FieldError]:
     if exactly is not None:
         return errors + _option_errors(exactly, path.child("exactly"))
     where = path.child("firstAvailable")
-    if len(first) > MAX_SUBREQUESTS:
-        errors.append(field.too_many(where, len(first), MAX_SUBREQUESTS))
-    seen: set[str] = set()
-    for index, option in enumerate(first):
-        at = where.index(index)
-        own = option.get("name") or ""
-        errors += [field.invalid(at.child("name"), own, message) for message in formats.dns1123_label(own)]
-        errors += _option_errors(option, at)
-        if own in seen:
-            errors.append(field.duplicate(at, own))
-        seen.add(own)
-    return errors
+    return errors + set_errors(first, where, MAX_SUBREQUESTS, _subrequest_errors, lambda one: one.get("name") or "")
+
+
+def _subrequest_errors(option: Json, path: Path) -> list[FieldError]:
+    return label_errors(option.get("name") or "", path.child("name")) + _option_errors(option, path)
 
 
 def _option_errors(option: Json, path: Path) -> list[FieldError]:
@@ -105,21 +101,18 @@ def _option_errors(option: Json, path: Path) -> list[FieldError]:
 
 def selectors_errors(selectors: Sequence[Json], path: Path) -> list[FieldError]:
     """Each selector has an expression."""
-    errors: list[FieldError] = []
-    if len(selectors) > MAX_SELECTORS:
-        errors.append(field.too_many(path, len(selectors), MAX_SELECTORS))
-    for index, selector in enumerate(selectors):
-        where = path.index(index).child("cel")
-        expression = (selector.get("cel") or {}).get("expression") or ""
-        if selector.get("cel") is None:
-            errors.append(field.required(where, ""))
-        elif not expression:
-            errors.append(field.required(where.child("expression"), ""))
-        elif len(expression) > 10 * 1024:
-            errors.append(field.too_long(where.child("expression"), "", 10 * 1024))
-        elif problem := selector_problem(expression):
-            errors.append(field.invalid(where.child("expression"), expression, problem))
-    return errors
+    return set_errors(selectors, path, MAX_SELECTORS, _selector_errors)
+
+
+def _selector_errors(selector: Json, path: Path) -> list[FieldError]:
+    where = path.child("cel")
+    if selector.get("cel") is None:
+        return [field.required(where, "")]
+    expression = selector["cel"].get("expression") or ""
+    if len(expression) > MAX_EXPRESSION:
+        return [field.too_long(where.child("expression"), "", MAX_EXPRESSION)]
+    problem = selector_problem(expression)
+    return [field.invalid(where.child("expression"), expression, problem)] if problem else []
 
 
 def _toleration_errors(toleration: Json, path: Path) -> list[FieldError]:
@@ -145,33 +138,22 @@ def _toleration_errors(toleration: Json, path: Path) -> list[FieldError]:
 
 
 def _known_errors(listed: Sequence[str], names: set[str], path: Path) -> list[FieldError]:
-    errors: list[FieldError] = []
-    for index, name in enumerate(listed):
-        if name not in names:
-            errors.append(field.invalid(path.index(index), name, UNKNOWN_REQUEST))
-        if name in listed[:index]:
-            errors.append(field.duplicate(path.index(index), name))
-    return errors
+    def check(name: str, where: Path) -> list[FieldError]:
+        parts = name.split("/")
+        errors = [error for part in parts for error in label_errors(part, where)] if len(parts) <= 2 else []
+        return errors if name in names else [*errors, field.invalid(where, name, UNKNOWN_REQUEST)]
+
+    return set_errors(listed, path, MAX_REQUESTS, check, str)
 
 
 def _constraint_errors(constraint: Json, names: set[str], path: Path) -> list[FieldError]:
     errors = _known_errors(constraint.get("requests") or (), names, path.child("requests"))
     match, distinct = constraint.get("matchAttribute"), constraint.get("distinctAttribute")
-    if (match is None) == (distinct is None):
-        errors.append(field.required(path, ONE_ATTRIBUTE))
-        return errors
-    name = "matchAttribute" if match is not None else "distinctAttribute"
-    return errors + full_name_errors(str(match or distinct or ""), path.child(name))
-
-
-def full_name_errors(name: str, path: Path) -> list[FieldError]:
-    """`domain/identifier`."""
-    domain, slash, identifier = name.partition("/")
-    if not slash:
-        detail = "a fully qualified name must be a domain and a name separated by a slash"
-        return [field.invalid(path, name, detail)]
-    errors = [field.invalid(path, domain, message) for message in formats.dns1123_subdomain(domain)]
-    return errors + [field.invalid(path, identifier, message) for message in formats.c_identifier(identifier)]
+    if match is not None:
+        return errors + full_name_errors(match, path.child("matchAttribute"))
+    if distinct is not None:
+        return errors + full_name_errors(distinct, path.child("distinctAttribute"))
+    return [*errors, field.required(path, ONE_ATTRIBUTE)]
 
 
 def _config_errors(config: Json, names: set[str], path: Path) -> list[FieldError]:
@@ -183,14 +165,7 @@ def opaque_errors(opaque: Json | None, path: Path) -> list[FieldError]:
     """Configuration only its driver understands."""
     if opaque is None:
         return [field.required(path, "")]
-    driver = opaque.get("driver") or ""
-    errors: list[FieldError] = []
-    if not driver:
-        errors.append(field.required(path.child("driver"), ""))
-    else:
-        errors += [
-            field.invalid(path.child("driver"), driver, message) for message in formats.dns1123_subdomain(driver)
-        ]
+    errors = driver_errors(opaque.get("driver") or "", path.child("driver"))
     if opaque.get("parameters") is None:
         errors.append(field.required(path.child("parameters"), ""))
     elif not isinstance(opaque["parameters"], dict):
