@@ -29,6 +29,7 @@ def selector_problem(source: str) -> str:
         program = compile_expression(source, {"device": DEVICE})
     except CelSyntaxError as error:
         return f"compilation failed: {error}"
-    return (
-        "" if program.type.kind in ("bool", "dyn") else f"must evaluate to bool or the unknown type, not {program.type}"
-    )
+    kind = program.type.kind
+    if kind in ("bool", "dyn"):
+        return ""
+    return f"must evaluate to bool or the unknown type, not {'null_type' if kind == 'null' else program.type}"

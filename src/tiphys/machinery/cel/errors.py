@@ -33,7 +33,11 @@ def located(source: str, problems: list[tuple[int, str]]) -> str:
         before = source[:at]
         line = before.count("\n") + 1
         column = at - (before.rfind("\n") + 1)
-        text = source.split("\n")[line - 1] if source else ""
-        pointer = "." * column + "^"
+        if not source:
+            parts.append(f"ERROR: <input>:1:0: {message}")
+            continue
+        text = source.split("\n")[line - 1].replace("\t", " ")
+        pointer = "".join("．" if ord(char) > 0x7F else "." for char in text[:column])
+        pointer += "＾" if column < len(text) and ord(text[column]) > 0x7F else "^"
         parts.append(f"ERROR: <input>:{line}:{column + 1}: {message}\n | {text}\n | {pointer}")
     return "\n".join(parts)

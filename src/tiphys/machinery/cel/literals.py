@@ -40,12 +40,14 @@ def text_literal(source: str, at: int, text: str) -> str | bytes:
     prefix = text[:start].lower()
     quotes = 3 if text[start : start + 3] in ('"""', "'''") else 1
     inner = text[start + quotes : -quotes]
+    if "b" in prefix and "r" not in prefix and ("\\u" in inner or "\\U" in inner):
+        raise CelSyntaxError(located(source, [(at, "unable to unescape string")]))
     if "r" in prefix or "\\" not in inner:
         return inner.encode() if "b" in prefix else inner
     try:
         return _unescaped_bytes(inner) if "b" in prefix else _unescaped(inner)
     except (ValueError, IndexError):
-        raise CelSyntaxError(located(source, [(at, f"Syntax error: token recognition error at: '{text}'")])) from None
+        raise CelSyntaxError(located(source, [(at, "unable to unescape string")])) from None
 
 
 def _escape(inner: str, i: int) -> tuple[str, int, bool]:

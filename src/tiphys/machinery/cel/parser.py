@@ -8,36 +8,16 @@ https://github.com/google/cel-spec/blob/master/doc/langdef.md#syntax
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from tiphys.machinery.cel.ast import Call, Ident, ListOf, Literal, Macro, MapOf, Node, Select, Struct
 from tiphys.machinery.cel.errors import CelSyntaxError, located
 from tiphys.machinery.cel.literals import number, text_literal
+from tiphys.machinery.cel.tokens import Token, tokens_of
 
 MAX_DEPTH: Final = 50
 MAX_CHARACTERS: Final = 100_000
-_QUOTED: Final = (
-    r"\"\"\"(?:\\.|[^\\])*?\"\"\"",
-    r"\'\'\'(?:\\.|[^\\])*?\'\'\'",
-    r'"(?:\\.|[^"\\\n])*"',
-    r"'(?:\\.|[^'\\\n])*'",
-)
-_FLOATS: Final = (
-    r"[0-9]+\.[0-9]+(?:[eE][+-]?[0-9]+)?",
-    r"[0-9]+[eE][+-]?[0-9]+",
-    r"\.[0-9]+(?:[eE][+-]?[0-9]+)?",
-)
-_TOKENS: Final = re.compile(
-    r"(?P<space>[ \t\r\n\f]+|//[^\n]*)"
-    rf"|(?P<string>[bBrR]{{0,2}}(?:{'|'.join(_QUOTED)}))"
-    rf"|(?P<number>0x[0-9a-fA-F]+u?|{'|'.join(_FLOATS)}|[0-9]+[uU]?)"
-    r"|(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
-    r"|(?P<quoted>`[A-Za-z0-9_.\-/ ]+`)"
-    r"|(?P<op>\|\||&&|==|!=|<=|>=|[<>+\-*/%!?:.,()\[\]{}])",
-    re.DOTALL,
-)
 RESERVED: Final = frozenset(
     [
         "as",
@@ -77,14 +57,6 @@ _MACROS: Final[dict[str, dict[int, int]]] = {
 }
 
 
-class Token(NamedTuple):
-    """One token; `kind` is string, number, name, quoted, op or end."""
-
-    kind: str
-    text: str
-    at: int
-
-
 def parse(source: str) -> Node:
     """The tree of an expression. Raises CelSyntaxError."""
     if len(source) > MAX_CHARACTERS:
@@ -92,25 +64,13 @@ def parse(source: str) -> Node:
     return _Parser(source).whole()
 
 
-def _tokens(source: str) -> list[Token]:
-    found, at = [], 0
-    while at < len(source):
-        match = _TOKENS.match(source, at)
-        if match is None:
-            message = f"Syntax error: token recognition error at: '{source[at]}'"
-            raise CelSyntaxError(located(source, [(at, message)]))
-        kind = match.lastgroup or ""
-        if kind != "space":
-            found.append(Token(kind, match[0], at))
-        at = match.end()
-    found.append(Token("end", "<EOF>", len(source)))
-    return found
-
-
 class _Parser:
+    """What is wrong is collected as far as it can be read on after it, then told together."""
+
     def __init__(self, source: str) -> None:
         self._source = source
-        self._tokens = _tokens(source)
+        self._tokens, self._problems = tokens_of(source)
+        self._closers: list[str] = []
         self._next = 0
         self._depth = 0
 
@@ -135,21 +95,60 @@ class _Parser:
             return True
         return False
 
-    def _expect(self, text: str) -> Token:
-        if not self._is(text):
-            token = self._token
-            raise self._error(token.at, f"Syntax error: mismatched input '{token.text}' expecting '{text}'")
-        return self._take()
+    def _following(self) -> Token:
+        """The token after the next one."""
+        return self._tokens[min(self._next + 1, len(self._tokens) - 1)]
+
+    def _expect(self, text: str, shown: str = "") -> None:
+        """Take `text`; one token too many before it or its absence is told, and read over.
+
+        `shown`: what a list may go on with, where that is more than `text`.
+        """
+        if self._accept(text):
+            return
+        token, following = self._token, self._following()
+        expected = shown or f"'{text}'"
+        if token.kind != "end" and following.kind == "op" and following.text in (text, "," if shown else text):
+            self._report(token.at, f"Syntax error: extraneous input '{token.text}' expecting {expected}")
+            self._next += 2 if following.text == text else 1
+        elif not shown and self._may_miss(text, token):
+            self._report(token.at, f"Syntax error: missing '{text}' at '{token.text}'")
+        else:
+            raise self._error(token.at, f"Syntax error: mismatched input '{token.text}' expecting {expected}")
+
+    def _may_miss(self, text: str, token: Token) -> bool:
+        """Whether `token` could come right after `text`, so that only `text` is missing."""
+        if text in ")]":
+            outer = self._closers[-2:-1]
+            return token.kind == "end" if not outer else token.kind == "op" and token.text == outer[0]
+        return text == ":" and _starts(token)
+
+    def _report(self, at: int, message: str) -> None:
+        self._problems.append((at, message))
 
     def _error(self, at: int, message: str) -> CelSyntaxError:
-        return CelSyntaxError(located(self._source, [(at, message)]))
+        return CelSyntaxError(located(self._source, [*self._problems, (at, message)]))
+
+    def _check_start(self, expected: str, closer: str = "") -> None:
+        """Whether an expression begins here, or `closer` ends what surrounds it."""
+        token = self._token
+        if _starts(token) or (closer and self._is(closer)):
+            return
+        if _starts(self._following()) and token.kind != "end":
+            self._report(token.at, f"Syntax error: extraneous input '{token.text}' expecting {expected}")
+            self._next += 1
+            return
+        raise self._error(token.at, f"Syntax error: mismatched input '{token.text}' expecting {expected}")
 
     # --- expressions ------------------------------------------------------------------------------
     def whole(self) -> Node:
         node = self._expression()
         token = self._token
         if token.kind != "end":
-            raise self._error(token.at, f"Syntax error: extraneous input '{token.text}' expecting <EOF>")
+            how = "extraneous" if self._following().kind == "end" else "mismatched"
+            raise self._error(token.at, f"Syntax error: {how} input '{token.text}' expecting <EOF>")
+        if self._problems:
+            raise CelSyntaxError(located(self._source, self._problems))
         return node
 
     def _expression(self) -> Node:
@@ -207,6 +206,8 @@ class _Parser:
         if self._is("-"):
             token = self._take()
             following = self._token
+            if following.kind == "end":
+                self._report(following.at, "Syntax error: no viable alternative at input '-'")
             if following.kind == "number" and not following.text.endswith(("u", "U")):
                 self._take()
                 value = number(self._source, token.at, "-" + following.text)
@@ -222,9 +223,12 @@ class _Parser:
                 node = self._selected(node, at, optional)
             elif self._is("["):
                 at = self._take().at
+                self._check_start(_INDEX_STARTS, "?")
                 name = "_[?_]" if self._accept("?") else "_[_]"
+                self._closers.append("]")
                 node = Call(at, name, None, [node, self._expression()])
                 self._expect("]")
+                self._closers.pop()
             elif self._is("{") and (name := dotted_name(node)):
                 node = self._struct(name)
             else:
@@ -234,9 +238,14 @@ class _Parser:
         token = self._take()
         if token.kind == "quoted":
             raise self._error(token.at, "unsupported syntax: '`'")
-        if token.kind != "name" or token.text in ("in", "true", "false", "null"):
+        if token.text in _CONSTANTS and token.kind == "name":
+            raise self._error(token.at, f"Syntax error: mismatched input '{token.text}' expecting IDENTIFIER")
+        if token.kind != "name" or token.text == "in":
             shown = "." if token.kind == "end" else f".{token.text}"
-            raise self._error(token.at, f"Syntax error: no viable alternative at input '{shown}'")
+            self._report(token.at, f"Syntax error: no viable alternative at input '{shown}'")
+            if token.text == "in" and token.kind == "name":
+                self._check_start(_STARTS)
+            raise CelSyntaxError(located(self._source, self._problems))
         if self._is("(") and not optional:
             open_at = self._take().at
             return self._method(node, token.text, open_at, self._arguments(")"))
@@ -252,19 +261,25 @@ class _Parser:
 
     def _variable(self, node: Node, macro: str) -> str:
         if not isinstance(node, Ident):
-            raise self._error(node.at, "argument must be a simple name")
+            detail = "is not an identifier" if macro in ("map", "filter") else "must be a simple name"
+            raise self._error(node.at, f"argument {detail}")
         return node.name
 
     def _arguments(self, end: str) -> list[Node]:
+        self._closers.append(end)
+        self._check_start(_CALL_STARTS, end)
         found: list[Node] = []
-        while not self._is(end):
+        if not self._is(end):
             found.append(self._expression())
-            if not self._accept(","):
-                break
+            while self._accept(","):
+                found.append(self._expression())
         self._expect(end)
+        self._closers.pop()
         return found
 
     def _primary(self) -> Node:
+        if not _starts(self._token):
+            return self._unstarted()
         token = self._take()
         match token.kind:
             case "number":
@@ -274,8 +289,10 @@ class _Parser:
             case "name":
                 return self._named(token)
             case "op" if token.text == "(":
+                self._closers.append(")")
                 node = self._expression()
                 self._expect(")")
+                self._closers.pop()
                 return node
             case "op" if token.text == "[":
                 return self._list(token.at)
@@ -283,13 +300,29 @@ class _Parser:
                 return self._map(token.at)
             case "op" if token.text == "." and self._token.kind == "name":
                 return self._named(self._take())
-        raise self._error(token.at, f"Syntax error: mismatched input '{token.text}' expecting {_STARTS}")
+        # Only a dot is left, with no name after it.
+        token = self._token
+        raise self._error(token.at, f"Syntax error: no viable alternative at input '.{token.text}'")
+
+    def _unstarted(self) -> Node:
+        """Where an expression should begin is something else."""
+        token = self._token
+        before = self._tokens[self._next - 1].text if self._next else ""
+        extraneous = _starts(self._following()) if token.kind != "end" else before == "!"
+        how = "extraneous" if extraneous else "mismatched"
+        self._report(token.at, f"Syntax error: {how} input '{token.text}' expecting {_STARTS}")
+        if extraneous and token.kind != "end":
+            self._next += 1
+            return self._unary()
+        if token.text in _BINARY and not extraneous:
+            return Ident(token.at, "")
+        raise CelSyntaxError(located(self._source, self._problems))
 
     def _named(self, token: Token) -> Node:
         name = token.text
         if name in _CONSTANTS:
             return Literal(token.at, _CONSTANTS[name])
-        if name in RESERVED or name == "in":
+        if name in RESERVED:
             raise self._error(token.at, f"reserved identifier: {name}")
         if not self._is("("):
             return Ident(token.at, name)
@@ -305,30 +338,46 @@ class _Parser:
     def _list(self, at: int) -> Node:
         items: list[Node] = []
         optional: set[int] = set()
+        self._closers.append("]")
+        if not self._is("?"):
+            self._check_start(_LIST_STARTS, "]")
         while not self._is("]"):
             if self._accept("?"):
                 optional.add(len(items))
             items.append(self._expression())
             if not self._accept(","):
+                self._expect("]", "{']', ','}")
                 break
-        self._expect("]")
+            if not _starts(self._token) and not self._is("?"):
+                self._expect("]")
+                break
+        else:
+            self._take()
+        self._closers.pop()
         return ListOf(at, items, frozenset(optional))
 
     def _map(self, at: int) -> Node:
         entries: list[tuple[Node, Node, bool]] = []
+        self._closers.append("}")
+        if not self._is("?"):
+            self._check_start(_MAP_STARTS, "}")
         while not self._is("}"):
             optional = self._accept("?")
             key = self._expression()
             self._expect(":")
             entries.append((key, self._expression(), optional))
             if not self._accept(","):
+                self._expect("}", "{'}', ','}")
                 break
-        self._expect("}")
+        else:
+            self._take()
+        self._closers.pop()
         return MapOf(at, entries)
 
     def _struct(self, name: str) -> Node:
         at = self._take().at
         fields: list[tuple[str, Node, bool]] = []
+        self._closers.append("}")
         while not self._is("}"):
             optional = self._accept("?")
             token = self._take()
@@ -338,15 +387,29 @@ class _Parser:
             self._expect(":")
             fields.append((token.text.strip("`"), self._expression(), optional))
             if not self._accept(","):
+                self._expect("}", "{'}', ','}")
                 break
-        self._expect("}")
+        else:
+            self._take()
+        self._closers.pop()
         return Struct(at, name, fields)
 
 
 _CONSTANTS: Final = {"true": True, "false": False, "null": None}
-_STARTS: Final = (
-    "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}"
-)
+_TERMINALS: Final = "'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}"
+_STARTS: Final = "{'[', '{', '(', '.', '-', '!', " + _TERMINALS
+_CALL_STARTS: Final = "{'[', '{', '(', ')', '.', '-', '!', " + _TERMINALS
+_INDEX_STARTS: Final = "{'[', '{', '(', '.', '-', '!', '?', " + _TERMINALS
+_LIST_STARTS: Final = "{'[', ']', '{', '(', '.', ',', '-', '!', '?', " + _TERMINALS
+_MAP_STARTS: Final = "{'[', '{', '}', '(', '.', ',', '-', '!', '?', " + _TERMINALS
+_BINARY: Final = frozenset(["*", "/", "%", "+", "&&", "||", *_RELATIONS])
+
+
+def _starts(token: Token) -> bool:
+    """Whether an expression can begin with `token`."""
+    if token.kind == "op":
+        return token.text in ("[", "{", "(", ".", "-", "!")
+    return token.kind in ("number", "string") or (token.kind == "name" and token.text != "in")
 
 
 def _balanced(name: str, nodes: list[Node], places: list[int]) -> Node:

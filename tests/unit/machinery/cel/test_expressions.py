@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tiphys.machinery.cel.errors import CelSyntaxError, CostError, EvalError
+from tiphys.machinery.cel.parser import parse
 from tiphys.machinery.cel.program import compile_expression
 from tiphys.machinery.cel.regex import compile_pattern
 from tiphys.machinery.cel.types import DYN, INT, STRING, Type, list_of, map_of
@@ -194,3 +195,51 @@ def test_regular_expressions_are_of_re2(pattern: str, text: str, found: bool) ->
 def test_other_patterns_are_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match="error parsing regexp"):
         compile_pattern(pattern)
+
+
+@pytest.mark.parametrize(
+    ("source", "messages"),
+    [
+        ("", ["1:0: Syntax error: mismatched input '<EOF>' expecting START"]),
+        (
+            "*",
+            [
+                "1:1: Syntax error: mismatched input '*' expecting START",
+                "1:2: Syntax error: mismatched input '<EOF>' expecting START",
+            ],
+        ),
+        ("a + + b", ["1:5: Syntax error: extraneous input '+' expecting START"]),
+        ("a b c", ["1:3: Syntax error: mismatched input 'b' expecting <EOF>"]),
+        ("(a", ["1:3: Syntax error: missing ')' at '<EOF>'"]),
+        ("((a", ["1:4: Syntax error: mismatched input '<EOF>' expecting ')'"]),
+        ("a[1 2]", ["1:5: Syntax error: extraneous input '2' expecting ']'"]),
+        ("[1,,2]", ["1:4: Syntax error: mismatched input ',' expecting ']'"]),
+        ("{1 2}", ["1:4: Syntax error: missing ':' at '2'"]),
+        ("../x", ["1:2: Syntax error: no viable alternative at input '..'"]),
+        ("f(1,)", ["1:5: Syntax error: mismatched input ')' expecting START"]),
+        (
+            "a & b",
+            [
+                "1:3: Syntax error: token recognition error at: '& '",
+                "1:5: Syntax error: extraneous input 'b' expecting <EOF>",
+            ],
+        ),
+        (
+            "'abc",
+            [
+                "1:1: Syntax error: token recognition error at: ''abc'",
+                "1:5: Syntax error: mismatched input '<EOF>' expecting START",
+            ],
+        ),
+        ("b'\\u1234'", ["1:1: unable to unescape string"]),
+    ],
+)
+def test_all_that_is_wrong_with_a_text_is_told(source: str, messages: list[str]) -> None:
+    starts = (
+        "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, "
+        "IDENTIFIER}"
+    )
+    with pytest.raises(CelSyntaxError) as raised:
+        parse(source)
+    told = [line for line in str(raised.value).replace(starts, "START").splitlines() if line.startswith("ERROR")]
+    assert told == [f"ERROR: <input>:{message}" for message in messages]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from tiphys.apiserver.admission.policies.compiled import CONDITION_VARIABLES, VARIABLES
@@ -14,51 +14,43 @@ from tiphys.machinery.field import FieldError, Path
 
 Json = Mapping[str, Any]
 
-SPEC: Final = Path("spec")
-
-
 BOOL: Final = ("bool",)
 STRING: Final = ("string",)
+AUDITED: Final = ("string", "null_type")
+MUTATIONS: Final = {"applyConfiguration": ("Object",), "jsonPatch": ("list(JSONPatch)",)}
 
 
-def expression_errors(spec: Json) -> list[FieldError]:
-    """Errors of every expression of a policy that is otherwise in order."""
-    variables: dict[str, Type] = {}
-    known = {**VARIABLES, "variables": Type("object", name="kubernetes.variables", fields=variables)}
-    if spec.get("paramKind") is None:
-        del known["params"]
-    errors: list[FieldError] = []
-    for index, one in enumerate(spec.get("variables") or ()):
-        where = SPEC.child("variables").index(index).child("expression")
-        found, kind = compiled_errors(one.get("expression", ""), where, known, ())
-        errors += found
-        variables[one.get("name", "")] = kind
-    for where, source, wanted in _expressions(spec):
-        errors += compiled_errors(source, where, known, wanted)[0]
-    return errors
+class PolicyExpressions:
+    """The expressions of one policy, judged in the order in which it has them: variables know those before them."""
+
+    def __init__(self, spec: Json, *, mutating: bool) -> None:
+        self._own: dict[str, Type] = {}
+        self._plain = {name: kind for name, kind in VARIABLES.items() if name != "variables"}
+        if spec.get("paramKind") is None:
+            del self._plain["params"]
+        self._known = dict(self._plain)
+        if mutating or spec.get("variables"):
+            self._known["variables"] = Type("object", name="kubernetes.variables", fields=self._own)
+
+    def condition(self, source: str, where: Path) -> list[FieldError]:
+        """Errors of a match condition; variables are not there yet."""
+        return compiled_errors(source, where, self._plain, BOOL)[0]
+
+    def variable(self, name: str, source: str, where: Path) -> list[FieldError]:
+        """Errors of the expression of a variable. `name`: what those after it call it, "" for none."""
+        errors, kind = compiled_errors(source, where, self._known, ())
+        if name:
+            self._own[name] = kind
+        return errors
+
+    def value(self, source: str, where: Path, wanted: tuple[str, ...]) -> list[FieldError]:
+        """Errors of any other expression. `wanted`: the types it may have."""
+        return compiled_errors(source, where, self._known, wanted)[0]
 
 
 def condition_errors(source: str, where: Path) -> list[FieldError]:
     """Errors of a match condition of a webhook."""
     return compiled_errors(source, where, CONDITION_VARIABLES, BOOL)[0]
-
-
-def _expressions(spec: Json) -> Iterator[tuple[Path, str, tuple[str, ...]]]:
-    for index, one in enumerate(spec.get("matchConditions") or ()):
-        yield SPEC.child("matchConditions").index(index).child("expression"), one.get("expression", ""), BOOL
-    for index, one in enumerate(spec.get("validations") or ()):
-        at = SPEC.child("validations").index(index)
-        yield at.child("expression"), one.get("expression", ""), BOOL
-        if one.get("messageExpression"):
-            yield at.child("messageExpression"), one["messageExpression"], STRING
-    for index, one in enumerate(spec.get("auditAnnotations") or ()):
-        at = SPEC.child("auditAnnotations").index(index).child("valueExpression")
-        yield at, one.get("valueExpression", ""), ("string", "null_type")
-    for index, one in enumerate(spec.get("mutations") or ()):
-        for name, wanted in (("applyConfiguration", "Object"), ("jsonPatch", "list(JSONPatch)")):
-            if one.get(name):
-                at = SPEC.child("mutations").index(index).child(name, "expression")
-                yield at, one[name].get("expression", ""), (wanted,)
 
 
 def compiled_errors(

@@ -2,7 +2,7 @@
 
 https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/
 
-Shapes are judged here; whether expressions compile, where they are evaluated (`admission/policies`).
+Whether expressions compile is judged where they are evaluated (`admission/policies`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Final
 
-from tiphys.apiserver.admission.policies.check import expression_errors
+from tiphys.apiserver.admission.policies.check import AUDITED, BOOL, MUTATIONS, STRING, PolicyExpressions
 from tiphys.apiserver.registry.admissionregistration.rules import (
     FAILURE_POLICIES,
     default_match_resources,
     match_condition_errors,
     match_resources_errors,
+    mutable_operation_errors,
 )
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
@@ -34,6 +35,8 @@ SPEC: Final = Path("spec")
 REASONS: Final = ("Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized")
 SUPPORTED_REASONS: Final = ("Forbidden", "Invalid", "RequestEntityTooLarge")
 ACTIONS: Final = ("Audit", "Deny", "Warn")
+MAX_AUDITS: Final = 20
+MAX_AUDIT_EXPRESSION: Final = 5 * 1024
 NOTHING: Final = "validations or auditAnnotations must contain at least one item"
 CEL_IDENTIFIER: Final = re.compile("[_a-zA-Z][_a-zA-Z0-9]*")
 KEPT_WORDS: Final = frozenset({"true", "false", "null", "in"}) | RESERVED
@@ -51,7 +54,9 @@ class AdmissionPolicyStrategy(TableStrategy):
             spec["failurePolicy"] = "Fail"
         default_match_resources(spec.get("matchConstraints"))
 
-    def shared_errors(self, spec: Json) -> list[FieldError]:
+    mutating: ClassVar[bool] = False
+
+    def shared_errors(self, spec: Json, expressions: PolicyExpressions) -> list[FieldError]:
         """Errors of parameters, matching and variables."""
         errors: list[FieldError] = []
         policy = spec.get("failurePolicy")
@@ -69,8 +74,11 @@ class AdmissionPolicyStrategy(TableStrategy):
             errors += match_resources_errors(constraints, where)
             if not constraints.get("resourceRules"):
                 errors.append(field.required(where.child("resourceRules"), ""))
-        errors += match_condition_errors(spec.get("matchConditions") or (), SPEC.child("matchConditions"))
-        return errors + _variable_errors(spec.get("variables") or (), SPEC.child("variables"))
+            if self.mutating:
+                errors += mutable_operation_errors(constraints, where)
+        conditions = spec.get("matchConditions") or ()
+        errors += match_condition_errors(conditions, SPEC.child("matchConditions"), expressions.condition)
+        return errors + _variable_errors(spec.get("variables") or (), SPEC.child("variables"), expressions)
 
 
 class ValidatingAdmissionPolicyStrategy(AdmissionPolicyStrategy):
@@ -81,18 +89,25 @@ class ValidatingAdmissionPolicyStrategy(AdmissionPolicyStrategy):
 
     def validate(self, obj: Object) -> list[FieldError]:
         spec = spec_of(obj)
-        errors = self.shared_errors(spec)
+        expressions = PolicyExpressions(spec, mutating=False)
+        errors = self.shared_errors(spec, expressions)
         validations, audits = spec.get("validations") or (), spec.get("auditAnnotations") or ()
         if not validations and not audits:
             errors.append(field.required(SPEC.child("validations"), NOTHING))
             errors.append(field.required(SPEC.child("auditAnnotations"), NOTHING))
             return errors
         for index, validation in enumerate(validations):
-            errors += _validation_errors(validation, SPEC.child("validations").index(index))
+            errors += _validation_errors(validation, SPEC.child("validations").index(index), expressions)
+        where = SPEC.child("auditAnnotations")
+        if len(audits) > MAX_AUDITS:
+            shown = [
+                {"Key": one.get("key") or "", "ValueExpression": one.get("valueExpression") or ""} for one in audits
+            ]
+            errors.append(field.invalid(where, shown, f"must not have more than {MAX_AUDITS} auditAnnotations"))
         seen: set[str] = set()
         for index, audit in enumerate(audits):
-            errors += _audit_errors(audit, name_of(obj), seen, SPEC.child("auditAnnotations").index(index))
-        return errors or expression_errors(spec)
+            errors += _audit_errors(audit, name_of(obj), seen, where.index(index), expressions)
+        return errors
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         spec = spec_of(obj)
@@ -102,21 +117,24 @@ class ValidatingAdmissionPolicyStrategy(AdmissionPolicyStrategy):
 class MutatingAdmissionPolicyStrategy(AdmissionPolicyStrategy):
     """Expressions that change."""
 
+    mutating: ClassVar[bool] = True
+
     def validate(self, obj: Object) -> list[FieldError]:
         spec = spec_of(obj)
-        errors = self.shared_errors(spec)
+        expressions = PolicyExpressions(spec, mutating=True)
+        errors = self.shared_errors(spec, expressions)
         mutations = spec.get("mutations") or ()
         if not mutations:
             errors.append(field.required(SPEC.child("mutations"), "mutations must contain at least one item"))
         for index, mutation in enumerate(mutations):
-            errors += _mutation_errors(mutation, SPEC.child("mutations").index(index))
+            errors += _mutation_errors(mutation, SPEC.child("mutations").index(index), expressions)
         policy = spec.get("reinvocationPolicy") or ""
         where = SPEC.child("reinvocationPolicy")
         if not policy:
             errors.append(field.required(where, ""))
         elif policy not in ("IfNeeded", "Never"):
             errors.append(field.not_supported(where, policy, ["IfNeeded", "Never"]))
-        return errors or expression_errors(spec)
+        return errors
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         spec = spec_of(obj)
@@ -125,6 +143,8 @@ class MutatingAdmissionPolicyStrategy(AdmissionPolicyStrategy):
 
 class AdmissionPolicyBindingStrategy(TableStrategy):
     """Where a policy holds, and with which parameters."""
+
+    mutating: ClassVar[bool] = True
 
     allow_unconditional_update: ClassVar[bool] = False
     strict_finalizers: ClassVar[bool] = False
@@ -145,6 +165,8 @@ class AdmissionPolicyBindingStrategy(TableStrategy):
             errors += _param_ref_errors(spec["paramRef"], SPEC.child("paramRef"))
         if spec.get("matchResources") is not None:
             errors += match_resources_errors(spec["matchResources"], SPEC.child("matchResources"))
+            if self.mutating:
+                errors += mutable_operation_errors(spec["matchResources"], SPEC.child("matchResources"))
         return errors
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
@@ -154,6 +176,8 @@ class AdmissionPolicyBindingStrategy(TableStrategy):
 
 class ValidatingAdmissionPolicyBindingStrategy(AdmissionPolicyBindingStrategy):
     """It also says what happens to what the policy refuses."""
+
+    mutating: ClassVar[bool] = False
 
     def validate(self, obj: Object) -> list[FieldError]:
         errors = super().validate(obj)
@@ -212,14 +236,17 @@ def _param_kind_errors(kind: Json, path: Path) -> list[FieldError]:
         detail = f"unexpected GroupVersion string: {version}"
         errors.append(field.invalid(path.child("apiVersion"), version, detail))
     else:
-        errors.extend(
-            field.invalid(path.child("apiVersion"), version, message)
-            for message in formats.dns1035_label(version.rpartition("/")[2])
-        )
+        group, slash, version = version.rpartition("/")
+        where = path.child("apiVersion")
+        if slash:
+            errors += [field.invalid(where, group, message) for message in formats.dns1123_subdomain(group)]
+        errors += [field.invalid(where, version, message) for message in formats.dns1035_label(version)]
     if not name:
         errors.append(field.required(path.child("kind"), ""))
     else:
-        errors += [field.invalid(path.child("kind"), name, message) for message in formats.dns1035_label(name.lower())]
+        mixed = "may have mixed case, but should otherwise match: "
+        problems = formats.dns1035_label(name.lower())
+        errors += [field.invalid(path.child("kind"), name, mixed + message) for message in problems]
     return errors
 
 
@@ -234,40 +261,48 @@ def _param_ref_errors(reference: Json, path: Path) -> list[FieldError]:
     elif selector is None:
         errors.append(field.required(path, "one of name or selector must be specified"))
     errors += validate_label_selector(selector, path.child("selector"))
+    if name and selector is not None:
+        errors.append(field.forbidden(path.child("selector"), "name and selector are mutually exclusive"))
     action = reference.get("parameterNotFoundAction")
     where = path.child("parameterNotFoundAction")
-    if action is None:
+    if not action:
         errors.append(field.required(where, ""))
-    elif action not in ("Allow", "Deny"):
-        errors.append(field.not_supported(where, action, ["Allow", "Deny"]))
+    elif action not in ("Deny", "Allow"):
+        errors.append(field.not_supported(where, action, ["Deny", "Allow"]))
     return errors
 
 
-def _variable_errors(variables: Sequence[Json], path: Path) -> list[FieldError]:
+def _variable_errors(variables: Sequence[Json], path: Path, expressions: PolicyExpressions) -> list[FieldError]:
     errors: list[FieldError] = []
-    seen: set[str] = set()
     for index, variable in enumerate(variables):
         where = path.index(index)
-        name = variable.get("name") or ""
+        name, source = variable.get("name") or "", variable.get("expression") or ""
+        good = bool(CEL_IDENTIFIER.fullmatch(name)) and name not in KEPT_WORDS
         if not name:
             errors.append(field.required(where.child("name"), "name is not specified"))
-        elif not CEL_IDENTIFIER.fullmatch(name) or name in KEPT_WORDS:
+        elif not good:
             errors.append(field.invalid(where.child("name"), name, "must be a valid CEL identifier"))
-        if name and name in seen:
-            errors.append(field.duplicate(where.child("name"), name))
-        seen.add(name)
-        if not (variable.get("expression") or "").strip():
+        if not source.strip():
             errors.append(field.required(where.child("expression"), "expression is not specified"))
+        else:
+            errors += expressions.variable(name if good else "", source, where.child("expression"))
     return errors
 
 
-def _validation_errors(validation: Json, path: Path) -> list[FieldError]:
+def _validation_errors(validation: Json, path: Path, expressions: PolicyExpressions) -> list[FieldError]:
     errors: list[FieldError] = []
+    source, told = validation.get("expression") or "", validation.get("messageExpression") or ""
     message = validation.get("message") or ""
-    if not (validation.get("expression") or "").strip():
+    if not source.strip():
         errors.append(field.required(path.child("expression"), "expression is not specified"))
+    else:
+        errors += expressions.value(source, path.child("expression"), BOOL)
+    if told and not told.strip():
+        errors.append(field.invalid(path.child("messageExpression"), told, "must be non-empty if specified"))
+    elif told:
+        errors += expressions.value(told, path.child("messageExpression"), STRING)
     if message and not message.strip():
-        errors.append(field.invalid(path.child("message"), message, "message must be non-empty if specified"))
+        errors.append(field.invalid(path.child("message"), message, "must be non-empty if specified"))
     elif "\n" in message.strip() or "\r" in message.strip():
         errors.append(field.invalid(path.child("message"), message, "must not contain line breaks"))
     reason = validation.get("reason")
@@ -276,22 +311,29 @@ def _validation_errors(validation: Json, path: Path) -> list[FieldError]:
     return errors
 
 
-def _audit_errors(audit: Json, policy: str, seen: set[str], path: Path) -> list[FieldError]:
+def _audit_errors(
+    audit: Json, policy: str, seen: set[str], path: Path, expressions: PolicyExpressions
+) -> list[FieldError]:
     errors: list[FieldError] = []
-    key = audit.get("key") or ""
-    if not key:
-        errors.append(field.required(path.child("key"), ""))
-    else:
+    key, source = audit.get("key") or "", audit.get("valueExpression") or ""
+    if policy:
         errors += validate_label_name(f"{policy}/{key}", path.child("key"))
-    if not (audit.get("valueExpression") or "").strip():
-        errors.append(field.required(path.child("valueExpression"), ""))
-    if key and key in seen:
+    else:
+        errors.append(field.invalid(path.child("key"), key, "requires metadata.name be non-empty"))
+    at = path.child("valueExpression")
+    if not source.strip():
+        errors.append(field.required(at, "valueExpression is not specified"))
+    elif len(source.strip()) > MAX_AUDIT_EXPRESSION:
+        errors.append(field.required(at, f"must not exceed {MAX_AUDIT_EXPRESSION} bytes in length"))
+    else:
+        errors += expressions.value(source, at, AUDITED)
+    if key in seen:
         errors.append(field.duplicate(path.child("key"), key))
     seen.add(key)
     return errors
 
 
-def _mutation_errors(mutation: Json, path: Path) -> list[FieldError]:
+def _mutation_errors(mutation: Json, path: Path, expressions: PolicyExpressions) -> list[FieldError]:
     kind = mutation.get("patchType") or ""
     where = path.child("patchType")
     if not kind:
@@ -306,9 +348,11 @@ def _mutation_errors(mutation: Json, path: Path) -> list[FieldError]:
     if source is None:
         errors.append(field.required(path.child(wanted), f"must be specified when patchType is {kind}"))
     elif not (source.get("expression") or "").strip():
-        errors.append(field.required(path.child(wanted, "expression"), "expression is not specified"))
+        errors.append(field.required(path.child(wanted, "expression"), ""))
+    else:
+        errors += expressions.value(source["expression"], path.child(wanted, "expression"), MUTATIONS[wanted])
     if mutation.get(other) is not None:
         errors.append(
-            field.invalid(path.child(other), dict(mutation[other]), f"must not be specified when patchType is {kind}")
+            field.invalid(path.child(other), f"{{{other}}}", f"must not be specified when patchType is {kind}")
         )
     return errors

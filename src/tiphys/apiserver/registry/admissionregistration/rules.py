@@ -5,18 +5,19 @@ https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-con
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from tiphys.apiserver.registry.strategy import Object
 from tiphys.apiserver.registry.validation.meta import validate_label_name
 from tiphys.apiserver.registry.validation.selectors import validate_label_selector
-from tiphys.machinery import field
+from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
 Json = Mapping[str, Any]
 
 OPERATIONS: Final = ("*", "CONNECT", "CREATE", "DELETE", "UPDATE")
+MUTABLE_OPERATIONS: Final = ("*", "CONNECT", "CREATE", "UPDATE")
 SCOPES: Final = ("*", "Cluster", "Namespaced")
 FAILURE_POLICIES: Final = ("Fail", "Ignore")
 MATCH_POLICIES: Final = ("Equivalent", "Exact")
@@ -54,6 +55,11 @@ def rule_errors(rule: Json, path: Path) -> list[FieldError]:
     errors += _list_errors(rule, "apiGroups", "API groups", path, allow_empty=True)
     errors += _list_errors(rule, "apiVersions", "API versions", path, allow_empty=False)
     errors += _resources_errors(list(rule.get("resources") or ()), path.child("resources"))
+    names, where = rule.get("resourceNames") or (), path.child("resourceNames")
+    for index, name in enumerate(names):
+        errors += [field.invalid(where.index(index), name, message) for message in formats.path_segment(name) if name]
+        if name in names[:index]:
+            errors.append(field.duplicate(where.index(index), name))
     scope = rule.get("scope")
     if scope is not None and scope not in SCOPES:
         errors.append(field.not_supported(path.child("scope"), scope, SCOPES))
@@ -75,35 +81,44 @@ def _list_errors(rule: Json, name: str, words: str, path: Path, *, allow_empty: 
 
 
 def _resources_errors(resources: list[str], path: Path) -> list[FieldError]:
+    """A resource may not follow a wildcard that covers it; before the wildcard it may stand."""
     errors: list[FieldError] = []
     if not resources:
         errors.append(field.required(path, ""))
-    if "*/*" in resources and len(resources) > 1:
-        detail = "if '*/*' is present, must not specify other resources"
-        return [*errors, field.invalid(path, resources, detail)]
-    if "*" in resources and any("/" not in one and one != "*" for one in resources):
-        detail = "if '*' is present, must not specify other resources without subresources"
-        errors.append(field.invalid(path, resources, detail))
-    every_subresource = {one.removesuffix("/*") for one in resources if one.endswith("/*")}
-    every_resource = {one.removeprefix("*/") for one in resources if one.startswith("*/")}
+    every_subresource: set[str] = set()
+    every_resource: set[str] = set()
+    plain_last = False
     for index, one in enumerate(resources):
+        resource, slash, subresource = one.partition("/")
         if not one:
             errors.append(field.required(path.index(index), ""))
-            continue
-        resource, slash, subresource = one.partition("/")
+        elif not slash:
+            plain_last = one != "*"
         if not slash:
             continue
-        if resource in every_subresource and subresource != "*":
+        if resource in every_subresource:
             detail = f"if '{resource}/*' is present, must not specify {one}"
             errors.append(field.invalid(path.index(index), one, detail))
-        if subresource in every_resource and resource != "*":
+        if subresource in every_resource:
             detail = f"if '*/{subresource}' is present, must not specify {one}"
             errors.append(field.invalid(path.index(index), one, detail))
+        if subresource == "*":
+            every_subresource.add(resource)
+        if resource == "*":
+            every_resource.add(subresource)
+    if "*/*" in resources and len(resources) > 1:
+        detail = "if '*/*' is present, must not specify other resources"
+        errors.append(field.invalid(path, resources, detail))
+    if "*" in resources and plain_last:
+        detail = "if '*' is present, must not specify other resources without subresources"
+        errors.append(field.invalid(path, resources, detail))
     return errors
 
 
-def match_condition_errors(conditions: Sequence[Json], path: Path) -> list[FieldError]:
-    """Named expressions; that they compile is judged with the expressions."""
+def match_condition_errors(
+    conditions: Sequence[Json], path: Path, check: Callable[[str, Path], list[FieldError]]
+) -> list[FieldError]:
+    """Named expressions; `check` tells what is wrong with an expression at a place."""
     errors: list[FieldError] = []
     if len(conditions) > MAX_CONDITIONS:
         errors.append(field.too_many(path, len(conditions), MAX_CONDITIONS))
@@ -111,8 +126,11 @@ def match_condition_errors(conditions: Sequence[Json], path: Path) -> list[Field
     for index, condition in enumerate(conditions):
         where = path.index(index)
         name = condition.get("name") or ""
-        if not (condition.get("expression") or "").strip():
+        expression = condition.get("expression") or ""
+        if not expression.strip():
             errors.append(field.required(where.child("expression"), ""))
+        else:
+            errors += check(expression, where.child("expression"))
         if not name:
             errors.append(field.required(where.child("name"), ""))
             continue
@@ -140,3 +158,10 @@ def match_resources_errors(resources: Json, path: Path) -> list[FieldError]:
         for index, rule in enumerate(resources.get(name) or ()):
             errors += rule_errors(rule, path.child(name).index(index))
     return errors
+
+
+def mutable_operation_errors(resources: Json, path: Path) -> list[FieldError]:
+    """Operations of the rules at `path` whose objects cannot be changed."""
+    where = path.child("resourceRules", "operations")
+    asked = [one for rule in resources.get("resourceRules") or () for one in rule.get("operations") or ()]
+    return [field.not_supported(where, one, MUTABLE_OPERATIONS) for one in asked if one not in MUTABLE_OPERATIONS]

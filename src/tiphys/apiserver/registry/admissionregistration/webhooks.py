@@ -5,6 +5,7 @@ https://kubernetes.io/docs/reference/access-authn-authz/extensible-admission-con
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Final
@@ -28,6 +29,8 @@ Json = Mapping[str, Any]
 REVIEW_VERSIONS: Final = ("v1", "v1beta1")
 SIDE_EFFECTS: Final = ("None", "NoneOnDryRun")
 URL_FORM: Final = "; desired format: https://host[/path]"
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9a-fA-F]{2}).{0,2}")
+_NOT_IN_HOST: Final = re.compile(r"[ \\^`{|}]")
 # In seconds.
 MAX_TIMEOUT: Final = 30
 
@@ -96,13 +99,9 @@ def _webhook_errors(webhook: Json, path: Path, *, mutating: bool) -> list[FieldE
         errors += validate_label_selector(webhook.get(selector), path.child(selector))
     if mutating:
         errors += _one_of(webhook, "reinvocationPolicy", ("IfNeeded", "Never"), path)
-    errors += client_errors(webhook.get("clientConfig") or {}, path.child("clientConfig"))
-    conditions, where = webhook.get("matchConditions") or (), path.child("matchConditions")
-    errors += match_condition_errors(conditions, where)
-    if not errors:
-        for index, one in enumerate(conditions):
-            errors += condition_errors(one["expression"], where.index(index).child("expression"))
-    return errors
+    errors += client_errors(webhook.get("clientConfig") or {}, path.child("clientConfig"), crossed=True)
+    where = path.child("matchConditions")
+    return errors + match_condition_errors(webhook.get("matchConditions") or (), where, condition_errors)
 
 
 def full_name_errors(name: str, path: Path) -> list[FieldError]:
@@ -136,29 +135,34 @@ def _version_errors(webhook: Json, path: Path) -> list[FieldError]:
             errors.append(field.invalid(path.index(index), version, "duplicate version"))
             continue
         errors.extend(field.invalid(path.index(index), version, message) for message in formats.dns1035_label(version))
-    if not errors and not set(versions) & set(REVIEW_VERSIONS):
+    if not set(versions) & set(REVIEW_VERSIONS):
         detail = f"must include at least one of {', '.join(REVIEW_VERSIONS)}"
         errors.append(field.invalid(path, versions, detail))
     return errors
 
 
-def client_errors(config: Json, path: Path) -> list[FieldError]:
-    """Where a webhook is: a URL or a service."""
+def client_errors(config: Json, path: Path, *, crossed: bool = False) -> list[FieldError]:
+    """Where a webhook is: a URL or a service.
+
+    `crossed`: a missing name of the service is told of its namespace, and the other way round, as the API does for
+    admission webhooks.
+    """
     url, service = config.get("url"), config.get("service")
     if (url is None) == (service is None):
         return [field.required(path, "exactly one of url or service is required")]
     if url is not None:
         return url_errors(url, path.child("url"))
-    return service_errors(service or {}, path.child("service"))
+    told = dict(service or {})
+    if crossed:
+        told |= {"name": told.get("namespace"), "namespace": told.get("name")}
+    return service_errors(told, path.child("service"))
 
 
 def url_errors(url: str, path: Path) -> list[FieldError]:
     """An https URL without user, query or fragment."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:  # only brackets make it fail
-        problem = f"parse {quote(url)}: missing ']' in host"
-        return [field.required(path, f"url must be a valid URL: {problem}{URL_FORM}")]
+    if problem := _url_problem(url):
+        return [field.required(path, f"url must be a valid URL: parse {quote(url)}: {problem}{URL_FORM}")]
+    parts = urlsplit(url)
     errors: list[FieldError] = []
     if parts.scheme != "https":
         detail = f"'https' is the only allowed URL scheme{URL_FORM}"
@@ -166,12 +170,30 @@ def url_errors(url: str, path: Path) -> list[FieldError]:
     if not parts.netloc:
         errors.append(field.invalid(path, parts.netloc, f"host must be specified{URL_FORM}"))
     if parts.username is not None:
-        errors.append(field.invalid(path, quote(parts.netloc), "user information is not permitted in the URL"))
+        errors.append(
+            field.invalid(path, parts.netloc.rpartition("@")[0], "user information is not permitted in the URL")
+        )
     if parts.fragment:
         errors.append(field.invalid(path, parts.fragment, "fragments are not permitted in the URL"))
     if parts.query:
         errors.append(field.invalid(path, parts.query, "query parameters are not permitted in the URL"))
     return errors
+
+
+def _url_problem(url: str) -> str:
+    """Why a text is no URL at all; "" for one that is."""
+    if any(char < " " or char == "\x7f" for char in url):
+        return "net/url: invalid control character in URL"
+    if match := _BAD_ESCAPE.search(url):
+        return f"invalid URL escape {quote(match[0])}"
+    try:
+        host = urlsplit(url).netloc.rpartition("@")[2]
+    except ValueError:  # only brackets make it fail
+        return "missing ']' in host"
+    if match := _NOT_IN_HOST.search(host):
+        return f"invalid character {quote(match[0])} in host name"
+    port = host.rpartition("]")[2].partition(":")[1:]
+    return "" if not port[1].strip("0123456789") else f"invalid port {quote(''.join(port))} after host"
 
 
 def service_errors(service: Json, path: Path) -> list[FieldError]:

@@ -55,6 +55,8 @@ APPROVAL: Final = ("Approved", "Denied")
 class CertificateSigningRequestStrategy(StatusStrategy):
     """Who asks is written down by the server; what is asked never changes."""
 
+    name_rule: ClassVar[NameRule] = NameRule.PATH_SEGMENT
+
     reset_fields: ClassVar[Mapping[str, Sequence[tuple[str, ...]]]] = {
         "": (("spec",), ("status",)),
         "status": (("spec",),),
@@ -81,8 +83,8 @@ class CertificateSigningRequestStrategy(StatusStrategy):
 
     def validate(self, obj: Object) -> list[FieldError]:
         spec = spec_of(obj)
-        errors = _usage_errors(list(spec.get("usages") or ()))
-        errors += _request_errors(spec.get("request") or "")
+        errors = _request_errors(spec.get("request"))
+        errors += _usage_errors(list(spec.get("usages") or ()))
         signer = spec.get("signerName") or ""
         errors += signer_errors(signer, SPEC.child("signerName"))
         seconds = spec.get("expirationSeconds")
@@ -178,10 +180,10 @@ def _usage_errors(usages: list[str]) -> list[FieldError]:
     return errors
 
 
-def _request_errors(text: str) -> list[FieldError]:
+def _request_errors(text: str | None) -> list[FieldError]:
     where = SPEC.child("request")
     try:
-        request = base64.b64decode(text)
+        request = base64.b64decode(text or "")
         x509.load_pem_x509_csr(request)
     except (ValueError, binascii.Error):
         detail = "PEM block type must be CERTIFICATE REQUEST"
@@ -198,14 +200,17 @@ def signer_errors(signer: str, path: Path) -> list[FieldError]:
         detail = "must be a fully qualified domain and path of the form 'example.com/signer-name'"
         return [field.invalid(path, signer, detail)]
     errors = [
-        field.invalid(path, domain, f"validating label {domain!r}: {one}") for one in formats.dns1123_subdomain(domain)
+        field.invalid(path, domain, f"validating label {field.quote(label)}: {message}")
+        for label in domain.split(".")
+        for message in formats.dns1123_label(label)
     ]
     if "." not in domain:
         errors.append(field.invalid(path, domain, "should be a domain with at least two segments separated by dots"))
-    if not rest:
-        errors.append(field.invalid(path, rest, "validating label"))
-    errors += [field.invalid(path, rest, one) for part in rest.split(":") for one in formats.dns1123_subdomain(part)]
-    return errors
+    return errors + [
+        field.invalid(path, rest, f"validating label {field.quote(part)}: {message}")
+        for part in rest.split(":")
+        for message in formats.dns1123_subdomain(part)
+    ]
 
 
 def _condition_errors(request: Object) -> list[FieldError]:

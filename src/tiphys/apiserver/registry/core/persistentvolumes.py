@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -41,6 +42,7 @@ from tiphys.machinery.quantity import Quantity
 from tiphys.machinery.time import format_time
 
 SPEC: Final = Path("spec")
+NOT_INLINE: Final = "may not be specified in the context of inline volumes"
 RECLAIM_POLICIES: Final = ("Delete", "Recycle", "Retain")
 # A source as its warning calls it.
 SPELLED: Final = {"storageos": "storageOS"}
@@ -149,6 +151,36 @@ class PersistentVolumeStrategy(TableStrategy):
             age(obj, now),
             spec.get("volumeMode") or UNSET,
         ]
+
+
+def inline_volume_errors(spec: Object, path: Path) -> list[FieldError]:
+    """Errors at `path` of the spec of a volume that is no object of its own: a CSI volume, and nothing of objects."""
+    errors: list[FieldError] = []
+    if spec.get("claimRef") is not None:
+        errors.append(field.forbidden(path.child("claimRef"), NOT_INLINE))
+    if spec.get("capacity"):
+        errors.append(field.forbidden(path.child("capacity"), NOT_INLINE))
+    if spec.get("csi") is None:
+        errors.append(field.required(path.child("csi"), "has to be specified in the context of inline volumes"))
+    errors += _moved(_mode_errors(spec), path)
+    if spec.get("nodeAffinity") is not None:
+        errors.append(field.forbidden(path.child("nodeAffinity"), NOT_INLINE))
+    errors += _moved(_source_errors(spec), path)
+    policy = spec.get("persistentVolumeReclaimPolicy")
+    if policy and policy != "Retain":
+        detail = "may only be Retain in the context of inline volumes"
+        errors.append(field.forbidden(path.child("persistentVolumeReclaimPolicy"), detail))
+    if spec.get("storageClassName"):
+        errors.append(field.forbidden(path.child("storageClassName"), NOT_INLINE))
+    if spec.get("volumeMode") not in (None, "Filesystem"):
+        detail = "may not specify volumeMode other than Filesystem in the context of inline volumes"
+        errors.append(field.forbidden(path.child("volumeMode"), detail))
+    return errors
+
+
+def _moved(errors: list[FieldError], path: Path) -> list[FieldError]:
+    """Errors below `spec` as errors below `path`."""
+    return [replace(error, field=str(path) + error.field.removeprefix(str(SPEC))) for error in errors]
 
 
 def _mode_errors(spec: Object) -> list[FieldError]:

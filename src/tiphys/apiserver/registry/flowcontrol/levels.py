@@ -5,10 +5,13 @@ https://kubernetes.io/docs/concepts/cluster-administration/flow-control/
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from tiphys.apiserver.registry.flowcontrol.mandatory import mandatory_errors
+from tiphys.apiserver.registry.flowcontrol.rules import rule_errors
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
 from tiphys.apiserver.registry.tables import NONE, condition
@@ -21,7 +24,8 @@ SPEC: Final = Path("spec")
 MAX_PRECEDENCE: Final = 10000
 MAX_QUEUES: Final = 10 * 1000 * 1000
 METHODS: Final = ("ByNamespace", "ByUser")
-SUBJECTS: Final = {"User": "user", "Group": "group", "ServiceAccount": "serviceAccount"}
+# The bits of a request's hash that choose its queues.
+MAX_HASH_BITS: Final = 60
 
 
 class FlowSchemaStrategy(StatusStrategy):
@@ -46,11 +50,12 @@ class FlowSchemaStrategy(StatusStrategy):
             errors.append(field.invalid(SPEC.child("matchingPrecedence"), precedence, detail))
         method = spec.get("distinguisherMethod")
         if method is not None and (method.get("type") or "") not in METHODS:
-            errors.append(field.not_supported(SPEC.child("distinguisherMethod"), dict(method), METHODS))
+            where = SPEC.child("distinguisherMethod", "type")
+            errors.append(field.not_supported(where, {"Type": method.get("type") or ""}, METHODS))
         errors += _level_errors(spec)
         for index, rule in enumerate(spec.get("rules") or ()):
-            errors += _rule_errors(rule, SPEC.child("rules").index(index))
-        return errors
+            errors += rule_errors(rule, SPEC.child("rules").index(index))
+        return errors + mandatory_errors("FlowSchemaSpec", name_of(obj), spec)
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         spec = spec_of(obj)
@@ -71,59 +76,6 @@ def _level_errors(spec: Json) -> list[FieldError]:
     if not name:
         return [field.required(where, "must reference a priority level")]
     return [field.invalid(where, name, message) for message in formats.dns1123_subdomain(name)]
-
-
-def _rule_errors(rule: Json, path: Path) -> list[FieldError]:
-    errors: list[FieldError] = []
-    subjects = rule.get("subjects") or ()
-    if not subjects:
-        errors.append(field.required(path.child("subjects"), "subjects must contain at least one value"))
-    for index, subject in enumerate(subjects):
-        errors += _subject_errors(subject, path.child("subjects").index(index))
-    resources, urls = rule.get("resourceRules") or (), rule.get("nonResourceRules") or ()
-    if not resources and not urls:
-        detail = "at least one of resourceRules and nonResourceRules has to be non-empty"
-        errors.append(field.required(path, detail))
-    for index, one in enumerate(resources):
-        errors += _resource_errors(one, path.child("resourceRules").index(index))
-    for index, one in enumerate(urls):
-        where = path.child("nonResourceRules").index(index)
-        for name, words in (("verbs", "verbs"), ("nonResourceURLs", "nonResourceURLs")):
-            if not one.get(name):
-                errors.append(field.required(where.child(name), f"{words} must contain at least one value"))
-    return errors
-
-
-def _subject_errors(subject: Json, path: Path) -> list[FieldError]:
-    kind = subject.get("kind") or ""
-    if kind not in SUBJECTS:
-        return [field.not_supported(path.child("kind"), kind, ["Group", "ServiceAccount", "User"])]
-    errors: list[FieldError] = []
-    for one, name in SUBJECTS.items():
-        value = subject.get(name)
-        if one == kind and value is None:
-            errors.append(field.required(path.child(name), f"{name} is required when subject kind is '{kind}'"))
-        elif one != kind and value is not None:
-            detail = f"{name} is forbidden when subject kind is not '{one}'"
-            errors.append(field.forbidden(path.child(name), detail))
-        elif value is not None and not value.get("name"):
-            errors.append(field.required(path.child(name, "name"), ""))
-    return errors
-
-
-def _resource_errors(rule: Json, path: Path) -> list[FieldError]:
-    errors: list[FieldError] = []
-    for name, words in (
-        ("verbs", "verbs must contain at least one value"),
-        ("apiGroups", "resource rules must supply at least one api group"),
-        ("resources", "resource rules must supply at least one resource"),
-    ):
-        if not rule.get(name):
-            errors.append(field.required(path.child(name), words))
-    if not rule.get("namespaces") and not rule.get("clusterScope"):
-        detail = "resource rules that are not cluster scoped must supply at least one namespace"
-        errors.append(field.required(path.child("namespaces"), detail))
-    return errors
 
 
 class PriorityLevelConfigurationStrategy(StatusStrategy):
@@ -149,11 +101,12 @@ class PriorityLevelConfigurationStrategy(StatusStrategy):
         kind = spec.get("type") or ""
         errors: list[FieldError] = []
         if (name_of(obj) == "exempt") != (kind == "Exempt"):
-            detail = "type must be 'Exempt' if and only if name is 'exempt'"
+            detail = "must be 'Exempt' if and only if `name` is 'exempt'"
             errors.append(field.invalid(SPEC.child("type"), kind, detail))
         if kind == "Exempt":
             if spec.get("limited") is not None:
                 errors.append(field.forbidden(SPEC.child("limited"), "must be nil if the type is not Limited"))
+            errors += _shares_errors(spec.get("exempt") or {}, SPEC.child("exempt"))
         elif kind == "Limited":
             if spec.get("exempt") is not None:
                 errors.append(field.forbidden(SPEC.child("exempt"), "must be nil if the type is Limited"))
@@ -163,7 +116,7 @@ class PriorityLevelConfigurationStrategy(StatusStrategy):
                 errors += _limited_errors(spec["limited"], SPEC.child("limited"))
         else:
             errors.append(field.not_supported(SPEC.child("type"), kind, ["Exempt", "Limited"]))
-        return errors
+        return errors + mandatory_errors("PriorityLevelConfigurationSpec", name_of(obj), spec)
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         spec = spec_of(obj)
@@ -181,12 +134,19 @@ def _fill(target: Object, **defaults: int) -> None:
             target[name] = value
 
 
+def _shares_errors(level: Json, path: Path) -> list[FieldError]:
+    """What every level says: its shares, and how much of them it lends."""
+    errors: list[FieldError] = []
+    shares, lent = level.get("nominalConcurrencyShares"), level.get("lendablePercent")
+    if shares is not None and shares < 0:
+        errors.append(field.invalid(path.child("nominalConcurrencyShares"), shares, "must be a non-negative integer"))
+    if lent is not None and not 0 <= lent <= 100:
+        errors.append(field.invalid(path.child("lendablePercent"), lent, "must be between 0 and 100, inclusive"))
+    return errors
+
+
 def _limited_errors(limited: Json, path: Path) -> list[FieldError]:
     errors: list[FieldError] = []
-    shares = limited.get("nominalConcurrencyShares")
-    if shares is not None and shares < 0:
-        detail = "must be a non-negative integer"
-        errors.append(field.invalid(path.child("nominalConcurrencyShares"), shares, detail))
     response = limited.get("limitResponse") or {}
     kind, queuing = response.get("type") or "", response.get("queuing")
     where = path.child("limitResponse")
@@ -202,11 +162,11 @@ def _limited_errors(limited: Json, path: Path) -> list[FieldError]:
             errors += _queuing_errors(queuing, where.child("queuing"))
     else:
         errors.append(field.not_supported(where.child("type"), kind, ["Queue", "Reject"]))
-    for name in ("lendablePercent", "borrowingLimitPercent"):
-        percent = limited.get(name)
-        if percent is not None and (percent < 0 or (name == "lendablePercent" and percent > 100)):
-            errors.append(field.invalid(path.child(name), percent, "must be between 0 and 100, inclusive"))
-    return errors
+    borrowed = limited.get("borrowingLimitPercent")
+    if borrowed is not None and borrowed < 0:
+        detail = "if specified, must be a non-negative integer"
+        errors.append(field.invalid(path.child("borrowingLimitPercent"), borrowed, detail))
+    return [*_shares_errors(limited, path), *errors]
 
 
 def _queuing_errors(queuing: Json, path: Path) -> list[FieldError]:
@@ -220,5 +180,10 @@ def _queuing_errors(queuing: Json, path: Path) -> list[FieldError]:
         errors.append(field.invalid(path.child("queues"), queues, f"must not be greater than {MAX_QUEUES}"))
     if hand > queues:
         detail = f"should not be greater than queues ({queues})"
+        errors.append(field.invalid(path.child("handSize"), hand, detail))
+    elif queues > 0 and math.ceil(math.log2(queues) * hand) > MAX_HASH_BITS:
+        detail = (
+            f"required entropy bits of deckSize {queues} and handSize {hand} should not be greater than {MAX_HASH_BITS}"
+        )
         errors.append(field.invalid(path.child("handSize"), hand, detail))
     return errors

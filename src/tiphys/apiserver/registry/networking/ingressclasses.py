@@ -54,9 +54,9 @@ def _controller_errors(controller: str, path: Path) -> list[FieldError]:
     errors: list[FieldError] = []
     if len(controller) > MAX_CONTROLLER:
         errors.append(field.too_long(path, controller, MAX_CONTROLLER))
-    domain = controller.partition("/")[0]
+    domain, _, rest = controller.partition("/")
     for message in formats.domain_prefixed_path(controller):
-        shown = controller if "domain-prefixed" in message else domain
+        shown = controller if "domain-prefixed" in message else rest if message.startswith("Invalid path") else domain
         errors.append(field.invalid(path, shown, message))
     return errors
 
@@ -64,7 +64,10 @@ def _controller_errors(controller: str, path: Path) -> list[FieldError]:
 def _parameters_errors(parameters: Object | None, path: Path) -> list[FieldError]:
     if parameters is None:
         return []
+    group = parameters.get("apiGroup")
     errors: list[FieldError] = []
+    if group is not None:
+        errors += [field.invalid(path.child("apiGroup"), group, one) for one in formats.dns1123_subdomain(group)]
     for name in ("kind", "name"):
         value = parameters.get(name) or ""
         if not value:
@@ -78,7 +81,7 @@ def _parameters_errors(parameters: Object | None, path: Path) -> list[FieldError
     elif scope not in ("Cluster", "Namespace"):
         errors.append(field.not_supported(path.child("scope"), scope, ["Cluster", "Namespace"]))
     elif scope == "Namespace":
-        if not namespace:
+        if namespace is None:
             errors.append(field.required(where, "`parameters.scope` is set to 'Namespace'"))
         else:
             errors += [field.invalid(where, namespace, message) for message in formats.dns1123_label(namespace)]

@@ -21,9 +21,10 @@ from tiphys.machinery.quantity import Quantity
 
 SPEC: Final = Path("spec")
 GROUP_POLICIES: Final = ("File", "None", "ReadWriteOnceWithFSType")
-LIFECYCLES: Final = ("Ephemeral", "Persistent")
+LIFECYCLES: Final = ("Persistent", "Ephemeral")
 # In seconds.
 MIN_TOKEN: Final = 600
+MIN_UPDATE_PERIOD: Final = 10
 MAX_TOKEN: Final = 1 << 32
 UNSET_SECRETS: Final = (
     "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible "
@@ -40,6 +41,7 @@ class CSIDriverStrategy(TableStrategy):
     def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
         super().prepare_for_create(ctx, obj)
         obj["metadata"].pop("generation", None)  # only changes are counted
+        spec_of(obj).pop("preventPodSchedulingIfMissing", None)  # behind a feature gate that is off
 
     def default(self, obj: Object) -> None:
         spec = obj.setdefault("spec", {})
@@ -58,10 +60,8 @@ class CSIDriverStrategy(TableStrategy):
 
     def validate(self, obj: Object) -> list[FieldError]:
         spec = spec_of(obj)
-        errors = driver_name_errors(name_of(obj), Path("metadata").child("name")) if len(name_of(obj)) > 63 else []
-        for name in ("attachRequired", "podInfoOnMount", "storageCapacity"):
-            if spec.get(name) is None:
-                errors.append(field.required(SPEC.child(name), ""))
+        needed = ("attachRequired", "podInfoOnMount", "storageCapacity")
+        errors = [field.required(SPEC.child(name), "") for name in needed if spec.get(name) is None]
         policy = spec.get("fsGroupPolicy")
         if policy is not None and policy not in GROUP_POLICIES:
             errors.append(field.not_supported(SPEC.child("fsGroupPolicy"), policy, GROUP_POLICIES))
@@ -69,6 +69,13 @@ class CSIDriverStrategy(TableStrategy):
         for mode in spec.get("volumeLifecycleModes") or ():
             if mode not in LIFECYCLES:
                 errors.append(field.not_supported(SPEC.child("volumeLifecycleModes"), mode, LIFECYCLES))
+        period, secrets = spec.get("nodeAllocatableUpdatePeriodSeconds"), spec.get("serviceAccountTokenInSecrets")
+        if period is not None and period < MIN_UPDATE_PERIOD:
+            detail = f"must be greater than or equal to {MIN_UPDATE_PERIOD} seconds"
+            errors.append(field.invalid(SPEC.child("nodeAllocatableUpdatePeriodSeconds"), period, detail))
+        if secrets is not None and not spec.get("tokenRequests"):
+            detail = "serviceAccountTokenInSecrets is set but no tokenRequests are specified"
+            errors.append(field.invalid(SPEC.child("serviceAccountTokenInSecrets"), secrets, detail))
         return errors
 
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
@@ -133,7 +140,7 @@ class CSINodeStrategy(TableStrategy):
             count = (driver.get("allocatable") or {}).get("count")
             if count is not None and count < 0:
                 errors.append(field.invalid(path.child("allocatable", "count"), count, NOT_NEGATIVE))
-            errors += _topology_errors(driver.get("topologyKeys") or (), path.child("topologyKeys"))
+            errors += _topology_errors(driver.get("topologyKeys") or (), path)
             if name in seen:
                 errors.append(field.duplicate(path.child("name"), name))
             seen.add(name)
@@ -159,13 +166,15 @@ def _node_id_errors(value: str, path: Path) -> list[FieldError]:
     if not value:
         return [field.required(path, "")]
     if len(value) > 256:
-        return [field.invalid(path, value, formats.max_length(256))]
+        return [field.invalid(path, value, "must be 256 characters or less")]
     return []
 
 
 def _topology_errors(keys: Sequence[str], path: Path) -> list[FieldError]:
     errors: list[FieldError] = []
     for index, key in enumerate(keys):
+        if not key:
+            errors.append(field.required(path, ""))
         if key in keys[:index]:
             errors.append(field.duplicate(path, key))
         errors += validate_label_name(key, path)

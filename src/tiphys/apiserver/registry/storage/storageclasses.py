@@ -33,12 +33,7 @@ class StorageClassStrategy(TableStrategy):
             obj["volumeBindingMode"] = "Immediate"
 
     def validate(self, obj: Object) -> list[FieldError]:
-        provisioner = obj.get("provisioner") or ""
-        errors: list[FieldError] = []
-        if not provisioner:
-            errors.append(field.required(Path("provisioner"), ""))
-        else:
-            errors += validate_label_name(provisioner.lower(), Path("provisioner"))
+        errors = provisioner_errors(obj.get("provisioner") or "", Path("provisioner"))
         errors += parameters_errors(obj.get("parameters") or {}, Path("parameters"))
         policy, mode = obj.get("reclaimPolicy"), obj.get("volumeBindingMode")
         if policy and policy not in RECLAIM_POLICIES:
@@ -47,7 +42,7 @@ class StorageClassStrategy(TableStrategy):
             errors.append(field.required(Path("volumeBindingMode"), ""))
         elif mode not in BINDING_MODES:
             errors.append(field.not_supported(Path("volumeBindingMode"), mode, BINDING_MODES))
-        return errors
+        return errors + _topologies_errors(obj.get("allowedTopologies") or (), Path("allowedTopologies"))
 
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
         errors = self.validate(new)
@@ -68,6 +63,38 @@ class StorageClassStrategy(TableStrategy):
             bool(expansion),
             age(obj, now),
         ]
+
+
+def provisioner_errors(name: str, path: Path) -> list[FieldError]:
+    """Errors of what provisions: a qualified name, in either case."""
+    return validate_label_name(name.lower(), path) if name else [field.required(path, "")]
+
+
+def _topologies_errors(terms: Sequence[Object], path: Path) -> list[FieldError]:
+    """Each term names other parts of the cluster, so one that names none is already too many."""
+    errors: list[FieldError] = []
+    seen: list[Mapping[str, frozenset[str]]] = [{}]
+    for index, term in enumerate(terms):
+        where = path.index(index).child("matchLabelExpressions")
+        found: dict[str, frozenset[str]] = {}
+        for number, expression in enumerate(term.get("matchLabelExpressions") or ()):
+            at = where.index(number)
+            key, values = expression.get("key") or "", expression.get("values") or ()
+            if not values:
+                errors.append(field.required(at.child("values"), ""))
+            errors += [
+                field.duplicate(at.child("values").index(i), value)
+                for i, value in enumerate(values)
+                if value in values[:i]
+            ]
+            errors += validate_label_name(key, at.child("key"))
+            if key in found:
+                errors.append(field.duplicate(at.child("key"), key))
+            found[key] = frozenset(values)
+        if found in seen:
+            errors.append(field.duplicate(where, ""))
+        seen.append(found)
+    return errors
 
 
 def parameters_errors(parameters: Mapping[str, str], path: Path, *, needed: bool = False) -> list[FieldError]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Final
 
+from tiphys.apiserver.registry.core.persistentvolumes import inline_volume_errors
 from tiphys.apiserver.registry.kinds import StatusStrategy, TableStrategy, name_of, spec_of, status_of
-from tiphys.apiserver.registry.storage.storageclasses import parameters_errors
+from tiphys.apiserver.registry.storage.storageclasses import parameters_errors, provisioner_errors
 from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
 from tiphys.apiserver.registry.validation.meta import validate_immutable
 from tiphys.apiserver.registry.validation.volumes import driver_name_errors
@@ -28,27 +29,8 @@ class VolumeAttachmentStrategy(StatusStrategy):
     def validate(self, obj: Object) -> list[FieldError]:
         spec = spec_of(obj)
         attacher, node = spec.get("attacher") or "", spec.get("nodeName") or ""
-        errors: list[FieldError] = []
-        if not attacher:
-            errors.append(field.required(SPEC.child("attacher"), ""))
-        else:
-            errors.extend(
-                field.invalid(SPEC.child("attacher"), attacher, message)
-                for message in formats.dns1123_subdomain(attacher.lower())
-            )
-        source = spec.get("source") or {}
-        where = SPEC.child("source")
-        inline, name = source.get("inlineVolumeSpec"), source.get("persistentVolumeName")
-        if inline is None and name is None:
-            errors.append(field.required(where, ONE_SOURCE))
-        elif inline is not None and name is not None:
-            errors.append(field.forbidden(where, ONE_SOURCE))
-        elif name is not None:
-            at = where.child("persistentVolumeName")
-            if not name:
-                errors.append(field.required(at, "must specify non empty persistentVolumeName"))
-            else:
-                errors += [field.invalid(at, name, message) for message in formats.dns1123_subdomain(name)]
+        errors = driver_name_errors(attacher, SPEC.child("attacher"))
+        errors += _source_errors(spec.get("source") or {}, SPEC.child("source"))
         errors += [field.invalid(SPEC.child("nodeName"), node, one) for one in formats.dns1123_subdomain(node)]
         return errors
 
@@ -67,6 +49,21 @@ class VolumeAttachmentStrategy(StatusStrategy):
         ]
 
 
+def _source_errors(source: Object, path: Path) -> list[FieldError]:
+    inline, name = source.get("inlineVolumeSpec"), source.get("persistentVolumeName")
+    at = path.child("persistentVolumeName")
+    errors: list[FieldError] = []
+    if inline is None and name is None:
+        return [field.required(path, ONE_SOURCE)]
+    if inline is not None and name is not None:
+        errors.append(field.forbidden(path, ONE_SOURCE))
+    elif name == "":
+        errors.append(field.required(at, "must specify non empty persistentVolumeName"))
+    if name is not None:
+        return errors + [field.invalid(at, name, message) for message in formats.dns1123_subdomain(name)]
+    return errors + inline_volume_errors(inline or {}, path.child("inlineVolumeSpec"))
+
+
 class VolumeAttributesClassStrategy(TableStrategy):
     """Parameters a volume may be changed to; never change themselves."""
 
@@ -77,7 +74,7 @@ class VolumeAttributesClassStrategy(TableStrategy):
             obj["metadata"]["finalizers"] = [*finalizers, PROTECTION]
 
     def validate(self, obj: Object) -> list[FieldError]:
-        errors = driver_name_errors(obj.get("driverName") or "", Path("driverName"))
+        errors = provisioner_errors(obj.get("driverName") or "", Path("driverName"))
         return errors + parameters_errors(obj.get("parameters") or {}, Path("parameters"), needed=True)
 
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:

@@ -163,6 +163,20 @@ TYPES: Final[Mapping[str, str]] = {
     "Quobyte:x ISCSI:x FlexVolume:x Cinder:x CephFS:x FC:x Flocker:x AzureFile:x VsphereVolume:x AzureDisk:x "
     "PhotonPersistentDisk:x PortworxVolume:x ScaleIO:x Local:*LocalVolume StorageOS:x CSI:x",
     "LocalVolume": "Path:s FSType:s*",
+    "FlowSchemaSpec": "PriorityLevelConfiguration:LocalObjectReference MatchingPrecedence:i "
+    "DistinguisherMethod:*FlowDistinguisherMethod Rules:[]FlowRule",
+    "FlowDistinguisherMethod": "Type:s",
+    "FlowRule": "Subjects:[]FlowSubject ResourceRules:[]FlowResourceRule NonResourceRules:[]FlowNonResourceRule",
+    "FlowSubject": "Kind:s User:*LocalObjectReference Group:*LocalObjectReference ServiceAccount:*FlowServiceAccount",
+    "FlowServiceAccount": "Namespace:s Name:s",
+    "FlowResourceRule": "Verbs:x APIGroups:x Resources:x ClusterScope:b Namespaces:x",
+    "FlowNonResourceRule": "Verbs:x NonResourceURLs:x",
+    "PriorityLevelConfigurationSpec": "Type:s Limited:*LimitedLevel Exempt:*ExemptLevel",
+    "LimitedLevel": "NominalConcurrencyShares:i LimitResponse:LimitResponse LendablePercent:i* "
+    "BorrowingLimitPercent:i*",
+    "LimitResponse": "Type:s Queuing:*Queuing",
+    "Queuing": "Queues:i HandSize:i QueueLengthLimit:i",
+    "ExemptLevel": "NominalConcurrencyShares:i* LendablePercent:i*",
 }
 _JSON_NAMES: Final = {
     "StorageOS": "storageos",
