@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 Object = dict[str, Any]
+RESOURCE: Final = "/apis/resource.k8s.io/v1"
+DRIVER: Final = "test-driver.cdi.k8s.io"
 ZONE: Final = "topology.kubernetes.io/zone"
 HOSTNAME: Final = "kubernetes.io/hostname"
 PODS: Final = "/api/v1/pods"
@@ -90,6 +92,9 @@ class Workload:
     churn_interval: float = 0.0
     extra: Callable[[Part], Objects] | None = None
     volume: Callable[[int], Object] | None = None
+    devices: int = 0  # of each node
+    controllers: str = ""  # of the controller manager, beside the scheduler
+    fixed: bool = False  # as many pods as fill the nodes: fewer pods mean fewer nodes
 
     def before(self, nodes: int) -> Objects:
         """Collections and what is made in them before the measurement: namespaces, pods, what the pods need."""
@@ -100,6 +105,8 @@ class Workload:
         found.append(("/api/v1/serviceaccounts", accounts))
         if self.extra is not None:
             found += self.extra(self.after)
+        if self.devices:
+            found.append((f"{RESOURCE}/resourceslices", [_slice(number, self.devices) for number in range(nodes)]))
         for number, part in enumerate(self.first):
             found.append((PODS, list(replace(part, prefix=f"before-{number}").pods())))
         return found
@@ -118,7 +125,8 @@ def scaled(workload: Workload, share: float) -> Workload:
     def part(one: Part) -> Part:
         return replace(one, count=max(1, round(one.count * share)))
 
-    return replace(workload, after=part(workload.after), first=tuple(map(part, workload.first)))
+    nodes = max(1, round(workload.nodes * share)) if workload.fixed else workload.nodes
+    return replace(workload, after=part(workload.after), first=tuple(map(part, workload.first)), nodes=nodes)
 
 
 def _namespace(name: str) -> Object:
@@ -252,6 +260,28 @@ def volumes(source: Callable[[str], Object]) -> Callable[[Part], Objects]:
     return made
 
 
+def claim_templates(part: Part) -> Objects:
+    """The class of the devices, and what every pod's claim is made from."""
+    selector = {"cel": {"expression": f'device.driver == "{DRIVER}"'}}
+    device_class = {"metadata": {"name": "test-class"}, "spec": {"selectors": [selector]}}
+    request = {"name": "req-0", "exactly": {"deviceClassName": "test-class"}}
+    template = {
+        "metadata": {"name": "test-claim-template", "namespace": part.namespace},
+        "spec": {"spec": {"devices": {"requests": [request]}}},
+    }
+    classes, templates = [device_class], [template]
+    return [(f"{RESOURCE}/deviceclasses", classes), (f"{RESOURCE}/resourceclaimtemplates", templates)]
+
+
+def _slice(number: int, count: int) -> Object:
+    """The devices of one node."""
+    name = f"node-{number:05d}"
+    pool = {"name": name, "generation": 1, "resourceSliceCount": 1}
+    devices = [{"name": f"device-{index}"} for index in range(count)]
+    spec = {"driver": DRIVER, "nodeName": name, "pool": pool, "devices": devices}
+    return {"metadata": {"name": f"{name}-slice"}, "spec": spec}
+
+
 def claimed(number: int) -> Object:
     """The claim of the pod of this number."""
     return {"persistentVolumeClaim": {"claimName": f"volume-{number}"}}
@@ -264,6 +294,7 @@ def _secret(number: int) -> Object:
 BLUE, GREEN, RED, YELLOW = ({"color": color} for color in ("blue", "green", "red", "yellow"))
 GATES: Final = {"schedulingGates": [{"name": "test.k8s.io/hold"}]}
 LOW, HIGH = {"cpu": "900m", "memory": "500Mi"}, {"cpu": "3000m", "memory": "500Mi"}
+FROM_TEMPLATE: Final = {"resourceClaims": [{"name": "resource", "resourceClaimTemplateName": "test-claim-template"}]}
 CSI: Final = volumes(lambda name: {"csi": {"driver": "csi.example.com", "volumeHandle": name}})
 DISK: Final = volumes(lambda name: {"awsElasticBlockStore": {"volumeID": name, "fsType": "ext4"}})
 ANTI_NS: Final = required("podAntiAffinity", term("green", HOSTNAME, **SELECTED))
@@ -289,6 +320,7 @@ WORKLOADS: Final = (
         Part(5000, {"priorityClassName": "high"}, requests=HIGH),
         (Part(20000, {"terminationGracePeriodSeconds": 0}, requests=LOW),),
         extra=priorities,
+        fixed=True,
     ),
     Workload("SchedulingWhileGated", "130", Part(10000), (Part(10000, GATES),), nodes=1, node=large(1), waits=True),
     Workload("TopologySpreading", "85", Part(5000, spread("DoNotSchedule"), BLUE), (Part(5000),)),
@@ -342,4 +374,15 @@ WORKLOADS: Final = (
     Workload("SchedulingSecrets", "260", Part(10000), extra=secrets, volume=_secret),
     Workload("SchedulingInTreePVs", "90", Part(2000), extra=DISK, volume=claimed),
     Workload("SchedulingCSIPVs", "48", Part(5000), extra=CSI, volume=claimed),
+    Workload(
+        "SchedulingWithResourceClaimTemplate",
+        "40",
+        Part(2500, FROM_TEMPLATE),
+        (Part(2500, FROM_TEMPLATE),),
+        nodes=500,
+        extra=claim_templates,
+        devices=10,
+        controllers="resourceclaim-controller",
+        fixed=True,
+    ),
 )

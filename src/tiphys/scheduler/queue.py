@@ -27,6 +27,8 @@ from typing import Any, Final
 
 from tiphys.base.clock import Clock
 from tiphys.base.log import get_logger
+from tiphys.client import key_of
+from tiphys.machinery.meta import ObjectName
 from tiphys.scheduler.framework.events import Event
 from tiphys.scheduler.framework.interface import Refusal
 from tiphys.scheduler.framework.runner import Framework
@@ -37,6 +39,7 @@ log = get_logger(__name__)
 MAX_UNSCHEDULABLE: Final = 300.0  # seconds until a pod is tried again without an event
 FLUSH_PERIOD: Final = 30.0
 BACKOFF_PERIOD: Final = 1.0
+_NO_NAME: Final = ObjectName("", "")
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +54,7 @@ class QueuedPod:
     unschedulable_plugins: set[str] = field(default_factory=set)
     failed_with_error: bool = False
     gated: Refusal | None = None
-    waits_for: tuple[Event, ...] = ()
+    waits_for: tuple[Event | ObjectName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,30 +101,43 @@ class _Heap:
 
 
 class _Waiting:
-    """Pods that wait for an event, and by event those that wait for it: most events are nobody's."""
+    """Pods that wait for an event, and by event those that wait for it: most events are nobody's.
+
+    A pod that waits for one object is found by the object's name.
+    """
 
     def __init__(self) -> None:
         self.pods: dict[str, QueuedPod] = {}
-        self._waiting: dict[Event, dict[str, QueuedPod]] = {event: {} for event in Event}
+        self._waiting: dict[Event | ObjectName, dict[str, QueuedPod]] = {}
 
     def add(self, pod: QueuedPod) -> None:
         uid = pod.info.uid
         self.pods[uid] = pod
-        pod.waits_for = pod.framework.events_of(pod.unschedulable_plugins)
-        for event in pod.waits_for:
-            self._waiting[event][uid] = pod
+        about = pod.gated.about if pod.gated is not None else None
+        pod.waits_for = pod.framework.events_of(pod.unschedulable_plugins) if about is None else (about,)
+        for key in pod.waits_for:
+            self._waiting.setdefault(key, {})[uid] = pod
 
     def remove(self, uid: str) -> QueuedPod | None:
         pod = self.pods.pop(uid, None)
-        for event in pod.waits_for if pod is not None else ():
-            del self._waiting[event][uid]
+        for key in pod.waits_for if pod is not None else ():
+            waiting = self._waiting[key]
+            del waiting[uid]
+            if not waiting:
+                del self._waiting[key]
         return pod
 
-    def waiting_for(self, event: Event) -> list[QueuedPod]:
-        return list(self._waiting[event].values())
+    def waiting_for(self, event: Event, about: Any) -> list[QueuedPod]:
+        """Those whom the event of an object may help."""
+        if not self._waiting:
+            return []
+        return [*self._waiting.get(event, _NOBODY).values(), *self._waiting.get(_name_of(about), _NOBODY).values()]
 
     def __len__(self) -> int:
         return len(self.pods)
+
+
+_NOBODY: Final[dict[str, QueuedPod]] = {}
 
 
 class SchedulingQueue:
@@ -258,13 +274,15 @@ class SchedulingQueue:
         """Something changed in the cluster: wake the pods it may help."""
         if self._in_flight:
             self._record(event, old, new)
-        waiting, gated = self._unschedulable.waiting_for(event), self._gated.waiting_for(event)
+        waiting = self._unschedulable.waiting_for(event, new or old)
+        gated = self._gated.waiting_for(event, new or old)
         if waiting or gated:
             happened = _Happened(0, event, old, new)
             for pod in waiting:
                 self._requeue_if_helpful(pod, happened)
             for pod in gated:
-                if self._is_helpful(pod, happened):
+                is_awaited = pod.gated is not None and pod.gated.about is not None
+                if is_awaited or self._is_helpful(pod, happened):
                     self._gated.remove(pod.info.uid)
                     self._activate(pod)
 
@@ -342,6 +360,13 @@ class SchedulingQueue:
             return pod.timestamp
         seconds = min(self._initial_backoff * 2.0 ** min(pod.attempts - 1, 30), self._max_backoff)
         return pod.timestamp + seconds
+
+
+def _name_of(thing: Any) -> ObjectName:
+    """Of a PodInfo or an object of the API."""
+    if isinstance(thing, PodInfo):
+        return thing.key
+    return _NO_NAME if thing is None else key_of(thing)
 
 
 def _helps(hint: Callable[[PodInfo, Any, Any], bool], pod: PodInfo, happened: _Happened) -> bool:

@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from tests.unit.scheduler.builders import make_framework, make_node, make_pod
+from tiphys.api.resource.v1 import ResourceClaim
 from tiphys.base.clock import FakeClock
 from tiphys.base.tasks import Supervised
+from tiphys.machinery.meta import ObjectName
 from tiphys.scheduler.framework.events import Event
 from tiphys.scheduler.framework.interface import Refusal
 from tiphys.scheduler.podinfo import PodInfo
@@ -172,23 +174,27 @@ async def test_who_misses_something_waits_for_it_to_come(clock: FakeClock) -> No
     """A plugin's own gate opens with the events the plugin asks for, not only with the pod's update."""
     framework = make_framework()
     queue = SchedulingQueue({"default-scheduler": framework}, clock)
-    opened = False
-    framework._pre_enqueue.append(("DynamicResources", Gate(lambda: opened)))
+    opened, awaited = False, ObjectName("default", "mine")
+    framework._pre_enqueue.append(("DynamicResources", Gate(lambda: opened, awaited)))
     queue.add(make_pod("p"))
-    queue.happened(Event.RESOURCE_CLAIM)
     assert queue.counts()["gated"] == 1
     opened = True
-    queue.happened(Event.VOLUME)  # nothing the plugin waits for
+    other, mine = (
+        msgspec.convert({"metadata": {"namespace": "default", "name": name}}, ResourceClaim)
+        for name in ("other", "mine")
+    )
+    queue.happened(Event.RESOURCE_CLAIM, None, other)
     assert queue.counts()["gated"] == 1
-    queue.happened(Event.RESOURCE_CLAIM)
+    queue.happened(Event.RESOURCE_CLAIM, None, mine)
     assert popped(queue).info.key.name == "p"
 
 
 class Gate:
     """Refuses until it is open."""
 
-    def __init__(self, is_open: Callable[[], bool]) -> None:
+    def __init__(self, is_open: Callable[[], bool], about: ObjectName) -> None:
         self._is_open = is_open
+        self._about = about
 
     def pre_enqueue(self, _: PodInfo) -> Refusal | None:
-        return None if self._is_open() else Refusal("not yet")
+        return None if self._is_open() else Refusal("not yet", about=self._about)

@@ -15,11 +15,16 @@ from tiphys.api.resource.v1 import (
     ExactDeviceRequest,
     ResourceClaim,
 )
+from tiphys.machinery.meta import ObjectName
 from tiphys.machinery.quantity import Quantity, parse_cached
 
 
 class ClaimError(Exception):
-    """A claim that nobody can serve as it is; the message says why."""
+    """A claim that nobody can serve as it is; the message says why. `claim` names it, where there should be one."""
+
+    def __init__(self, message: str, claim: ObjectName | None = None) -> None:
+        super().__init__(message)
+        self.claim = claim
 
 
 @dataclass(frozen=True, slots=True)

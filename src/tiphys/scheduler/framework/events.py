@@ -17,6 +17,8 @@ from tiphys.scheduler.podinfo import PodInfo
 class Event(Enum):
     """A change of the cluster, as fine as plugins tell them apart."""
 
+    __hash__ = object.__hash__  # there is one of each; Enum's own is many times slower
+
     NODE_ADD = "NodeAdd"
     NODE_ALLOCATABLE = "NodeAllocatableChange"
     NODE_LABEL = "NodeLabelChange"

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
+from tiphys.machinery.meta import ObjectName
 from tiphys.scheduler.framework.events import Requeue
 from tiphys.scheduler.nodetable import Mask, NodeTable, Numbers
 from tiphys.scheduler.podinfo import PodInfo
@@ -59,12 +60,14 @@ class Verdict:
 class Refusal:
     """No, for the pod as a whole: of PreEnqueue, PreFilter, Reserve, Permit or PreBind.
 
-    `plugin` is filled in by the framework. `resolvable`: whether evicting pods could help.
+    `plugin` is filled in by the framework. `resolvable`: whether evicting pods could help. `about`, of PreEnqueue: the
+    one object whose changes could lift it, besides the pod; None: any of which the plugin wants to know.
     """
 
     reason: str
     plugin: str = ""
     resolvable: bool = False
+    about: ObjectName | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -94,7 +95,7 @@ class Framework:
         for name, plugin in self._pre_enqueue:
             refusal = plugin.pre_enqueue(pod)
             if refusal is not None:
-                return Refusal(refusal.reason, name)
+                return replace(refusal, plugin=name)
         return None
 
     def pre_filter(self, state: CycleState, pod: PodInfo, nodes: NodeTable) -> Refusal | dict[str, Narrowed]:

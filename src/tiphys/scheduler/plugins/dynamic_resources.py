@@ -74,10 +74,25 @@ class PodClaims:
 CLAIMS: Final[StateKey[PodClaims]] = StateKey("DynamicResources")
 
 
+def concerns(pod: PodInfo, old: object, new: object) -> bool:
+    """A claim matters to the pod when it is one of its own, or gives devices back."""
+    claims = [each for each in (old, new) if isinstance(each, ResourceClaim)]
+    if not claims:
+        return True
+    had, has = (each.status.allocation if isinstance(each, ResourceClaim) else None for each in (old, new))
+    if had is not None and has != had:
+        return True
+    metadata = claims[-1].metadata
+    if metadata.namespace != pod.namespace:
+        return False
+    named = any(wish.resource_claim_name == metadata.name for wish in pod.pod.spec.resource_claims)
+    return named or any(owner.uid == pod.uid for owner in metadata.owner_references)
+
+
 class DynamicResources:
     name: ClassVar[str] = "DynamicResources"
     requeue_on: ClassVar[Requeue] = {
-        Event.RESOURCE_CLAIM: always,
+        Event.RESOURCE_CLAIM: concerns,
         Event.RESOURCE_SLICE: always,
         Event.DEVICE_CLASS: always,
         Event.NODE_ADD: always,
@@ -103,7 +118,7 @@ class DynamicResources:
         try:
             self._claims_of(pod)
         except ClaimError as error:
-            return Refusal(str(error))
+            return Refusal(str(error), about=error.claim or pod.key)
         return None
 
     def _claims_of(self, pod: PodInfo) -> list[ResourceClaim]:
@@ -120,12 +135,14 @@ class DynamicResources:
                 continue  # none is needed for this one
             claim = self._claims.get(ObjectName(pod.namespace, name))
             if claim is None:
-                raise ClaimError(f'resourceclaim.resource.k8s.io "{name}" not found')
+                key = ObjectName(pod.namespace, name)
+                raise ClaimError(f'resourceclaim.resource.k8s.io "{name}" not found', key)
             owners = [owner.uid for owner in claim.metadata.owner_references if owner.controller]
             if wish.resource_claim_template_name is not None and owners != [pod.uid]:
-                raise ClaimError(f"ResourceClaim {pod.namespace}/{name} was not created for pod {pod.key}")
+                words = f"ResourceClaim {pod.namespace}/{name} was not created for pod {pod.key}"
+                raise ClaimError(words, key_of(claim))
             if claim.metadata.deletion_timestamp is not None:
-                raise ClaimError(f'resourceclaim "{name}" is being deleted')
+                raise ClaimError(f'resourceclaim "{name}" is being deleted', key_of(claim))
             found.append(claim)
         return found
 
