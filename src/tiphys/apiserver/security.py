@@ -48,7 +48,7 @@ from tiphys.apiserver.bootstrap.policy import bootstrap_objects
 from tiphys.apiserver.bootstrap.writer import Writer
 from tiphys.apiserver.configfile import ConfigError
 from tiphys.apiserver.crd.controller import CustomResources
-from tiphys.apiserver.endpoints.negotiation import JSON, require
+from tiphys.apiserver.endpoints.negotiation import JSON, check_offered
 from tiphys.apiserver.endpoints.paths import PathHandler
 from tiphys.apiserver.flowcontrol.config import FlowControl
 from tiphys.apiserver.flowcontrol.debug import handlers as debug_pages
@@ -410,11 +410,11 @@ def _issuer_discovery(issuer: TokenIssuer, public: Sequence[PublicKey]) -> dict[
     keys = {"keys": list(shown.values())}
 
     async def discovery(request: Request) -> Response:
-        require(request.headers.get("accept", ""), JSON)
+        check_offered(request.headers.get("accept", ""), [JSON])
         return Response(200, orjson.dumps(configuration), content_type=JSON)
 
     async def key_set(request: Request) -> Response:
-        require(request.headers.get("accept", ""), KEY_SET_FORM)
+        check_offered(request.headers.get("accept", ""), [KEY_SET_FORM])
         return Response(200, orjson.dumps(keys), content_type=KEY_SET_FORM)
 
     return {DISCOVERY: discovery, KEY_SET: key_set}

@@ -321,7 +321,8 @@ class _Parser:
                 if not values or self.peek() in {",", ")"}:
                     values.append("")
                 continue
-            if not token or token in {"=", "==", "!=", "(", "<", ">", "!"}:
+            follows = bool(values) and self.tokens[self.at - 2] != ","
+            if not token or follows or token in {"=", "==", "!=", "(", "<", ">", "!"}:
                 expected = "',' or ')'" if values else "',', ')' or identifier"
                 self.fail(f"found '{token}', expected: {expected}")
             values.append(token)
@@ -369,21 +370,28 @@ def _split_terms(text: str) -> list[str]:
 def _field_requirement(term: str, text: str) -> FieldRequirement:
     for i, char in enumerate(term):
         if term.startswith("!=", i):
-            return FieldRequirement(term[:i], "!=", _unescape(term[i + 2 :], text))
+            return FieldRequirement(term[:i], "!=", _unescape(term[i + 2 :]))
         if term.startswith("==", i):
-            return FieldRequirement(term[:i], "=", _unescape(term[i + 2 :], text))
+            return FieldRequirement(term[:i], "=", _unescape(term[i + 2 :]))
         if char == "=":
-            return FieldRequirement(term[:i], "=", _unescape(term[i + 1 :], text))
+            return FieldRequirement(term[:i], "=", _unescape(term[i + 1 :]))
     raise ValueError(f"invalid selector: '{text}'; can't understand '{term}'".replace("\1", "\\\\"))
 
 
-def _unescape(value: str, text: str) -> str:
-    plain = value.replace("\\,", "\2").replace("\\=", "\3")
-    if "\\" in plain:
-        raise ValueError("invalid field selector: invalid escape sequence")
-    if "," in plain or "=" in plain:
-        raise ValueError("invalid field selector: unescaped ',' or '='")
-    return plain.replace("\2", ",").replace("\3", "=").replace("\1", "\\")
+def _unescape(value: str) -> str:
+    plain: list[str] = []
+    characters = iter(value)
+    for char in characters:
+        if char == "\\":
+            escaped = next(characters, "")
+            if not escaped or escaped not in ",=":
+                raise ValueError(f"invalid field selector: invalid escape sequence: \\{escaped}".replace("\1", "\\\\"))
+            plain.append(escaped)
+        elif char in ",=":
+            raise ValueError(f"invalid field selector: unescaped character in value: {ord(char)}")
+        else:
+            plain.append("\\" if char == "\1" else char)
+    return "".join(plain)
 
 
 def _escape(value: str) -> str:

@@ -59,10 +59,10 @@ def parse_duration_ns(text: str) -> int:
     while position < len(rest):
         match = _DURATION.match(rest, position)
         if match is None:
-            number = re.match(r"\d+(\.\d*)?|\.\d+", rest[position:])
-            problem = (
-                "missing unit in duration" if number and number.end() == len(rest) - position else "invalid duration"
-            )
+            number = re.match(r"(?:\d+(?:\.\d*)?|\.\d+)([^\d.]*)", rest[position:])
+            problem = "invalid duration"
+            if number:
+                problem = f'unknown unit "{number[1]}" in duration' if number[1] else "missing unit in duration"
             raise ValueError(f'time: {problem} "{text}"')
         number_text, unit = match.groups()
         whole, _, fraction = number_text.partition(".")

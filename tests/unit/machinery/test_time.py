@@ -61,7 +61,13 @@ def test_durations(text: str, duration: timedelta) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "problem"), [("", "invalid duration"), ("5", "missing unit in duration"), ("5x", "invalid duration")]
+    ("text", "problem"),
+    [
+        ("", "invalid duration"),
+        ("5", "missing unit in duration"),
+        ("5x", 'unknown unit "x" in duration'),
+        ("x5", "invalid duration"),
+    ],
 )
 def test_bad_durations(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match=f'time: {problem} "{text}"'):

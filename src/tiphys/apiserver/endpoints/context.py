@@ -9,7 +9,18 @@ from typing import Any
 
 from tiphys.apiserver.admission.interface import AdmissionAttributes, AdmissionChain, Operation
 from tiphys.apiserver.authz.interface import Authorizer
-from tiphys.apiserver.endpoints.negotiation import Wanted, negotiate, pretty_by_default
+from tiphys.apiserver.endpoints.negotiation import (
+    JSON,
+    MEDIA_TYPES,
+    NO_COLUMNS,
+    STREAM_TYPES,
+    TRANSFORMS,
+    YAML,
+    Wanted,
+    check_offered,
+    negotiate,
+    pretty_by_default,
+)
 from tiphys.apiserver.endpoints.request_info import RequestInfo
 from tiphys.apiserver.http.request import Request
 from tiphys.apiserver.registry.resources import CacheReader, ResourceMap, ServedResource
@@ -37,19 +48,32 @@ class ApiRequest:
 
     __slots__ = ("emptied", "info", "request", "services", "wanted", "warnings")
 
-    def __init__(self, services: Services, request: Request, info: RequestInfo, *, tables: bool = True) -> None:
-        """StatusError (406) when the Accept header cannot be served. `tables`: the answer can be shown as one."""
+    def __init__(
+        self, services: Services, request: Request, info: RequestInfo, *, tables: bool = True, custom: bool = False
+    ) -> None:
+        """StatusError (406) when the Accept header cannot be served.
+
+        `tables`: the answer can be shown as one; `custom`: of a custom resource, which has no protobuf.
+        """
         self.services = services
         self.request = request
         self.info = info
         self.warnings = request.warnings
         # Lists that the body says are empty (see BodyDecoder.emptied).
         self.emptied: list[tuple[str, ...]] = []
-        self.wanted = self._negotiate(tables)
+        self.wanted = self._negotiate(tables, custom)
 
-    def _negotiate(self, tables: bool) -> Wanted:
+    def _negotiate(self, tables: bool, custom: bool) -> Wanted:
         headers = self.request.headers
-        wanted = negotiate(headers.get("accept", ""), tables=tables)
+        accept = headers.get("accept", "")
+        if not custom:
+            streams = self.info.verb in ("list", "watch")
+            check_offered(accept, (*MEDIA_TYPES, *STREAM_TYPES) if streams else MEDIA_TYPES)
+        wanted = negotiate(
+            accept,
+            transforms=TRANSFORMS if tables else NO_COLUMNS,
+            media_types=(JSON, YAML) if custom else MEDIA_TYPES,
+        )
         pretty = self.request.parameter("pretty") if self.request.raw_query else ""
         if pretty_by_default(headers.get("user-agent", ""), pretty) or (wanted.pretty and not pretty):
             return Wanted(wanted.media_type, wanted.transform, wanted.meta_version, True)

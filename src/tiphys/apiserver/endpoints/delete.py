@@ -14,7 +14,7 @@ from tiphys.apiserver.endpoints.forms import form_for, list_metadata
 from tiphys.apiserver.endpoints.list_options import ListOptions, parse_int
 from tiphys.apiserver.endpoints.negotiation import PROTOBUF, YAML
 from tiphys.apiserver.endpoints.read import read_page
-from tiphys.apiserver.endpoints.request_info import TRUE
+from tiphys.apiserver.endpoints.request_info import truth
 from tiphys.apiserver.http.response import Response
 from tiphys.apiserver.registry.options import DeleteOptions
 from tiphys.apiserver.registry.resources import ServedResource
@@ -72,7 +72,7 @@ def _from_query(api: ApiRequest) -> Object:
         raw["propagationPolicy"] = policy
     orphan = api.parameter("orphanDependents")
     if orphan:
-        raw["orphanDependents"] = orphan in TRUE
+        raw["orphanDependents"] = truth(orphan)
     if "dryRun" in api.query:
         raw["dryRun"] = api.query["dryRun"]
     return raw

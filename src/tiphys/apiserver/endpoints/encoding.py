@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from tiphys.api.protobuf import encode_object_protobuf
-from tiphys.apiserver.endpoints.negotiation import JSON, PROTOBUF, YAML, Wanted, negotiate
+from tiphys.apiserver.endpoints.negotiation import AS_IT_IS, JSON, PROTOBUF, YAML, Wanted, negotiate
 from tiphys.apiserver.http.response import Headers, Response, status_response
 from tiphys.machinery.codec import encode_yaml
 from tiphys.machinery.codec.protobuf import varint
@@ -57,7 +57,7 @@ def refusal(error: StatusError, accept: str) -> Response:
     if not accept or accept == JSON:
         return answer
     try:
-        media_type = negotiate(accept).media_type
+        media_type = negotiate(accept, transforms=AS_IT_IS).media_type
     except StatusError:
         return answer
     if media_type != JSON:

@@ -31,6 +31,7 @@ from tiphys.apiserver.endpoints.delete import delete_collection, delete_object
 from tiphys.apiserver.endpoints.encoding import refusal
 from tiphys.apiserver.endpoints.forms import form_for
 from tiphys.apiserver.endpoints.list_options import ListOptions
+from tiphys.apiserver.endpoints.negotiation import STREAM_TYPES, YAML, no_form
 from tiphys.apiserver.endpoints.patch import patch_object
 from tiphys.apiserver.endpoints.paths import PathHandlers
 from tiphys.apiserver.endpoints.read import get_object, list_objects
@@ -141,7 +142,10 @@ class ApiHandler:
         """The headers every answer has."""
         if isinstance(answer, Upgrade):
             return
-        headers = [("Audit-Id", request.audit_id), ("Cache-Control", "no-cache, private"), *answer.headers]
+        headers = [("Audit-Id", request.audit_id)]
+        if not any(name == "Cache-Control" for name, _ in answer.headers):
+            headers.append(("Cache-Control", "no-cache, private"))
+        headers += answer.headers
         if request.place is not None:
             headers += request.place.headers
         if request.warnings:
@@ -266,13 +270,15 @@ class ApiHandler:
                 request.audit.annotations["k8s.io/deprecated"] = "true"
         if served.warning:
             request.warnings.append(served.warning)
-        api = ApiRequest(self._services, request, info)
+        custom = served.schema is not None and served.schema.custom
         if info.subresource:
+            api = ApiRequest(self._services, request, info, custom=custom)
             await self._services.cache.wait_fresh()
             return await serve_subresource(api, served)
         named = len(info.parts) > 1
         if info.verb not in served.resource.verbs or (info.verb in (NAMED if not named else UNNAMED)):
             raise no_such_method()
+        api = ApiRequest(self._services, request, info, custom=custom)
         answer: Answer = await _VERBS[info.verb](api, served)
         return answer
 
@@ -323,6 +329,8 @@ async def _watch(api: ApiRequest, served: ServedResource) -> Answer:
     options = ListOptions.parse(api.query, watch=True)
     name = api.info.name if len(api.info.parts) > 1 else ""
     wanted = options.filter(served, _namespace(api, served), name)
+    if api.wanted.media_type == YAML:
+        raise no_form(STREAM_TYPES)
     form = form_for(served, api.wanted, api.parameter("includeObject"), api.services.now)
     await served.store.fresh()
     place = api.request.place
@@ -376,7 +384,7 @@ def time_limit(request: Request, info: RequestInfo) -> float | None:
         given = parse_duration(text).total_seconds()
     except (ValueError, OverflowError) as error:
         raise bad_request(f"invalid timeout specified in the request URL - {error}") from None
-    return min(given, REQUEST_TIMEOUT) if given else REQUEST_TIMEOUT
+    return min(given, REQUEST_TIMEOUT) if given > 0 else REQUEST_TIMEOUT
 
 
 def _attributes(request: Request, info: RequestInfo) -> Attributes:

@@ -16,6 +16,7 @@ from tiphys.base.log import get_logger
 log = get_logger(__name__)
 
 TEXT: Final = "text/plain; charset=utf-8"
+NOSNIFF: Final = (("X-Content-Type-Options", "nosniff"),)
 
 # A check returns None when all is well, else what is wrong (for the log: clients only learn that it failed).
 Check = Callable[[], Awaitable[str | None]]
@@ -121,10 +122,12 @@ class Health:
             )
         if failed:
             text = "\n".join([*lines, f"{group} check failed", ""])
-            return Response(500, text.encode(), content_type=TEXT)
+            return Response(500, text.encode(), content_type=TEXT, headers=NOSNIFF)
         if single or "verbose" not in request.query:
-            return Response(200, b"ok", content_type=TEXT)
-        return Response(200, "\n".join([*lines, f"{group} check passed", ""]).encode(), content_type=TEXT)
+            return Response(200, b"ok", content_type=TEXT, headers=NOSNIFF)
+        return Response(
+            200, "\n".join([*lines, f"{group} check passed", ""]).encode(), content_type=TEXT, headers=NOSNIFF
+        )
 
 
 def _quote(text: str) -> str:

@@ -1,12 +1,12 @@
 """Content negotiation: which form of an answer an Accept header asks for.
 
-Clauses are tried in the order of their q; the first that can be served wins:
-
     application/json                                            the object as it is
     application/json;as=Table;v=v1;g=meta.k8s.io                columns and rows (v1, v1beta1)
     application/json;as=PartialObjectMetadata[List];v=v1;…      metadata only (v1, v1beta1)
-    application/yaml, application/vnd.kubernetes.protobuf       the same in other encodings; `*/*` is JSON
+    application/yaml, application/vnd.kubernetes.protobuf       the same in other encodings
 
+Two judges, as upstream: `check_offered`, for paths that list what they answer with, only looks at media types;
+`negotiate` tries the clauses, wildcards last and else in the order of their q: the first that can be served wins.
 https://kubernetes.io/docs/reference/using-api/api-concepts/#alternate-representations-of-resources
 """
 
@@ -27,7 +27,14 @@ MEDIA_TYPES: Final = (JSON, YAML, PROTOBUF)
 TABLE: Final = "Table"
 PARTIAL: Final = "PartialObjectMetadata"
 PARTIAL_LIST: Final = "PartialObjectMetadataList"
+DISCOVERY: Final = "APIGroupDiscoveryList"
 META_VERSIONS: Final = ("v1", "v1beta1")
+TRANSFORMS: Final = frozenset({TABLE, PARTIAL, PARTIAL_LIST})
+NO_COLUMNS: Final = frozenset({PARTIAL, PARTIAL_LIST})
+AS_IT_IS: Final[frozenset[str]] = frozenset()
+
+STREAM: Final = "watch"
+STREAM_TYPES: Final = (f"{JSON};stream=watch", f"{PROTOBUF};stream=watch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,12 @@ class Wanted:
     @property
     def plain(self) -> bool:
         """The common case: JSON bytes as they are."""
-        return self.media_type == JSON and not self.transform and not self.pretty
+        return self.plain_encoding and not self.transform
+
+    @property
+    def plain_encoding(self) -> bool:
+        """JSON without white space."""
+        return self.media_type == JSON and not self.pretty
 
 
 DEFAULT: Final = Wanted()
@@ -57,61 +69,71 @@ def unavailable(media_types: Sequence[str] = MEDIA_TYPES) -> StatusError:
     )
 
 
-def require(accept: str, media_type: str) -> None:
-    """For a document that exists in one form. StatusError (406) when an Accept header rules it out."""
-    kinds = {media_type, "*/*", f"{media_type.partition('/')[0]}/*"}
-    if accept and not any(media in kinds for _, media, _ in _clauses(accept)):
-        raise unavailable([media_type])
+def no_form(media_types: Sequence[str] = MEDIA_TYPES) -> StatusError:
+    """406 when no clause can be served."""
+    return not_acceptable(f"only the following media types are accepted: {', '.join(media_types)}")
+
+
+def check_offered(accept: str, offered: Sequence[str] = MEDIA_TYPES) -> None:
+    """StatusError (406) when an Accept header has none of the media types that a path lists."""
+    if accept.strip() and not _has_one(accept, tuple(offered)):
+        raise unavailable(offered)
+
+
+@lru_cache(maxsize=256)
+def _has_one(accept: str, offered: tuple[str, ...]) -> bool:
+    kinds = {"*/*", *offered}
+    return any(clause.partition(";")[0].strip() in kinds for clause in accept.split(","))
 
 
 @lru_cache(maxsize=512)
-def negotiate(accept: str, *, tables: bool = True) -> Wanted:
+def negotiate(
+    accept: str, *, transforms: frozenset[str] = TRANSFORMS, media_types: tuple[str, ...] = MEDIA_TYPES
+) -> Wanted:
     """The form an Accept header asks for. StatusError (406) when none of it can be served.
 
-    Not everything has columns: without `tables` that clause is one nobody can serve.
+    `transforms`: the kinds the answer can be turned into; not everything has columns.
     """
-    if not accept:
+    if not accept.strip():
         return DEFAULT
-    clauses = sorted(_clauses(accept), key=lambda clause: -clause[0])
-    if not any(media in ("*/*", *MEDIA_TYPES) for _, media, _ in clauses):
-        raise unavailable()
-    for _, media, parameters in clauses:
-        if media not in ("*/*", *MEDIA_TYPES):
-            continue
-        transform = parameters.get("as", "")
-        version = parameters.get("v", "v1")
-        if transform:
-            group = parameters.get("g", "")
-            if (
-                transform not in (TABLE, PARTIAL, PARTIAL_LIST)
-                or group != "meta.k8s.io"
-                or version not in META_VERSIONS
-                or (transform == TABLE and not tables)
+    for media, parameters in _clauses(accept):
+        transform, version = parameters.get("as", ""), parameters.get("v", "")
+        stream = parameters.get("stream", STREAM)
+        for offered in media_types:
+            if media not in (offered, "*/*", "application/*") or stream != STREAM:
+                continue
+            if offered == YAML and "stream" in parameters:
+                continue
+            if not parameters.keys().isdisjoint(("as", "g", "v")) and not (
+                transform in transforms and _can_be(offered, transform, parameters.get("g", ""), version)
             ):
                 continue
-        elif media == "*/*" and len(clauses) > 1 and parameters:
-            continue
-        return Wanted(
-            JSON if media == "*/*" else media,
-            transform,
-            version if transform else "v1",
-            parameters.get("pretty", "") in ("1", "true"),
-        )
-    raise not_acceptable(f"only the following media types are accepted: {', '.join(MEDIA_TYPES)}")
+            return Wanted(offered, transform, version or "v1", parameters.get("pretty", "") in ("1", "true"))
+    raise no_form(media_types)
 
 
-def _clauses(accept: str) -> list[tuple[float, str, dict[str, str]]]:
-    found: list[tuple[float, str, dict[str, str]]] = []
+def _can_be(media_type: str, transform: str, group: str, version: str) -> bool:
+    """Whether an answer can be written as a kind of a version; tables have no protobuf."""
+    if transform == DISCOVERY:
+        return (group, version) == ("apidiscovery.k8s.io", "v2")
+    return group == "meta.k8s.io" and version in META_VERSIONS and (media_type, transform) != (PROTOBUF, TABLE)
+
+
+def _clauses(accept: str) -> list[tuple[str, dict[str, str]]]:
+    """Media types with their parameters, in the order in which they are tried."""
+    found: list[tuple[tuple[bool, bool, float], str, dict[str, str]]] = []
     for clause in accept.split(","):
         media, *given = (part.strip() for part in clause.split(";"))
-        parameters = dict(item.split("=", 1) for item in given if "=" in item)
+        parameters = {key.strip(): value.strip() for key, _, value in (item.partition("=") for item in given) if value}
         try:
             quality = float(parameters.pop("q", "1"))
         except ValueError:
             quality = 1.0
         if media:
-            found.append((quality, media, parameters))
-    return found
+            kind, _, detail = media.partition("/")
+            found.append(((kind == "*", detail == "*", -quality), media, parameters))
+    found.sort(key=lambda one: one[0])
+    return [(media, parameters) for _, media, parameters in found]
 
 
 def pretty_by_default(user_agent: str, pretty: str) -> bool:

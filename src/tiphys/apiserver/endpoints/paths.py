@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import orjson
 
 from tiphys.apiserver.discovery.documents import Discovery
-from tiphys.apiserver.endpoints.encoding import value_response
-from tiphys.apiserver.endpoints.health import TEXT, Health
-from tiphys.apiserver.endpoints.negotiation import MEDIA_TYPES, Wanted, negotiate, pretty_by_default
+from tiphys.apiserver.endpoints.encoding import encode_value, value_response
+from tiphys.apiserver.endpoints.health import NOSNIFF, TEXT, Health
+from tiphys.apiserver.endpoints.negotiation import (
+    AS_IT_IS,
+    DISCOVERY,
+    JSON,
+    Wanted,
+    check_offered,
+    negotiate,
+    pretty_by_default,
+)
 from tiphys.apiserver.endpoints.request_info import RequestInfo
 from tiphys.apiserver.http.request import Request
 from tiphys.apiserver.http.response import Answer, Response
 from tiphys.base.metrics import REGISTRY
-from tiphys.machinery.errors import StatusError, not_acceptable, status_of
+from tiphys.machinery.errors import StatusError, status_of
 
-AGGREGATED: Final = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+AGGREGATED: Final = ";g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 GIT_VERSION: Final = "v1.36.2"
 GIT_COMMIT: Final = "1f3ad0bf1c0fdf3f4c4b6f26f7d1ce1df4a1d36f"
 
@@ -57,7 +66,7 @@ PathHandler = Callable[[Request], Awaitable[Response]]
 
 def page_not_found() -> Response:
     """The 404 of paths that are no resource."""
-    return Response(404, b"404 page not found\n", content_type=TEXT, headers=[("X-Content-Type-Options", "nosniff")])
+    return Response(404, b"404 page not found\n", content_type=TEXT, headers=NOSNIFF)
 
 
 class PathHandlers:
@@ -87,9 +96,10 @@ class PathHandlers:
             return await self._health.serve(request, path.rstrip("/")) or page_not_found()
         segments = trimmed.split("/")[1:]
         if trimmed == "/":
-            return _value(request, {"paths": self.index()})
+            return Response(200, orjson.dumps({"paths": self.index()}, option=orjson.OPT_INDENT_2))
         if trimmed == "/version":
             _only_get(request)
+            check_offered(request.headers.get("accept", ""), [JSON])
             return Response(200, orjson.dumps(VERSION, option=orjson.OPT_INDENT_2))
         if trimmed == "/metrics":
             _only_get(request)
@@ -97,7 +107,7 @@ class PathHandlers:
                 200, REGISTRY.expose(), content_type="text/plain; version=0.0.4; charset=utf-8; escaping=underscores"
             )
         if segments[0] == "openapi":
-            return await self._serve_openapi(request, segments)
+            return await self._serve_openapi(request, path.split("/")[1:])
         if segments[0] in ("api", "apis"):
             return self._serve_discovery(request, segments)
         return page_not_found()
@@ -118,15 +128,11 @@ class PathHandlers:
         if segments in (["api"], ["apis"]):
             _only_get(request)
             core = segments == ["api"]
-            wanted = _aggregation(request)
-            if wanted is None:
-                document = discovery.api_versions(self._server_address()) if core else discovery.group_list()
-                return _value(request, document)
-            data, etag = discovery.aggregated(core=core)
-            headers = [("Etag", etag), ("Vary", "Accept")]
-            if request.headers.get("if-none-match", "") == etag:
-                return Response(304, b"", content_type="", headers=headers)
-            return Response(200, data, content_type=AGGREGATED, headers=headers)
+            wanted = _form(request, listed=core, transforms=_AGGREGATION)
+            if wanted.transform:
+                return _aggregated(request, *discovery.aggregated(core=core), wanted)
+            document = discovery.api_versions(self._server_address()) if core else discovery.group_list()
+            return value_response(200, document, wanted)
         if segments[0] == "api":
             document = discovery.resource_list("", segments[1]) if len(segments) == 2 else None
         elif len(segments) == 2:
@@ -135,7 +141,8 @@ class PathHandlers:
             document = discovery.resource_list(segments[1], segments[2]) if len(segments) == 3 else None
         if document is not None:
             _only_get(request)
-            return _value(request, document)
+            # A group is shown by the part of the server that knows of the others, a version by the one that serves it.
+            return value_response(200, document, _form(request, listed=segments[0] == "api" or len(segments) == 3))
         return self._unknown(segments)
 
     def _unknown(self, segments: list[str]) -> Answer:
@@ -162,31 +169,27 @@ class PathHandlers:
         return sorted(paths)
 
 
-def _aggregation(request: Request) -> Wanted | None:
-    """Whether the Accept header asks for aggregated discovery before it asks for the plain documents."""
-    accept = request.headers.get("accept", "")
-    if "as=APIGroupDiscoveryList" not in accept:
-        return None
-    for clause in accept.split(","):
-        parts = {part.strip() for part in clause.split(";")}
-        if "application/json" not in parts and "*/*" not in parts:
-            continue
-        if "as=APIGroupDiscoveryList" not in parts:
-            return None
-        if "g=apidiscovery.k8s.io" in parts and "v=v2" in parts:
-            return Wanted()
-    raise not_acceptable(f"only the following media types are accepted: {', '.join(MEDIA_TYPES)}")
+_AGGREGATION: Final = frozenset({DISCOVERY})
 
 
-def _value(request: Request, document: dict[str, Any]) -> Response:
+def _aggregated(request: Request, data: bytes, etag: str, wanted: Wanted) -> Response:
+    """Everything in one document, which a client asks for with what it knows."""
+    headers = [("Cache-Control", "public"), ("Etag", etag), ("Vary", "Accept")]
+    if request.headers.get("if-none-match", "") == etag:
+        return Response(304, b"", content_type="", headers=headers)
+    if not wanted.plain_encoding:
+        data = encode_value(orjson.loads(data), wanted.media_type, pretty=wanted.pretty)
+    return Response(200, data, content_type=wanted.media_type + AGGREGATED, headers=headers)
+
+
+def _form(request: Request, *, listed: bool, transforms: frozenset[str] = AS_IT_IS) -> Wanted:
+    """How to answer. StatusError (406). `listed`: the path says which media types it has."""
     accept = request.headers.get("accept", "")
-    # Discovery clients send the aggregated form first and accept plain JSON: only that part matters here.
-    plain = ",".join(clause for clause in accept.split(",") if "apidiscovery" not in clause)
-    wanted = negotiate(plain)
+    if listed:
+        check_offered(accept)
+    wanted = negotiate(accept, transforms=transforms)
     pretty = request.parameter("pretty") if request.raw_query else ""
-    if pretty_by_default(request.headers.get("user-agent", ""), pretty):
-        wanted = Wanted(wanted.media_type, pretty=True)
-    return value_response(200, document, Wanted(wanted.media_type, pretty=wanted.pretty))
+    return replace(wanted, pretty=pretty_by_default(request.headers.get("user-agent", ""), pretty) or wanted.pretty)
 
 
 def _only_get(request: Request) -> None:

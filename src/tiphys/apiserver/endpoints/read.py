@@ -7,15 +7,15 @@ exactly the revision asked for. Both are read in one turn of the loop, so a list
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 
+from tiphys.apiserver.endpoints.continue_token import decode_continue, encode_continue
 from tiphys.apiserver.endpoints.forms import Form, list_metadata
 from tiphys.apiserver.endpoints.list_options import (
     EXACT,
     NOT_OLDER_THAN,
     ListOptions,
-    decode_continue,
-    encode_continue,
     parse_revision,
     plain_error,
 )
@@ -24,7 +24,7 @@ from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.watchcache import Entry, Filter, WatchCache
 from tiphys.apiserver.watchcache.foreign import entry_of
 from tiphys.apiserver.watchcache.unreadable import why_unreadable
-from tiphys.machinery.errors import StatusError, bad_request, status_of
+from tiphys.machinery.errors import StatusError, bad_request, expired, status_of
 from tiphys.store import CompactedError, FutureRevisionError, KeyValue, prefix_end
 
 FRESH_TIMEOUT = 3.0  # seconds a read waits for a revision the cache has not seen
@@ -52,19 +52,15 @@ async def require_revision(cache: WatchCache, resource_version: str) -> None:
         raise too_large(revision, cache.revision)
 
 
-def too_large(wanted: int, current: int) -> StatusError:
+def too_large(wanted: int, current: int, *, retry_after: int = 1) -> StatusError:
     """504: the client knows a revision this server does not."""
-    return StatusError(
-        status_of(
-            504,
-            "Timeout",
-            f"Too large resource version: {wanted}, current: {current}",
-            {
-                "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
-                "retryAfterSeconds": 1,
-            },
-        )
-    )
+    details: dict[str, object] = {
+        "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
+    }
+    if retry_after:
+        details["retryAfterSeconds"] = retry_after
+    message = f"Timeout: Too large resource version: {wanted}, current: {current}"
+    return StatusError(status_of(504, "Timeout", message, details))
 
 
 async def list_objects(
@@ -90,50 +86,57 @@ class Page:
 
 async def read_page(served: ServedResource, cache: WatchCache, options: ListOptions, wanted: Filter) -> Page:
     """The page that `options` ask for."""
-    revision, after = await _starting_point(cache, options)
+    revision, start = await _starting_point(cache, options)
     await served.store.fresh()
     now = served.store.revision
     kind = served.store.kind.cache
+    wanted = _pinned(served, wanted)
     if kind.unreadable and options.resource_version != "0":
         served.store.check_all_readable(wanted.namespace, wanted.name)
     prefix = f"{wanted.namespace}/" if wanted.namespace and served.resource.namespaced else ""
-    if after and not (prefix + after).startswith(prefix):
-        raise bad_request("continue token is not valid")
-    after_key = prefix + after if after else ""
-    # From the cache, whatever its age, a list comes whole: upstream ignores the limit there too.
-    limit = max(0, options.limit) if options.resource_version != "0" else 0
-    if revision in (0, -1) or kind.last_change <= revision <= now:
-        at = now if revision in (0, -1) else revision
-        found = kind.select(wanted, after_key)
+    start_key = prefix + start if start else ""
+    # From the cache, whatever its age, a list comes whole: upstream ignores the limit there too. One object is a page.
+    limit = max(0, options.limit) if options.resource_version != "0" and not wanted.name else 0
+    if revision <= 0 or kind.last_change <= revision <= now:
+        at = now if revision <= 0 else revision
+        found = kind.select(wanted, start_key)
         page = Page(list(islice(found, limit)) if limit else list(found), at)
         if limit and len(page.entries) == limit:
-            low, high = kind.span(wanted.namespace, page.entries[-1].key)
+            low, high = kind.span(wanted.namespace, page.entries[-1].key + "\0")
             _continue(page, prefix, wanted, high - low)
         return page
-    entries, keys = await _entries_at(served, cache, wanted, revision, after_key, options)
+    entries, keys = await _entries_at(served, cache, wanted, revision, start_key, options)
     page = Page(entries[:limit] if limit else entries, revision)
     if limit and len(page.entries) == limit:
         _continue(page, prefix, wanted, len(keys) - 1 - keys.index(page.entries[-1].key))
     return page
 
 
+def _pinned(served: ServedResource, wanted: Filter) -> Filter:
+    """The filter with the name that its field selector says, where that leaves one object."""
+    name = wanted.fields.exact("metadata.name") if wanted.fields is not None else None
+    if not name or wanted.name or (served.resource.namespaced and not wanted.namespace):
+        return wanted
+    return replace(wanted, name=name)
+
+
 def _continue(page: Page, prefix: str, wanted: Filter, following: int) -> None:
     """Give a full page its token. With selectors nobody knows whether the objects that follow match, as upstream."""
     if following:
-        page.continue_token = encode_continue(page.revision, page.entries[-1].key[len(prefix) :])
+        page.continue_token = encode_continue(page.revision, page.entries[-1].key[len(prefix) :] + "\0")
         if not wanted.selects:
             page.remaining = following
 
 
 async def _starting_point(cache: WatchCache, options: ListOptions) -> tuple[int, str]:
-    """(exact revision, or 0 for the current one; last key of the page before)."""
+    """(exact revision, 0 or less for the current one; the key to begin with)."""
     text = options.resource_version
     if options.continue_token:
+        revision, start = decode_continue(options.continue_token)
         if text and text != "0":
             raise bad_request("specifying resource version is not allowed when using continue")
-        revision, after = decode_continue(options.continue_token)
         await cache.wait_fresh()
-        return revision, after
+        return revision, start
     if not text:
         await cache.wait_fresh()
         return 0, ""
@@ -150,18 +153,19 @@ async def _starting_point(cache: WatchCache, options: ListOptions) -> tuple[int,
 
 
 async def _entries_at(
-    served: ServedResource, cache: WatchCache, wanted: Filter, revision: int, after: str, options: ListOptions
+    served: ServedResource, cache: WatchCache, wanted: Filter, revision: int, start_key: str, options: ListOptions
 ) -> tuple[list[Entry], list[str]]:
     """(matching objects, keys of all objects) at an older revision, from the store."""
     kind = served.store.kind.cache
-    start = kind.prefix + (f"{wanted.namespace}/" if wanted.namespace and kind.namespaced else "")
-    end = prefix_end(start)
+    inside = kind.prefix + (f"{wanted.namespace}/" if wanted.namespace and kind.namespaced else "")
     try:
-        found = await cache.store.range(kind.prefix + after + "\0" if after else start, end, revision=revision)
+        found = await cache.store.range(
+            kind.prefix + start_key if start_key else inside, prefix_end(inside), revision=revision
+        )
     except CompactedError:
-        raise _expired(cache, after, wanted, served, options) from None
+        raise _expired(start_key, wanted, served, options) from None
     except FutureRevisionError:
-        raise too_large(revision, cache.revision) from None
+        raise too_large(revision, cache.revision, retry_after=0) from None
     entries: list[Entry] = []
     for item in found.items:
         own = item.key[len(kind.prefix) :]
@@ -182,15 +186,9 @@ def _old_entry(served: ServedResource, item: KeyValue, own: str) -> Entry:
         raise served.store.cannot_read(own, why_unreadable(item.value) or str(error)) from None
 
 
-def _expired(
-    cache: WatchCache, after: str, wanted: Filter, served: ServedResource, options: ListOptions
-) -> StatusError:
+def _expired(start_key: str, wanted: Filter, served: ServedResource, options: ListOptions) -> StatusError:
     if not options.continue_token:
-        return StatusError(
-            status_of(
-                410, "Expired", f"The resourceVersion for the provided list is too old. {options.resource_version}"
-            )
-        )
+        return expired("The resourceVersion for the provided list is too old.")
     prefix = f"{wanted.namespace}/" if wanted.namespace and served.resource.namespaced else ""
     status = status_of(
         410,
@@ -200,5 +198,5 @@ def _expired(
         "results. Continuing with the provided token results in an inconsistent list - objects that were created, "
         "modified, or deleted between the time the first chunk was returned and now may show up in the list.",
     )
-    status["metadata"] = {"continue": encode_continue(-1, after[len(prefix) :])}
+    status["metadata"] = {"continue": encode_continue(-1, start_key[len(prefix) :])}
     return StatusError(status)

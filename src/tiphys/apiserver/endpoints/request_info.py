@@ -20,7 +20,6 @@ VERBS: Final = {"POST": "create", "GET": "get", "HEAD": "get", "PUT": "update", 
 # What may follow /namespaces/NAME/ as a subresource of the namespace itself rather than a resource in it.
 NAMESPACE_SUBRESOURCES: Final = frozenset({"status", "finalize"})
 # Paths of these are passed on as they are: everything behind the subresource belongs to the target.
-TRUE: Final = frozenset({"1", "t", "T", "true", "True", "TRUE"})
 
 
 @dataclass(slots=True)
@@ -41,11 +40,14 @@ class RequestInfo:
 
 
 def is_true(query: Mapping[str, list[str]], name: str) -> bool:
-    """A boolean query parameter: present and not false ("?watch" alone counts as true)."""
+    """A boolean query parameter: present and not `false` or `0` ("?watch" alone counts as true)."""
     values = query.get(name)
-    if not values:
-        return False
-    return values[0] in TRUE or values[0] == ""
+    return values is not None and truth(values[0])
+
+
+def truth(text: str) -> bool:
+    """The value of a boolean query parameter: whatever does not say that it is false is true."""
+    return text != "0" and text.lower() != "false"
 
 
 def parse_request_info(method: str, path: str, query: Mapping[str, list[str]]) -> RequestInfo:

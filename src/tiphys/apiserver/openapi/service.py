@@ -15,6 +15,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Final
 from zlib import error as ZlibError
@@ -24,7 +25,6 @@ from isal import igzip
 
 from tiphys.apiserver.discovery.documents import Discovery
 from tiphys.apiserver.endpoints.compression import accepts_gzip
-from tiphys.apiserver.endpoints.negotiation import unavailable
 from tiphys.apiserver.http.request import Request
 from tiphys.apiserver.http.response import JSON, Answer, Response
 from tiphys.apiserver.openapi.definitions import closure, load_definitions, names_by_kind, references
@@ -47,15 +47,20 @@ GNOSTIC_OLD: Final = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document, compressed, with the hash of its plain form."""
+    """One document, compressed, with the hash of its plain form and the time it was made."""
 
     packed: bytes
     digest: str
+    made: str  # an HTTP date
 
     @classmethod
     def of(cls, data: bytes) -> Document:
         """Compress a document."""
-        return cls(igzip.compress(data, compresslevel=2, mtime=0), hashlib.sha512(data).hexdigest().upper())
+        return cls(
+            igzip.compress(data, compresslevel=2, mtime=0),
+            hashlib.sha512(data).hexdigest().upper(),
+            formatdate(usegmt=True),
+        )
 
 
 class OpenApiService:
@@ -88,8 +93,8 @@ class OpenApiService:
         if GNOSTIC in accept or GNOSTIC_OLD in accept:
             # The name that is asked for has an "@", which is not allowed in a media type that is answered with.
             return _answer(request, documents["v2.pb"], GNOSTIC_OLD)
-        if accept and not any(one in accept for one in ("*/*", "application/json", "application/*")):
-            raise unavailable()
+        if not _takes_json(accept):
+            return _refused()
         return _answer(request, documents["v2"], JSON)
 
     async def v3_index(self, request: Request) -> Response:
@@ -102,7 +107,8 @@ class OpenApiService:
         }
         paths |= {part.place: part.url for part in self._foreign_parts() if part.url}
         listed = {name: {"serverRelativeURL": paths[name]} for name in sorted(paths)}
-        return Response(200, orjson.dumps({"paths": listed}), content_type="text/plain; charset=utf-8")
+        headers = [("Last-Modified", formatdate(usegmt=True))]
+        return Response(200, orjson.dumps({"paths": listed}), content_type="text/plain; charset=utf-8", headers=headers)
 
     async def v3(self, request: Request, path: str) -> Answer | None:
         """/openapi/v3/PATH; None when there is none."""
@@ -112,10 +118,13 @@ class OpenApiService:
         document = documents.get(f"v3/{path}")
         if document is None:
             return None
+        if not _takes_json(request.headers.get("accept", "")):
+            return _refused()
         digest = request.parameter("hash") if request.raw_query else ""
         if digest and digest != document.digest:
             location = f"/openapi/v3/{path}?hash={document.digest}"
-            return Response(301, b"", content_type="", headers=[("Location", location)])
+            headers = [("Location", location), ("Etag", f'"{document.digest}"'), ("Vary", "Accept")]
+            return Response(301, b"", headers=headers)
         return _answer(request, document, JSON, immutable=bool(digest))
 
     # --- building ------------------------------------------------------------------------------------
@@ -287,9 +296,21 @@ def _fixed_paths(groups: list[str]) -> dict[str, Object]:
     return found
 
 
+_VARY: Final = (("Vary", "Accept-Encoding"), ("Vary", "Accept"))
+
+
+def _takes_json(accept: str) -> bool:
+    return not accept or any(one in accept for one in ("*/*", JSON, "application/*"))
+
+
+def _refused() -> Response:
+    """406 as these documents say it: without a word."""
+    return Response(406, b"", content_type="", headers=_VARY)
+
+
 def _answer(request: Request, document: Document, content_type: str, *, immutable: bool = False) -> Response:
     etag = f'"{document.digest}"'
-    headers = [("Etag", etag), ("Vary", "Accept-Encoding"), ("Vary", "Accept")]
+    headers = [("Etag", etag), ("Last-Modified", document.made), *_VARY]
     if immutable:
         headers.append(("Cache-Control", "public, immutable"))
     if request.headers.get("if-none-match", "") == etag:

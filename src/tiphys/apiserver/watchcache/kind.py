@@ -77,29 +77,29 @@ class KindCache:
             entry.set_fields(fields)
         return fields
 
-    def span(self, namespace: str, after: str = "") -> tuple[int, int]:
-        """Index range in `keys` of one namespace ("" all), only keys greater than `after`."""
+    def span(self, namespace: str, start: str = "") -> tuple[int, int]:
+        """Index range in `keys` of one namespace ("" all), keys from `start` on."""
         if namespace and self.namespaced:
-            start, end = f"{namespace}/", f"{namespace}0"  # "0" follows "/"
-            low, high = bisect_left(self.keys, start), bisect_left(self.keys, end)
+            first, end = f"{namespace}/", f"{namespace}0"  # "0" follows "/"
+            low, high = bisect_left(self.keys, first), bisect_left(self.keys, end)
         else:
             low, high = 0, len(self.keys)
-        if after:
-            low = max(low, bisect_left(self.keys, after + "\0"))
+        if start:
+            low = max(low, bisect_left(self.keys, start))
         return low, max(low, high)
 
-    def select(self, wanted: Filter, after: str = "") -> Iterator[Entry]:
-        """Entries the filter lets through, in key order, keys greater than `after`. Do not await while iterating."""
+    def select(self, wanted: Filter, start: str = "") -> Iterator[Entry]:
+        """Entries the filter lets through, in key order, keys from `start` on. Do not await while iterating."""
         if wanted.name and (wanted.namespace or not self.namespaced):
             entry = self.get(wanted.namespace, wanted.name)
             if (
                 entry is not None
-                and entry.key > after
+                and entry.key >= start
                 and (not wanted.selects or wanted.matches(entry, self.fields_of))
             ):
                 yield entry
             return
-        low, high = self.span(wanted.namespace, after)
+        low, high = self.span(wanted.namespace, start)
         entries = self.entries
         if not wanted.selects and not wanted.name:
             for key in self.keys[low:high]:

@@ -15,7 +15,7 @@ def test_lists_come_in_key_order_and_by_namespace() -> None:
         cache.put(make_entry(name, revision, namespace))
     assert names(cache.select(Filter())) == ["a-b/m", "a/a", "a/z", "b/a"]
     assert names(cache.select(Filter("a"))) == ["a/a", "a/z"]
-    assert names(cache.select(Filter("a"), after="a/a")) == ["a/z"]
+    assert names(cache.select(Filter("a"), start="a/a\0")) == ["a/z"]
     assert names(cache.select(Filter("a", "z"))) == ["a/z"]
     assert names(cache.select(Filter("", "a"))) == ["a/a", "b/a"]
     assert names(cache.select(Filter("none"))) == []

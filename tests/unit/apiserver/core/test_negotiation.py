@@ -2,7 +2,18 @@ from __future__ import annotations
 
 import pytest
 
-from tiphys.apiserver.endpoints.negotiation import JSON, PARTIAL, PROTOBUF, TABLE, YAML, Wanted, negotiate
+from tiphys.apiserver.endpoints.negotiation import (
+    AS_IT_IS,
+    JSON,
+    NO_COLUMNS,
+    PARTIAL,
+    PROTOBUF,
+    TABLE,
+    YAML,
+    Wanted,
+    check_offered,
+    negotiate,
+)
 from tiphys.machinery.errors import StatusError
 
 ACCEPTED = {
@@ -20,6 +31,11 @@ ACCEPTED = {
     "application/json;as=Nothing;v=v1;g=meta.k8s.io,application/yaml": Wanted(YAML),
     "application/json;pretty=1": Wanted(pretty=True),
     "application/json;stream=watch": Wanted(),
+    "*/*,application/yaml": Wanted(YAML),
+    "*/*;q=1,application/yaml;q=0.9": Wanted(YAML),
+    "application/json;q=0.1,application/yaml;q=0.9": Wanted(YAML),
+    "application/json; as = Table ; v=v1;g=meta.k8s.io": Wanted(JSON, TABLE),
+    f"{PROTOBUF};as=Table;v=v1;g=meta.k8s.io,application/json": Wanted(),
 }
 
 
@@ -29,22 +45,48 @@ def test_the_first_clause_that_can_be_served_wins(accept: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accept", "message"),
+    "accept",
     [
-        ("application/xml", "406: Not Acceptable"),
-        ("application/*", "406: Not Acceptable"),
-        ("application/json;as=Foo;v=v1;g=meta.k8s.io", "only the following media types are accepted"),
-        ("application/json;as=Table;v=v2;g=meta.k8s.io", "only the following media types are accepted"),
+        "application/json;as=Foo;v=v1;g=meta.k8s.io",
+        "application/json;as=Table;v=v2;g=meta.k8s.io",
+        "application/json;as=Table;g=meta.k8s.io",
+        "application/json;v=v1",
+        "application/json;stream=other",
+        "application/yaml;stream=watch",
+        f"{PROTOBUF};as=Table;v=v1;g=meta.k8s.io",
+        "application/cbor",
     ],
 )
-def test_what_nobody_can_serve_is_refused(accept: str, message: str) -> None:
-    with pytest.raises(StatusError, match=message) as caught:
+def test_what_nobody_can_serve_is_refused(accept: str) -> None:
+    with pytest.raises(StatusError, match="only the following media types are accepted") as caught:
         negotiate(accept)
     assert caught.value.code == 406
 
 
+@pytest.mark.parametrize("accept", ["application/xml", "application/*", "APPLICATION/JSON", "*", ","])
+def test_a_path_answers_with_the_media_types_it_lists(accept: str) -> None:
+    with pytest.raises(
+        StatusError, match="406: Not Acceptable\n\nAvailable representations: application/json, "
+    ) as caught:
+        check_offered(accept)
+    assert caught.value.code == 406
+    for fine in ("", "*/*", "text/html, application/yaml;q=0.1", "application/json;as=Foo"):
+        check_offered(fine)
+
+
 def test_what_has_no_columns_is_no_table() -> None:
     table = "application/json;as=Table;v=v1;g=meta.k8s.io"
-    assert negotiate(f"{table},application/json", tables=False) == Wanted()
+    assert negotiate(f"{table},application/json", transforms=NO_COLUMNS) == Wanted()
     with pytest.raises(StatusError, match="only the following media types are accepted"):
-        negotiate(table, tables=False)
+        negotiate(table, transforms=NO_COLUMNS)
+
+
+def test_a_refusal_is_no_table() -> None:
+    table = "application/yaml;as=Table;v=v1;g=meta.k8s.io"
+    assert negotiate(f"{table},{PROTOBUF}", transforms=AS_IT_IS) == Wanted(PROTOBUF)
+
+
+def test_custom_resources_have_no_protobuf() -> None:
+    assert negotiate(f"{PROTOBUF},application/json", media_types=(JSON, YAML)) == Wanted()
+    with pytest.raises(StatusError, match=r"accepted: application/json, application/yaml$"):
+        negotiate(PROTOBUF, media_types=(JSON, YAML))
