@@ -411,13 +411,16 @@ def _issuer_discovery(issuer: TokenIssuer, public: Sequence[PublicKey]) -> dict[
 
     async def discovery(request: Request) -> Response:
         check_offered(request.headers.get("accept", ""), [JSON])
-        return Response(200, orjson.dumps(configuration), content_type=JSON)
+        return Response(200, orjson.dumps(configuration), content_type=JSON, headers=_CACHED)
 
     async def key_set(request: Request) -> Response:
         check_offered(request.headers.get("accept", ""), [KEY_SET_FORM])
-        return Response(200, orjson.dumps(keys), content_type=KEY_SET_FORM)
+        return Response(200, orjson.dumps(keys), content_type=KEY_SET_FORM, headers=_CACHED)
 
     return {DISCOVERY: discovery, KEY_SET: key_set}
+
+
+_CACHED: Final = (("Cache-Control", "public, max-age=3600"),)
 
 
 def _algorithm(key: PublicKey) -> str:

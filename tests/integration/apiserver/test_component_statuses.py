@@ -36,4 +36,4 @@ async def test_components_are_healthy_while_their_leaders_renew(api: Api) -> Non
     assert listed["kind"] == "ComponentStatusList"
     assert listed["items"][2]["conditions"] == [{"type": "Healthy", "status": "True", "message": "ok"}]
     assert (await api.get(f"{PATH}/scheduler"))["kind"] == "ComponentStatus"
-    assert (await api.get(f"{PATH}/nobody"))["message"] == 'componentstatuses "nobody" not found'
+    assert (await api.get(f"{PATH}/nobody"))["message"] == 'componentstatus "nobody" not found'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.integration.apiserver.server import Api
 
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"
@@ -59,3 +61,37 @@ def _references(value: object) -> set[str]:
     if isinstance(value, list):
         return set().union(*(_references(one) for one in value)) if value else set()
     return set()
+
+
+METHODS = {
+    "no method of a resource": ("HEAD", "/api/v1/namespaces/default", 405),
+    "no method of a version": ("HEAD", "/api/v1", 405),
+    "no method of a collection of all namespaces": ("PATCH", "/apis/apps/v1/deployments", 405),
+    "no object without its namespace": ("PATCH", "/apis/apps/v1/deployments/x", 404),
+    "reviews have no names": ("GET", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews/x", 404),
+    "reviews are only made": ("GET", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", 405),
+    "reviews of all namespaces have none": (
+        "POST",
+        "/apis/authorization.k8s.io/v1/namespaces/x/selfsubjectaccessreviews",
+        404,
+    ),
+    "an empty segment": ("GET", "/api/v1//namespaces", 404),
+    "the old proxy": ("GET", "/api/v1/proxy/namespaces/default/pods/x", 404),
+    "groups do not ask for the method": ("POST", "/apis", 200),
+    "a path that ends early": ("GET", "/openapi/v2/", 404),
+    "no check": ("GET", "/livez/", 404),
+}
+
+
+@pytest.mark.parametrize("case", METHODS.values(), ids=METHODS.keys())
+async def test_paths_and_methods(api: Api, case: tuple[str, str, int]) -> None:
+    method, path, status = case
+    await api.raw(method, path, {} if method in ("POST", "PATCH") else None)
+    assert api.status == status
+
+
+async def test_aggregated_discovery_has_the_encodings_of_everything_else(api: Api) -> None:
+    for media in ("application/json", "application/yaml", "application/vnd.kubernetes.protobuf"):
+        await api.raw("GET", "/apis", Accept=f"{media};g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")
+        assert api.headers["Content-Type"].startswith(f"{media};g=apidiscovery.k8s.io")
+        assert api.headers["Cache-Control"] == "public"

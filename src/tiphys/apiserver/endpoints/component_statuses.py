@@ -14,13 +14,15 @@ from typing import Any, Final
 from tiphys.api.table import Resource
 from tiphys.apiserver.endpoints.context import ApiRequest
 from tiphys.apiserver.endpoints.encoding import value_response
-from tiphys.apiserver.endpoints.forms import column_definitions, list_metadata, partial_metadata
+from tiphys.apiserver.endpoints.forms import column_definitions, partial_metadata
 from tiphys.apiserver.endpoints.negotiation import TABLE
 from tiphys.apiserver.http.response import Answer
 from tiphys.apiserver.registry.strategy import Object
 from tiphys.apiserver.registry.tables import columns_of
-from tiphys.machinery.errors import not_found
-from tiphys.machinery.meta import ObjectName
+from tiphys.machinery.errors import bad_request, not_found
+from tiphys.machinery.field import quote
+from tiphys.machinery.meta import GroupResource, ObjectName
+from tiphys.machinery.selectors import FieldSelector, LabelSelector
 from tiphys.machinery.time import parse_rfc3339
 
 STORE: Final = "etcd-0"
@@ -35,19 +37,38 @@ def component_statuses(api: ApiRequest, resource: Resource, now: datetime) -> An
     troubles = {name: _leader_trouble(api, lease, now) for name, lease in LEADERS.items()} | {STORE: ""}
     if api.info.verb == "get":
         if api.info.name not in troubles:
-            raise not_found(resource.group_resource, api.info.name)
+            raise not_found(GroupResource("", resource.singular), api.info.name)
         troubles = {api.info.name: troubles[api.info.name]}
+    else:
+        troubles = {name: trouble for name, trouble in troubles.items() if _selected(api, name)}
     found: list[Object] = [
         {"metadata": {"name": name}, "conditions": [_condition(trouble)]} for name, trouble in troubles.items()
     ]
     typed: list[Object] = [{"kind": resource.kind, "apiVersion": resource.api_version, **one} for one in found]
-    metadata = list_metadata(api.services.cache.revision)
+    # They are made when asked for: there is no revision they are of.
+    metadata: Object = {}
     if api.wanted.transform == TABLE:
         return value_response(200, _table(typed, metadata, api.wanted.meta_version), api.wanted)
     if api.info.verb == "get":
         return value_response(200, typed[0], api.wanted)
     head = {"kind": resource.list_kind, "apiVersion": resource.api_version}
     return value_response(200, {**head, "metadata": metadata, "items": found}, api.wanted)
+
+
+def _selected(api: ApiRequest, name: str) -> bool:
+    """Whether the request's selectors let a component through. StatusError (400) for what does not parse."""
+    try:
+        labels = LabelSelector.parse(api.parameter("labelSelector"))
+        fields = FieldSelector.parse(api.parameter("fieldSelector"))
+    except ValueError as error:
+        raise bad_request(str(error)) from None
+    known = {"metadata.name": name, "metadata.namespace": ""}
+    for requirement in fields.requirements:
+        if requirement.field not in known:
+            raise bad_request(
+                f'{quote(requirement.field)} is not a known field selector: only "metadata.name", "metadata.namespace"'
+            )
+    return labels.matches({}) and fields.matches(known)
 
 
 def _leader_trouble(api: ApiRequest, name: str, now: datetime) -> str:

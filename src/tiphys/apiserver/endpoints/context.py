@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from tiphys.apiserver.admission.interface import AdmissionAttributes, AdmissionChain, Operation
 from tiphys.apiserver.authz.interface import Authorizer
 from tiphys.apiserver.endpoints.negotiation import (
+    DEFAULT,
     JSON,
     MEDIA_TYPES,
     NO_COLUMNS,
@@ -27,6 +28,10 @@ from tiphys.apiserver.registry.resources import CacheReader, ResourceMap, Served
 from tiphys.apiserver.registry.strategy import Object, RequestContext
 from tiphys.apiserver.watchcache import WatchCache
 from tiphys.machinery.meta import GroupVersionKind, GroupVersionResource
+
+TEXT: Final = "text/plain"
+# Subresources that are connections to something else.
+CONNECTIONS: Final = frozenset({"exec", "attach", "portforward", "proxy"})
 
 
 @dataclass(slots=True)
@@ -66,12 +71,15 @@ class ApiRequest:
     def _negotiate(self, tables: bool, custom: bool) -> Wanted:
         headers = self.request.headers
         accept = headers.get("accept", "")
+        log = self.info.subresource == "log"
+        if self.info.subresource in CONNECTIONS:
+            return DEFAULT  # what answers is not this server
         if not custom:
-            streams = self.info.verb in ("list", "watch")
-            check_offered(accept, (*MEDIA_TYPES, *STREAM_TYPES) if streams else MEDIA_TYPES)
+            offered = (TEXT, *MEDIA_TYPES) if log else MEDIA_TYPES
+            check_offered(accept, (*offered, *STREAM_TYPES) if self.info.verb in ("list", "watch") else offered)
         wanted = negotiate(
             accept,
-            transforms=TRANSFORMS if tables else NO_COLUMNS,
+            transforms=TRANSFORMS if tables and not log else NO_COLUMNS,
             media_types=(JSON, YAML) if custom else MEDIA_TYPES,
         )
         pretty = self.request.parameter("pretty") if self.request.raw_query else ""

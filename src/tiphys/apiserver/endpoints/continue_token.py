@@ -30,7 +30,10 @@ def encode_continue(revision: int, start: str) -> str:
 def decode_continue(token: str) -> tuple[int, str]:
     """(revision, the key from which the page goes on). StatusError (400) for what is no token."""
     try:
-        revision, start = _fields(decode_json(_decoded(token)))
+        data = _decoded(token)
+        if data and not 0x20 <= data[0] < 0x7F:
+            raise ValueError(f"invalid character '\\u{data[0]:04x}' looking for beginning of value")
+        revision, start = _fields(decode_json(data))
     except ValueError as error:
         raise bad_request(f"invalid continue token: continue key is not valid: {error}") from None
     return revision, start

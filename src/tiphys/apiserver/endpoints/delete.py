@@ -14,7 +14,7 @@ from tiphys.apiserver.endpoints.forms import form_for, list_metadata
 from tiphys.apiserver.endpoints.list_options import ListOptions, parse_int
 from tiphys.apiserver.endpoints.negotiation import PROTOBUF, YAML
 from tiphys.apiserver.endpoints.read import read_page
-from tiphys.apiserver.endpoints.request_info import truth
+from tiphys.apiserver.endpoints.request_info import is_true, truth
 from tiphys.apiserver.http.response import Response
 from tiphys.apiserver.registry.options import DeleteOptions
 from tiphys.apiserver.registry.resources import ServedResource
@@ -108,15 +108,16 @@ def deleted_response(api: ApiRequest, served: ServedResource, written: Written, 
 def _warn(api: ApiRequest, served: ServedResource, options: DeleteOptions) -> None:
     """Jobs keep their pods unless told otherwise: a trap worth a warning."""
     undecided = options.propagation_policy is None and options.orphan_dependents is None
-    if undecided and served.group_resource == ("batch", "jobs") and api.info.verb == "delete":
+    if undecided and served.group_resource == ("batch", "jobs"):
         api.warnings.append(JOBS_WARNING)
 
 
 async def delete_collection(api: ApiRequest, served: ServedResource) -> Response:
     """Answer a DELETE of a collection: every object the selectors match, listed as it was before."""
-    options = ListOptions.parse(api.query, watch=False)
+    options = ListOptions.parse(api.query, watch=is_true(api.query, "watch"))
     deletion = delete_options(api)
     wanted = options.filter(served, api.info.namespace)
+    _warn(api, served, deletion)
     page = await read_page(served, api.services.cache, options, wanted)
     for entry in list(page.entries):
         ctx = api.context(name=entry.name)

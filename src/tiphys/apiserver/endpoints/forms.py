@@ -18,7 +18,7 @@ from tiphys.apiserver.endpoints.encoding import encode_event, encode_value
 from tiphys.apiserver.endpoints.negotiation import JSON, PARTIAL, PARTIAL_LIST, PROTOBUF, TABLE, Wanted
 from tiphys.apiserver.http.response import frame
 from tiphys.apiserver.registry.resources import ServedResource
-from tiphys.apiserver.registry.strategy import Column
+from tiphys.apiserver.registry.strategy import CREATED_AT_COLUMN, Column
 from tiphys.apiserver.watchcache import DELETED, CacheEvent, Entry
 from tiphys.apiserver.watchcache.entry import METADATA_ORDER
 from tiphys.machinery.errors import not_acceptable
@@ -181,7 +181,7 @@ class ValueForm:
         """See Form."""
         if self._wanted.transform == PARTIAL_LIST:
             kind = self._served.resource.kind
-            group = self._served.resource.group.partition(".")[0] or "core"
+            group = _internal_group(self._served)
             raise not_acceptable(
                 f"you requested {PARTIAL_LIST}, but the requested object is not a list (*{group}.{kind})"
             )
@@ -193,7 +193,7 @@ class ValueForm:
         items: list[Object] | None = [self._value(entry.tail) for entry in entries]
         if self._wanted.transform:
             if self._wanted.transform == PARTIAL:
-                group = resource.group.partition(".")[0] or "core"
+                group = _internal_group(self._served)
                 raise not_acceptable(
                     f"you requested {PARTIAL}, but the requested object is a list (*{group}.{resource.kind}List)"
                 )
@@ -231,6 +231,12 @@ class ValueForm:
     def error(self, status: Object) -> bytes:
         """See Form."""
         return self._event("ERROR", status)
+
+
+def _internal_group(served: ServedResource) -> str:
+    """The name of upstream's package that has the kind."""
+    group = served.resource.group.partition(".")[0]
+    return "core" if group in ("", "events") else group
 
 
 class MetadataForm(ValueForm):
@@ -308,6 +314,8 @@ class TableForm:
         self._include = include_object or "Metadata"
         self._now = now
         self._columns_sent = False
+        # Kinds that have no columns of their own say null where the others have an empty list.
+        self._no_rows: list[Object] | None = None if CREATED_AT_COLUMN in served.strategy.columns else []
         self.content_type = wanted.media_type
         self.stream_type = wanted.media_type
 
@@ -335,7 +343,7 @@ class TableForm:
             "apiVersion": f"meta.k8s.io/{self._wanted.meta_version}",
             "metadata": metadata,
             "columnDefinitions": column_definitions(self._served.strategy.columns) if columns else None,
-            "rows": rows,
+            "rows": rows or self._no_rows,
         }
 
     def _encode(self, value: Object) -> bytes:

@@ -36,8 +36,9 @@ from tiphys.apiserver.endpoints.patch import patch_object
 from tiphys.apiserver.endpoints.paths import PathHandlers
 from tiphys.apiserver.endpoints.read import get_object, list_objects
 from tiphys.apiserver.endpoints.request_info import RequestInfo, parse_request_info
-from tiphys.apiserver.endpoints.subresources import serve_subresource
-from tiphys.apiserver.endpoints.virtual import VIRTUAL_TABLES, serve_virtual
+from tiphys.apiserver.endpoints.routes import no_such_method, no_such_resource
+from tiphys.apiserver.endpoints.subresources import CONNECT, serve_subresource
+from tiphys.apiserver.endpoints.virtual import VIRTUAL_TABLES, check_virtual, serve_virtual
 from tiphys.apiserver.endpoints.watch import watch_objects
 from tiphys.apiserver.endpoints.write import create_object, update_object
 from tiphys.apiserver.flowcontrol.gate import Gate, TooMany, is_long_running
@@ -59,18 +60,6 @@ from tiphys.store import StoreError
 
 REQUEST_TIMEOUT: Final = 60.0  # seconds, upstream's --request-timeout
 LATE: Final = "request did not complete within requested timeout - context deadline exceeded"
-NOT_FOUND: Final = "the server could not find the requested resource"
-
-
-def no_such_resource() -> StatusError:
-    """404 for a resource nobody serves."""
-    return StatusError(status_of(404, "NotFound", NOT_FOUND) | {"details": {}, "code": 404})
-
-
-def no_such_method() -> StatusError:
-    """405 for a method a path does not have."""
-    message = "the server does not allow this method on the requested resource"
-    return StatusError(status_of(405, "MethodNotAllowed", message) | {"details": {}, "code": 405})
 
 
 class Router(Protocol):
@@ -255,14 +244,19 @@ class ApiHandler:
         if not self.ready and info.verb != "get":
             raise service_unavailable("the server is starting")
         resources = self._services.resources
+        if info.verb == "proxy" or ("//" in info.path and info.subresource != "proxy"):
+            raise no_such_resource()
         served = resources.find(info.api_group, info.api_version, info.resource)
         if served is None:
             virtual = resources.virtual(info.api_group, info.api_version, info.resource)
             if virtual is None:
                 return await self._paths.unserved(request, info)
+            check_virtual(virtual, info, request.method)
             tables = virtual.plural in VIRTUAL_TABLES
             return await serve_virtual(ApiRequest(self._services, request, info, tables=tables), virtual)
         _check_scope(served, info)
+        if request.method == "HEAD" and info.subresource not in CONNECT:
+            raise no_such_method()
         deprecation = DEPRECATED.get((info.api_group, info.api_version, info.resource))
         if deprecation is not None:
             request.warnings.append(deprecation)
@@ -301,14 +295,17 @@ def _check_scope(served: ServedResource, info: RequestInfo) -> None:
     """Cluster resources have no namespace in their path; namespaced objects have one."""
     namespaced = served.resource.namespaced
     if info.resource == "namespaces" and not info.api_group:
+        if info.namespace and not info.name:
+            raise no_such_resource()
         info.namespace = info.name
         return
     if info.namespace and not namespaced:
         raise no_such_resource()
-    if namespaced and not info.namespace and (info.parts[1:] or info.verb in ("create", "update", "patch", "delete")):
-        if info.verb == "create" and not info.parts[1:]:
+    if namespaced and not info.namespace:
+        if info.parts[1:]:
+            raise no_such_resource()
+        if info.verb not in ("list", "watch"):
             raise no_such_method()
-        raise no_such_resource()
 
 
 async def _get(api: ApiRequest, served: ServedResource) -> Answer:

@@ -94,9 +94,9 @@ class Health:
 
     async def serve(self, request: Request, path: str) -> Response | None:
         """Answer; None for a check that does not exist."""
-        group, _, single = path.lstrip("/").partition("/")
+        group, slash, single = path.lstrip("/").partition("/")
         checks = self._groups[group]
-        if single:
+        if slash:
             checks = [(name, check) for name, check in checks if name == single]
             if not checks:
                 return None
@@ -124,7 +124,7 @@ class Health:
             text = "\n".join([*lines, f"{group} check failed", ""])
             return Response(500, text.encode(), content_type=TEXT, headers=NOSNIFF)
         if single or "verbose" not in request.query:
-            return Response(200, b"ok", content_type=TEXT, headers=NOSNIFF)
+            return Response(200, b"ok", content_type=TEXT, headers=() if single else NOSNIFF)
         return Response(
             200, "\n".join([*lines, f"{group} check passed", ""]).encode(), content_type=TEXT, headers=NOSNIFF
         )

@@ -121,7 +121,7 @@ def _can_be(media_type: str, transform: str, group: str, version: str) -> bool:
 
 def _clauses(accept: str) -> list[tuple[str, dict[str, str]]]:
     """Media types with their parameters, in the order in which they are tried."""
-    found: list[tuple[tuple[bool, bool, float], str, dict[str, str]]] = []
+    found: list[_Clause] = []
     for clause in accept.split(","):
         media, *given = (part.strip() for part in clause.split(";"))
         parameters = {key.strip(): value.strip() for key, _, value in (item.partition("=") for item in given) if value}
@@ -130,10 +130,28 @@ def _clauses(accept: str) -> list[tuple[str, dict[str, str]]]:
         except ValueError:
             quality = 1.0
         if media:
-            kind, _, detail = media.partition("/")
-            found.append(((kind == "*", detail == "*", -quality), media, parameters))
-    found.sort(key=lambda one: one[0])
+            _insert(found, (quality, media, parameters))
     return [(media, parameters) for _, media, parameters in found]
+
+
+_Clause = tuple[float, str, dict[str, str]]
+
+
+def _insert(clauses: list[_Clause], one: _Clause) -> None:
+    """Move a clause ahead of those it beats: by its q, or because they are wildcards and it is none.
+
+    The two do not make one order (`*/*;q=1,application/yaml;q=0.9` is YAML, `application/yaml;q=0.5,*/*` is JSON):
+    clauses are compared with their neighbours, in the order in which they were sent.
+    """
+    position = len(clauses)
+    while position and _beats(one, clauses[position - 1]):
+        position -= 1
+    clauses.insert(position, one)
+
+
+def _beats(one: _Clause, other: _Clause) -> bool:
+    (kind, _, detail), (other_kind, _, other_detail) = one[1].partition("/"), other[1].partition("/")
+    return one[0] > other[0] or (kind != "*" == other_kind) or (detail != "*" == other_detail)
 
 
 def pretty_by_default(user_agent: str, pretty: str) -> bool:

@@ -22,10 +22,10 @@ from tiphys.apiserver.endpoints.negotiation import (
     pretty_by_default,
 )
 from tiphys.apiserver.endpoints.request_info import RequestInfo
+from tiphys.apiserver.endpoints.routes import no_such_method, no_such_resource
 from tiphys.apiserver.http.request import Request
 from tiphys.apiserver.http.response import Answer, Response
 from tiphys.base.metrics import REGISTRY
-from tiphys.machinery.errors import StatusError, status_of
 
 AGGREGATED: Final = ";g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 GIT_VERSION: Final = "v1.36.2"
@@ -91,18 +91,18 @@ class PathHandlers:
         path = info.path
         trimmed = path.rstrip("/") or "/"
         if trimmed in self._extra:
+            _only_get(request)
             return await self._extra[trimmed](request)
         if self._health.handles(path):
-            return await self._health.serve(request, path.rstrip("/")) or page_not_found()
+            return await self._health.serve(request, path) or page_not_found()
         segments = trimmed.split("/")[1:]
-        if trimmed == "/":
+        if trimmed in ("/", "/index.html"):
             return Response(200, orjson.dumps({"paths": self.index()}, option=orjson.OPT_INDENT_2))
         if trimmed == "/version":
             _only_get(request)
             check_offered(request.headers.get("accept", ""), [JSON])
             return Response(200, orjson.dumps(VERSION, option=orjson.OPT_INDENT_2))
-        if trimmed == "/metrics":
-            _only_get(request)
+        if path == "/metrics":
             return Response(
                 200, REGISTRY.expose(), content_type="text/plain; version=0.0.4; charset=utf-8; escaping=underscores"
             )
@@ -126,8 +126,9 @@ class PathHandlers:
         discovery = self._discovery
         document: dict[str, Any] | None
         if segments in (["api"], ["apis"]):
-            _only_get(request)
             core = segments == ["api"]
+            if core:
+                _only_get(request)
             wanted = _form(request, listed=core, transforms=_AGGREGATION)
             if wanted.transform:
                 return _aggregated(request, *discovery.aggregated(core=core), wanted)
@@ -140,18 +141,17 @@ class PathHandlers:
         else:
             document = discovery.resource_list(segments[1], segments[2]) if len(segments) == 3 else None
         if document is not None:
-            _only_get(request)
             # A group is shown by the part of the server that knows of the others, a version by the one that serves it.
-            return value_response(200, document, _form(request, listed=segments[0] == "api" or len(segments) == 3))
+            listed = segments[0] == "api" or len(segments) == 3
+            if listed:
+                _only_get(request)
+            return value_response(200, document, _form(request, listed=listed))
         return self._unknown(segments)
 
     def _unknown(self, segments: list[str]) -> Answer:
         if segments[0] == "apis" and (len(segments) < 3 or not self._discovery.serves_group(segments[1])):
             return page_not_found()
-        raise StatusError(
-            status_of(404, "NotFound", "the server could not find the requested resource")
-            | {"details": {}, "code": 404}
-        )
+        raise no_such_resource()
 
     async def unserved(self, request: Request, info: RequestInfo) -> Answer:
         """A resource path nobody serves."""
@@ -193,6 +193,5 @@ def _form(request: Request, *, listed: bool, transforms: frozenset[str] = AS_IT_
 
 
 def _only_get(request: Request) -> None:
-    if request.method not in ("GET", "HEAD"):
-        message = "the server does not allow this method on the requested resource"
-        raise StatusError(status_of(405, "MethodNotAllowed", message) | {"details": {}, "code": 405})
+    if request.method != "GET":
+        raise no_such_method()

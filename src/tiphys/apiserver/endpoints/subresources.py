@@ -11,10 +11,11 @@ from __future__ import annotations
 from typing import Final
 
 from tiphys.apiserver.endpoints.actions import bind_pod, evict_pod
-from tiphys.apiserver.endpoints.context import ApiRequest
+from tiphys.apiserver.endpoints.context import CONNECTIONS, ApiRequest
 from tiphys.apiserver.endpoints.forms import form_for
 from tiphys.apiserver.endpoints.patch import patch_object
 from tiphys.apiserver.endpoints.read import get_object
+from tiphys.apiserver.endpoints.routes import no_such_method, no_such_resource
 from tiphys.apiserver.endpoints.scale import serve_scale
 from tiphys.apiserver.endpoints.write import update_object
 from tiphys.apiserver.http.response import Answer
@@ -22,7 +23,7 @@ from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.machinery.errors import StatusError, status_of
 
 WHOLE_OBJECT: Final = frozenset({"status", "finalize", "approval", "ephemeralcontainers", "resize"})
-CONNECT: Final = frozenset({"log", "exec", "attach", "portforward", "proxy"})
+CONNECT: Final = frozenset({"log", *CONNECTIONS})
 METHODS: Final = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
@@ -31,14 +32,10 @@ async def serve_subresource(api: ApiRequest, served: ServedResource) -> Answer:
     name = api.info.subresource
     subresource = served.resource.subresources.get(name)
     if subresource is None or (len(api.info.parts) > 3 and name != "proxy"):
-        raise StatusError(
-            status_of(404, "NotFound", "the server could not find the requested resource")
-            | {"details": {}, "code": 404}
-        )
+        raise no_such_resource()
     verb = METHODS.get(api.request.method, "")
     if verb not in subresource.verbs and not (name == "proxy" and verb == ""):
-        message = "the server does not allow this method on the requested resource"
-        raise StatusError(status_of(405, "MethodNotAllowed", message) | {"details": {}, "code": 405})
+        raise no_such_method()
     extra = api.services.extra.get((served.resource.group, served.resource.plural, name))
     if extra is not None:
         answer: Answer = await extra(api, served)

@@ -8,6 +8,8 @@ from tiphys.api.table import Resource
 from tiphys.apiserver.endpoints.actions import bind_pod
 from tiphys.apiserver.endpoints.component_statuses import component_statuses
 from tiphys.apiserver.endpoints.context import ApiRequest
+from tiphys.apiserver.endpoints.request_info import RequestInfo
+from tiphys.apiserver.endpoints.routes import no_such_method, no_such_resource
 from tiphys.apiserver.http.response import Answer
 from tiphys.machinery.errors import StatusError, status_of
 
@@ -15,11 +17,20 @@ from tiphys.machinery.errors import StatusError, status_of
 VIRTUAL_TABLES: Final = frozenset({"componentstatuses"})
 
 
+def check_virtual(resource: Resource, info: RequestInfo, method: str) -> None:
+    """StatusError: 404 for a path that the resource does not have, 405 for a method."""
+    if (
+        bool(info.namespace) != resource.namespaced
+        or info.subresource
+        or (info.parts[1:] and "get" not in resource.verbs)
+    ):
+        raise no_such_resource()
+    if info.verb not in resource.verbs or method == "HEAD":
+        raise no_such_method()
+
+
 async def serve_virtual(api: ApiRequest, resource: Resource) -> Answer:
-    """Answer a request for a resource that is listed but not stored. StatusError (405) for other verbs."""
-    if api.info.verb not in resource.verbs or api.info.subresource:
-        message = "the server does not allow this method on the requested resource"
-        raise StatusError(status_of(405, "MethodNotAllowed", message) | {"details": {}, "code": 405})
+    """Answer a request for a resource that is listed but not stored (see `check_virtual`)."""
     extra = api.services.extra.get((resource.group, resource.plural, ""))
     if extra is not None:
         answer: Answer = await extra(api, resource)
