@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from tiphys.api.core.v1 import Node, Pod, Taint
-from tiphys.client import DONE, NORMAL, Controller, Preconditions, RequeueAfter, Result, enqueue, key_of
+from tiphys.client import DONE, NORMAL, Controller, Preconditions, RequeueAfter, Result, key_of
 from tiphys.controllers.common.context import ControllerContext
 from tiphys.controllers.common.disrupted import mark_disrupted
 from tiphys.controllers.common.pods import is_finished
@@ -53,8 +53,15 @@ class TaintEvictionController(Controller[ObjectName]):
         super().__init__(context.clock, (self._pods, self._nodes))
         self._pods.add_index(BY_NODE, lambda pod: (pod.spec.node_name,))
         self._waiting: set[ObjectName] = set()
-        enqueue(self.queue, self._pods)
+        self._pods.add_handler(self._pod_changed, lambda _, new: self._pod_changed(new), self._pod_changed)
         self._nodes.add_handler(self._node_changed, self._node_updated)
+
+    def _pod_changed(self, pod: Pod) -> None:
+        """Of all the pods' changes only those on tainted nodes matter, and of pods that were to be evicted."""
+        key = key_of(pod)
+        node = self._nodes.lister.get(ObjectName("", pod.spec.node_name)) if pod.spec.node_name else None
+        if key in self._waiting or (node is not None and no_execute(node)):
+            self.queue.add(key)
 
     def _node_changed(self, node: Node) -> None:
         if no_execute(node):

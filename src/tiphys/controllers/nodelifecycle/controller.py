@@ -36,6 +36,7 @@ class NodeLifecycleController(Controller[ObjectName]):
     """The controller `node-lifecycle-controller`."""
 
     name = "node_lifecycle_controller"
+    workers = 16
 
     def __init__(self, context: ControllerContext) -> None:
         self._client = context.client
@@ -56,10 +57,12 @@ class NodeLifecycleController(Controller[ObjectName]):
         tasks.spawn(self._monitor, name="node monitor", restart=True)
 
     async def sync(self, key: ObjectName) -> Result:
-        """Bring the NoSchedule taints of one node in line with its conditions."""
+        """Bring the NoSchedule taints of one node in line with its conditions, and its pods' readiness."""
         node = self._nodes.lister.get(key)
         if node is not None:
             await self._taint(node, health.wanted_no_schedule(node), health.stale_no_schedule(node))
+            if self._judge(node).gone:
+                await self._mark_pods(node)
         return DONE
 
     async def _monitor(self) -> None:
@@ -75,7 +78,10 @@ class NodeLifecycleController(Controller[ObjectName]):
         # When a whole zone is gone there is much to write; of the healthy nodes nothing.
         for marked in await self._at_once(silent, self._mark_silent):
             judged[marked.metadata.name] = self._judge(marked)
-        await self._at_once([one for one in judged.values() if one.spoken and not one.ready], self._mark_pods)
+        for name, one in judged.items():
+            # Of a zone's loss there are tens of thousands of pods: workers mark them, this loop goes on looking.
+            if one.gone and any(_is_ready(pod) for pod in self._pods.lister.by_index(BY_NODE, name)):
+                self.queue.add(ObjectName("", name))
         zones: dict[str, list[health.Judged]] = {}
         for one in judged.values():
             zones.setdefault(zone_of(one.node), []).append(one)
@@ -142,19 +148,18 @@ class NodeLifecycleController(Controller[ObjectName]):
             self._event(name, NORMAL, "NodeNotReady", f"Node {name} status is now: NodeNotReady")
         return node
 
-    async def _mark_pods(self, judged: health.Judged) -> Node:
+    async def _mark_pods(self, node: Node) -> None:
         """Pods of a node that is not ready are not ready: Services leave them out at once."""
-        for pod in self._pods.lister.by_index(BY_NODE, judged.node.metadata.name):
-            await self._mark_pod(pod)
-        return judged.node
+        for pod in self._pods.lister.by_index(BY_NODE, node.metadata.name):
+            if _is_ready(pod):
+                await self._mark_pod(pod)
 
     async def _mark_pod(self, pod: Pod) -> None:
-        ready = next((found for found in pod.status.conditions if found.type == "Ready"), None)
-        if ready is None or ready.status != "True":
-            return
         moment = self.clock.now().replace(microsecond=0)
-        unready = replace(ready, status="False", last_transition_time=moment)
-        conditions = tuple(unready if found is ready else found for found in pod.status.conditions)
+        conditions = tuple(
+            replace(found, status="False", last_transition_time=moment) if found.type == "Ready" else found
+            for found in pod.status.conditions
+        )
         with suppress(NotFoundError, ConflictError):
             await self._client.update_status(replace(pod, status=replace(pod.status, conditions=conditions)))
             self._recorder.event(pod, WARNING, "NodeNotReady", "Node is not ready")
@@ -180,3 +185,7 @@ class NodeLifecycleController(Controller[ObjectName]):
         # Events about nodes carry the name as uid, as kubelets' do, so that they are found together.
         reference = ObjectReference(kind="Node", api_version="v1", name=node, uid=node)
         self._recorder.event(reference, type_, reason, message)
+
+
+def _is_ready(pod: Pod) -> bool:
+    return any(found.type == "Ready" and found.status == "True" for found in pod.status.conditions)

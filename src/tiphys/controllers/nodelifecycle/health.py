@@ -60,6 +60,11 @@ class Judged:
     add: Taint | None  # the NoExecute taint it should have and has not
     stale: tuple[Taint, ...]  # those it should no longer have
 
+    @property
+    def gone(self) -> bool:
+        """Its pods serve nobody any more."""
+        return self.spoken and not self.ready
+
 
 def judge(node: Node) -> Judged:
     """A node as it is."""
