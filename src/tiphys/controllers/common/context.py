@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
 import tiphys
 from tiphys.api.admissionregistration.v1 import ValidatingAdmissionPolicy
 from tiphys.base.clock import Clock
 from tiphys.client import Client, EventRecorder, Informers
 from tiphys.controllers.cloud.provider import NO_PROVIDER, CloudProvider
+
+# Workers of controllers with thousands of objects. A worker that waits for the API costs next to nothing, and with few
+# of them a crowd of small objects stands behind some large ones.
+MANY_WORKERS: Final = 16
 
 
 class PolicyTypeChecker(Protocol):

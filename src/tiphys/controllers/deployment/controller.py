@@ -16,7 +16,7 @@ from tiphys.api.core.v1 import Pod
 from tiphys.api.meta.v1 import LabelSelector, ObjectMeta
 from tiphys.base.log import get_logger
 from tiphys.client import DONE, NORMAL, WARNING, Controller, RequeueAfter, Result, key_of
-from tiphys.controllers.common.context import ControllerContext
+from tiphys.controllers.common.context import MANY_WORKERS, ControllerContext
 from tiphys.controllers.common.hashing import template_hash
 from tiphys.controllers.common.owners import (
     BY_CONTROLLER,
@@ -41,6 +41,7 @@ class DeploymentController(Controller[ObjectName]):
     """The controller `deployment-controller`."""
 
     name = "deployment"
+    workers = MANY_WORKERS
 
     def __init__(self, context: ControllerContext) -> None:
         self._client = context.client

@@ -12,7 +12,7 @@ from contextlib import suppress
 from tiphys.api.core.v1 import Node, Pod, Service
 from tiphys.api.discovery.v1 import Endpoint, EndpointSlice
 from tiphys.client import DONE, Client, Controller, Result, SharedInformer, enqueue, key_of
-from tiphys.controllers.common.context import ControllerContext
+from tiphys.controllers.common.context import MANY_WORKERS, ControllerContext
 from tiphys.controllers.common.owners import controller_reference
 from tiphys.controllers.endpointslice.pods import Ports, address_types, belongs, endpoint_of, is_headless, ports_of
 from tiphys.controllers.endpointslice.reconcile import HEADLESS, MANAGED_BY, SERVICE_NAME, Owner, Plan, plan
@@ -39,6 +39,7 @@ class EndpointSliceController(Controller[ObjectName]):
     """The controller `endpointslice-controller`."""
 
     name = "endpoint_slice"
+    workers = MANY_WORKERS
 
     def __init__(self, context: ControllerContext) -> None:
         self._client = context.client

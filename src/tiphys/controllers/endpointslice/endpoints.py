@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from tiphys.api.core.v1 import EndpointAddress, EndpointPort, Endpoints, EndpointSubset, Pod, Service
 from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.client import DONE, Controller, Result, enqueue
-from tiphys.controllers.common.context import ControllerContext
+from tiphys.controllers.common.context import MANY_WORKERS, ControllerContext
 from tiphys.controllers.common.pods import is_ready
 from tiphys.controllers.endpointslice.pods import (
     Ports,
@@ -113,6 +113,7 @@ class EndpointsController(Controller[ObjectName]):
     """The controller `endpoints-controller`."""
 
     name = "endpoint"
+    workers = MANY_WORKERS
 
     def __init__(self, context: ControllerContext) -> None:
         self._client = context.client

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from tiphys.api.batch.v1 import Job, JobCondition, JobStatus
 from tiphys.api.core.v1 import EnvVar, EnvVarSource, ObjectFieldSelector, Pod, PodSpec
 from tiphys.client import DONE, NORMAL, WARNING, Controller, Expectations, RequeueAfter, Result, key_of
-from tiphys.controllers.common.context import ControllerContext
+from tiphys.controllers.common.context import MANY_WORKERS, ControllerContext
 from tiphys.controllers.common.owners import (
     BY_CONTROLLER,
     claim,
@@ -43,6 +43,7 @@ class JobController(Controller[ObjectName]):
     """The controller `job-controller`."""
 
     name = "job"
+    workers = MANY_WORKERS
 
     def __init__(self, context: ControllerContext) -> None:
         self._client = context.client

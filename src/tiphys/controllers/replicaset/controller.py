@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from tiphys.api.core.v1 import Pod
 from tiphys.base.log import get_logger
 from tiphys.client import DONE, Controller, Expectations, Object, RequeueAfter, Result, key_of
-from tiphys.controllers.common.context import ControllerContext
+from tiphys.controllers.common.context import MANY_WORKERS, ControllerContext
 from tiphys.controllers.common.owners import (
     BY_CONTROLLER,
     claim,
@@ -45,6 +45,8 @@ BY_OWNER: Final = "pods-by-controller"
 
 class ReplicaSetController(Controller[ObjectName], Generic[R]):
     """The controller of one of the two kinds."""
+
+    workers = MANY_WORKERS
 
     def __init__(self, context: ControllerContext, kind: ReplicaKind[R]) -> None:
         self.name = kind.queue_name

@@ -8,7 +8,7 @@ from typing import Final
 from tiphys.api.core.v1 import Namespace, ServiceAccount
 from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.client import DONE, Controller, Result, enqueue
-from tiphys.controllers.common.context import ControllerContext
+from tiphys.controllers.common.context import MANY_WORKERS, ControllerContext
 from tiphys.controllers.common.podcontrol import namespace_terminating
 from tiphys.machinery.errors import AlreadyExistsError, NotFoundError, StatusError
 from tiphys.machinery.meta import ObjectName
@@ -20,7 +20,7 @@ class ServiceAccountController(Controller[ObjectName]):
     """The controller `serviceaccount-controller`; its keys are namespaces."""
 
     name = "serviceaccount"
-    workers = 1
+    workers = MANY_WORKERS
 
     def __init__(self, context: ControllerContext) -> None:
         self._client = context.client

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from tiphys.api.core.v1 import ConfigMap, Namespace
 from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.client import DONE, Controller, Result, enqueue
-from tiphys.controllers.common.context import ControllerContext
+from tiphys.controllers.common.context import MANY_WORKERS, ControllerContext
 from tiphys.controllers.common.podcontrol import namespace_terminating
 from tiphys.machinery.errors import AlreadyExistsError, NotFoundError, StatusError
 from tiphys.machinery.meta import ObjectName
@@ -27,7 +27,7 @@ class RootCAPublisher(Controller[ObjectName]):
     """The controller `root-ca-certificate-publisher-controller`; its keys are namespaces."""
 
     name = "root_ca_cert_publisher"
-    workers = 1
+    workers = MANY_WORKERS
 
     def __init__(self, context: ControllerContext) -> None:
         self._client = context.client
