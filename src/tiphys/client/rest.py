@@ -397,6 +397,10 @@ async def _batches(answer: StreamedResponse, endpoint: Endpoint[T]) -> AsyncGene
         raise ApiConnectionError("the watch broke off inside an event")
 
 
+# A look-up in the enumeration itself costs several times as much, and there is one for every event.
+_EVENTS: Final = {each.value: each for each in EventType}
+
+
 def _event(line: bytes, endpoint: Endpoint[T]) -> WatchEvent[T]:
     framed = watch_line.decode(line)
     if framed.type == "ERROR":
@@ -404,4 +408,4 @@ def _event(line: bytes, endpoint: Endpoint[T]) -> WatchEvent[T]:
         raise StatusError.from_status(status)
     obj = endpoint.decode(framed.object)
     end = framed.type == "BOOKMARK" and obj.metadata.annotations.get(BOOKMARK_END) == "true"
-    return WatchEvent(EventType(framed.type), obj, obj.metadata.resource_version, end)
+    return WatchEvent(_EVENTS[framed.type], obj, obj.metadata.resource_version, end)

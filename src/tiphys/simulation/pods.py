@@ -27,12 +27,13 @@ class PodSimulator(Controller[ObjectName]):
     """The pods of all simulated nodes."""
 
     name: ClassVar[str] = "simulated-pods"  # type: ignore[misc]  # constant here, a plain attribute in the base
-    workers: ClassVar[int] = 48  # type: ignore[misc]
+    workers: ClassVar[int] = 32  # type: ignore[misc]
 
     def __init__(self, client: Client, informers: Informers, clock: Clock) -> None:
         self._client = client
         self._nodes = informers.of(Node)
-        self._pods = informers.of(PODS)
+        # Nothing happens to a pod before it has a node.
+        self._pods = informers.of(PODS, field_selector="spec.nodeName!=")
         super().__init__(clock, (self._nodes, self._pods))
         self._addresses = Addresses()
         self._written: dict[ObjectName, int] = {}  # the revision of our last write of a pod
