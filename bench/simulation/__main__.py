@@ -62,7 +62,7 @@ async def one(rig: Rig, phase: Phase, work: Callable[[Found], Awaitable[None]]) 
     for name in ("controller-manager", "simulator"):
         if name in before and name in after:
             phase.controllers += worked(before[name], after[name])
-    phase.problems += [f"{name} ended and was started again" for name in rig.usage.again()]
+    phase.problems += [f"{name} ended and was started again: {rig.last_words(name)}" for name in rig.usage.again()]
     if phase.problems and phase.state == "done":
         phase.state = "failed"
 
@@ -88,7 +88,7 @@ async def measure(running: Running, ports: dict[str, int], options: argparse.Nam
             finally:
                 results.keep()
                 results.show(phase)
-            if name == "pods" and phase.state != "done":
+            if name == "pods" and len(rig.pods.ready) < options.pods:
                 print("  without its pods there is nothing to test")
                 return
 

@@ -99,13 +99,15 @@ class Results:
 
     def summary(self) -> int:
         """All phases in one table; how many did not end well."""
-        rows = []
-        for phase in self.phases:
-            broken = [row.what for row in phase.latencies if not row.kept]
-            objectives = "kept" if not broken else f"missed: {', '.join(broken)}"
-            rows.append([phase.name, phase.state, f"{phase.seconds:.0f} s", objectives if phase.latencies else ""])
         print("\nsummary")
-        table(["phase", "state", "time", "objectives"], rows)
+        rows = [
+            [phase.name, phase.state, f"{phase.seconds:.0f} s", sum(not row.kept for row in phase.latencies)]
+            for phase in self.phases
+        ]
+        table(["phase", "state", "time", "objectives missed"], rows)
+        for phase in self.phases:
+            for what, figure in phase.figures.items():
+                print(f"  {phase.name}: {what}: {figure}")
         print(f"  everything is in {self._path}", flush=True)
         return sum(phase.state not in ("done", "skipped") for phase in self.phases)
 

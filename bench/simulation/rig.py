@@ -85,7 +85,7 @@ class Rig:
             while known[0] != 0:
                 looked = time.monotonic()
                 known[0] = await left()
-                await asyncio.sleep(max(0.5, 5 * (time.monotonic() - looked)))
+                await asyncio.sleep(max(1.0, 5 * (time.monotonic() - looked)))
 
         task = asyncio.ensure_future(ask())
         try:
@@ -140,6 +140,12 @@ class Rig:
             except OSError as error:
                 print(f"    no metrics of {name}: {error}", flush=True)
         return found
+
+    def last_words(self, name: str) -> str:
+        """The end of a component's log."""
+        log = Path(self.running.status()["logs"]) / f"{name}.log"
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        return " | ".join(lines[-6:])[-1500:]
 
     async def _make_token(self) -> str:
         account = {"metadata": {"name": "bench"}}
