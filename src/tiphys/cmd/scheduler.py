@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -15,8 +16,8 @@ from tiphys.cmd.component import add_common_flags, begin_logging, connect, run
 from tiphys.cmd.election import add_election_flags, election_of
 from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.flags import FlagParser
-from tiphys.cmd.health import add_health_flags, health_served
-from tiphys.scheduler.config import SchedulerConfig, load
+from tiphys.cmd.health import Says, add_health_flags, health_served
+from tiphys.scheduler.config import SchedulerConfig, document, load
 from tiphys.scheduler.scheduler import Scheduler
 
 
@@ -32,20 +33,29 @@ def main(arguments: Sequence[str]) -> int:
     config = _configuration(options.config)
     election = election_of(options)
     clock = SystemClock()
+    at_work: Scheduler | None = None  # while it leads
+
+    def configuration() -> dict[str, Any]:
+        return {"componentconfig": {**document(config), "leaderElection": _election(options)}}
+
+    def missing() -> str:
+        return "sched-handler-sync" if at_work is not None and not at_work.ready.is_set() else ""
 
     async def work() -> None:
         async with (
             connect(options.kubeconfig, "kube-scheduler") as client,
-            health_served(client, options.bind_address, options.secure_port),
+            health_served(client, options.bind_address, options.secure_port, Says(configuration, missing)),
             Supervised() as tasks,
         ):
 
             async def schedule() -> None:
+                nonlocal at_work
                 informers = Informers(client, clock)
                 try:
                     scheduler = Scheduler(client, informers, config, clock)
                 except ValueError as error:
                     raise UsageError(str(error)) from error
+                at_work = scheduler
                 async with Supervised(clock) as parts:
                     parts.spawn(informers.run, name="informers")
                     parts.spawn(scheduler.run, name="scheduler")
@@ -64,6 +74,23 @@ def main(arguments: Sequence[str]) -> int:
                 raise CommandError(f"leader election lost: {error}") from error
 
     return run(work)
+
+
+def _election(options: Any) -> dict[str, Any]:
+    """The election's flags, as the configuration names them."""
+    lease, renew, retry = (
+        f"{getattr(options, f'leader_elect_{name}').total_seconds():g}s"
+        for name in ("lease_duration", "renew_deadline", "retry_period")
+    )
+    return {
+        "leaderElect": options.leader_elect,
+        "leaseDuration": lease,
+        "renewDeadline": renew,
+        "retryPeriod": retry,
+        "resourceLock": "leases",
+        "resourceName": options.leader_elect_resource_name,
+        "resourceNamespace": options.leader_elect_resource_namespace,
+    }
 
 
 def _configuration(path: Path | None) -> SchedulerConfig:

@@ -60,6 +60,46 @@ def load(document: Mapping[str, Any]) -> SchedulerConfig:
     )
 
 
+def document(config: SchedulerConfig) -> dict[str, Any]:
+    """The configuration in force, as /configz shows it."""
+    return {
+        "apiVersion": "kubescheduler.config.k8s.io/v1",
+        "kind": "KubeSchedulerConfiguration",
+        "parallelism": config.parallelism,
+        "podInitialBackoffSeconds": config.pod_initial_backoff_seconds,
+        "podMaxBackoffSeconds": config.pod_max_backoff_seconds,
+        "profiles": [_told(profile) for profile in config.profiles],
+        "extenders": [
+            {
+                "urlPrefix": each.url_prefix,
+                "filterVerb": each.filter_verb,
+                "preemptVerb": each.preempt_verb,
+                "prioritizeVerb": each.prioritize_verb,
+                "bindVerb": each.bind_verb,
+                "weight": each.weight,
+                "httpTimeout": f"{each.timeout:g}s",
+                "nodeCacheCapable": each.node_cache_capable,
+                "ignorable": each.ignorable,
+                "managedResources": [
+                    {"name": name, "ignoredByScheduler": name in each.ignored_resources}
+                    for name in sorted(each.managed_resources)
+                ],
+            }
+            for each in config.extenders
+        ],
+    }
+
+
+def _told(profile: Profile) -> dict[str, Any]:
+    enabled = [{"name": name, "weight": weight} for name, weight in profile.enabled.items()]
+    disabled = [{"name": name} for name in sorted(profile.disabled)]
+    return {
+        "schedulerName": profile.scheduler_name,
+        "plugins": {"multiPoint": {"enabled": enabled, "disabled": disabled}},
+        "pluginConfig": [{"name": name, "args": dict(args)} for name, args in profile.args.items()],
+    }
+
+
 def _extenders(documents: Sequence[Mapping[str, Any]]) -> tuple[ExtenderConfig, ...]:
     extenders = tuple(load_extender(document) for document in documents)
     if sum(bool(each.bind_verb) for each in extenders) > 1:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -29,6 +29,7 @@ from tiphys.base.clock import Clock
 from tiphys.base.log import get_logger
 from tiphys.client import key_of
 from tiphys.machinery.meta import ObjectName
+from tiphys.scheduler import metrics
 from tiphys.scheduler.framework.events import Event
 from tiphys.scheduler.framework.interface import Refusal
 from tiphys.scheduler.framework.runner import Framework
@@ -168,7 +169,7 @@ class SchedulingQueue:
     def add(self, info: PodInfo) -> None:
         """A new pod."""
         framework = self._frameworks[info.pod.spec.scheduler_name]
-        self._activate(QueuedPod(info, framework, self._clock.monotonic()))
+        self._activate(QueuedPod(info, framework, self._clock.monotonic()), "PodAdd")
 
     def update(self, old: PodInfo, new: PodInfo) -> None:
         """A pod changed while it waits, or while it is tried."""
@@ -184,7 +185,7 @@ class SchedulingQueue:
         pod = self._gated.remove(new.uid)
         if pod is not None:
             pod.info = new
-            self._activate(pod)
+            self._activate(pod, "PodUpdate")
             return
         pod = self._unschedulable.pods.get(new.uid) or self._held.get(new.uid)
         if pod is None:
@@ -240,6 +241,7 @@ class SchedulingQueue:
         pod.timestamp = self._clock.monotonic()
         pod.failed_with_error = False
         self._unschedulable.add(pod)
+        metrics.INCOMING.labels("unschedulable", "ScheduleAttemptFailure").inc()
         for happened in reversed(missed):
             if self._requeue_if_helpful(pod, happened):
                 return
@@ -250,6 +252,7 @@ class SchedulingQueue:
         pod.timestamp = self._clock.monotonic()
         pod.failed_with_error = False
         self._held[pod.info.uid] = pod
+        metrics.INCOMING.labels("unschedulable", "ScheduleAttemptFailure").inc()
 
     def release(self, uid: str, *, now: bool) -> None:
         """Room was made, or was not to be had: try the pod `now`, or when an event that it waits for comes."""
@@ -257,7 +260,7 @@ class SchedulingQueue:
         if pod is None:
             return
         if now:
-            self._activate(pod)
+            self._activate(pod, "ForceActivate")
         else:
             self._unschedulable.add(pod)
 
@@ -267,6 +270,7 @@ class SchedulingQueue:
         pod.timestamp = self._clock.monotonic()
         pod.failed_with_error = True
         self._error_backoff.push(pod)
+        metrics.INCOMING.labels("backoff", "ScheduleAttemptFailure").inc()
 
     # Events
 
@@ -284,7 +288,7 @@ class SchedulingQueue:
                 is_awaited = pod.gated is not None and pod.gated.about is not None
                 if is_awaited or self._is_helpful(pod, happened):
                     self._gated.remove(pod.info.uid)
-                    self._activate(pod)
+                    self._activate(pod, event.value)
 
     async def run(self) -> None:
         """Move pods whose time has come, until cancelled."""
@@ -295,12 +299,12 @@ class SchedulingQueue:
             for part in (self._backoff, self._error_backoff):
                 while (pod := part.peek()) is not None and self._backoff_end(pod) <= now:
                     part.pop()
-                    self._activate(pod)
+                    self._activate(pod, "BackoffComplete")
             if now >= next_flush:
                 next_flush = now + FLUSH_PERIOD
                 for pod in list(self._unschedulable.pods.values()):
                     if now - pod.timestamp > MAX_UNSCHEDULABLE:
-                        self._requeue(pod)
+                        self._requeue(pod, Event.FLUSH.value)
 
     def counts(self) -> dict[str, int]:
         """Pods in each part of the queue."""
@@ -310,6 +314,11 @@ class SchedulingQueue:
             "unschedulable": len(self._unschedulable) + len(self._held),
             "gated": len(self._gated),
         }
+
+    def rejections(self) -> Counter[tuple[str, str]]:
+        """(plugin, profile) → the unschedulable pods it has rejected."""
+        pods = (*self._unschedulable.pods.values(), *self._held.values())
+        return Counter((plugin, pod.framework.scheduler_name) for pod in pods for plugin in pod.unschedulable_plugins)
 
     def waiting(self, uid: str) -> QueuedPod | None:
         """The pod, if it is in the queue (not in flight)."""
@@ -326,7 +335,7 @@ class SchedulingQueue:
     def _requeue_if_helpful(self, pod: QueuedPod, happened: _Happened) -> bool:
         helpful = self._is_helpful(pod, happened)
         if helpful:
-            self._requeue(pod)
+            self._requeue(pod, happened.event.value)
         return helpful
 
     def _is_helpful(self, pod: QueuedPod, happened: _Happened) -> bool:
@@ -337,21 +346,24 @@ class SchedulingQueue:
         hints = pod.framework.hints_of(happened.event, pod.unschedulable_plugins)
         return any(_helps(hint, pod.info, happened) for hint in hints)
 
-    def _requeue(self, pod: QueuedPod) -> None:
+    def _requeue(self, pod: QueuedPod, event: str) -> None:
         self._unschedulable.remove(pod.info.uid)
         if self._backoff_end(pod) <= self._clock.monotonic():
-            self._activate(pod)
+            self._activate(pod, event)
         else:
             self._backoff.push(pod)
+            metrics.INCOMING.labels("backoff", event).inc()
             self._wakeup.set()
 
-    def _activate(self, pod: QueuedPod) -> None:
+    def _activate(self, pod: QueuedPod, event: str) -> None:
         pod.gated = pod.framework.pre_enqueue(pod.info)
         if pod.gated is not None:
             pod.unschedulable_plugins = {pod.gated.plugin}
             self._gated.add(pod)
+            metrics.INCOMING.labels("gated", event).inc()
             return
         self._active.push(pod)
+        metrics.INCOMING.labels("active", event).inc()
         self._wakeup.set()
 
     def _backoff_end(self, pod: QueuedPod) -> float:

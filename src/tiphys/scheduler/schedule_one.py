@@ -19,6 +19,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from random import Random
+from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
@@ -46,6 +47,7 @@ from tiphys.scheduler.waiting import WaitingPods
 log = get_logger(__name__)
 
 OTHER_WRITES: Final = 16  # at once, besides bindings
+SAMPLED: Final = 0.1  # share of the cycles in which each plugin's time is measured
 
 # Starts work beside the scheduling loop; its errors are its own.
 Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]], str], None]
@@ -53,11 +55,12 @@ Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]], str], None]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A pod and the node it goes to."""
+    """A pod and the node it goes to. `started`: its attempt, by the monotonic clock."""
 
     queued: QueuedPod
     node: str
     state: CycleState
+    started: float
 
 
 class PodScheduler:
@@ -132,7 +135,8 @@ class PodScheduler:
 
     def _decide(self, queued: QueuedPod, opinion: Opinion | None, started: float) -> Coroutine[Any, Any, None] | None:
         """One scheduling cycle and what follows from it; what is left to do where others are asked."""
-        pod, framework, state = queued.info, queued.framework, CycleState()
+        pod, framework = queued.info, queued.framework
+        state = CycleState(sampled=self._random.random() < SAMPLED)
         try:
             outcome = self.scheduling_cycle(framework, state, pod, opinion)
         except Exception as error:  # a plugin's bug costs one attempt of one pod
@@ -141,16 +145,14 @@ class PodScheduler:
             metrics.attempt(framework.scheduler_name, "error", self._clock.monotonic() - started)
             return None
         if isinstance(outcome, str):
-            decision = Decision(queued, outcome, state)
+            decision = Decision(queued, outcome, state, started)
             self._spawn(lambda: self.binding_cycle(decision), f"bind {pod.key}")
-            result = "scheduled"
-        else:
-            room = self._make_room(framework, state, pod, outcome)
-            if room is not None and room.ask is not None:
-                return self._ask_for_room(queued, outcome, room.ask, started)
-            self._unschedulable(queued, outcome, room)
-            result = "unschedulable"
-        metrics.attempt(framework.scheduler_name, result, self._clock.monotonic() - started)
+            return None
+        room = self._make_room(framework, state, pod, outcome)
+        if room is not None and room.ask is not None:
+            return self._ask_for_room(queued, outcome, room.ask, started)
+        self._unschedulable(queued, outcome, room)
+        metrics.attempt(framework.scheduler_name, "unschedulable", self._clock.monotonic() - started)
         return None
 
     async def _ask_for_room(
@@ -172,7 +174,7 @@ class PodScheduler:
         self, framework: Framework, state: CycleState, pod: PodInfo, opinion: Opinion | None = None
     ) -> str | Unschedulable:
         """Find the best node and assume the pod there; the node's name, or why there is none."""
-        nodes = self._cache.nodes
+        nodes, began = self._cache.nodes, perf_counter()
         if not len(nodes):
             return Unschedulable(0)
         feasible = framework.find_feasible(state, pod, nodes)
@@ -187,6 +189,7 @@ class PodScheduler:
         if isinstance(feasible, Unschedulable):
             return feasible
         row = self._choose(framework, state, pod, feasible, opinion)
+        metrics.ALGORITHM_SECONDS.labels().observe(perf_counter() - began)
         node = nodes.name_of(row)
         self._cache.assume(pod, node)
         refusal = framework.reserve(state, pod, node)
@@ -229,6 +232,18 @@ class PodScheduler:
 
     async def binding_cycle(self, decision: Decision) -> None:
         """Carry a decision out; on any failure take it back."""
+        at_work = metrics.AT_WORK.labels("binding")
+        at_work.inc()
+        try:
+            result = await self._bind(decision)
+        finally:
+            at_work.dec()
+        if result:
+            name = decision.queued.framework.scheduler_name
+            metrics.attempt(name, result, self._clock.monotonic() - decision.started)
+
+    async def _bind(self, decision: Decision) -> str:
+        """The result, as attempts are counted; "" when it is nobody's."""
         pod, framework, state, node = (
             decision.queued.info,
             decision.queued.framework,
@@ -236,7 +251,7 @@ class PodScheduler:
             decision.node,
         )
         try:
-            refusal = await self._waiting.wait(pod)
+            refusal = await self._permission(pod)
             if refusal is None:
                 async with self._binding_slots:
                     refusal = await framework.pre_bind(state, pod, node)
@@ -245,12 +260,12 @@ class PodScheduler:
         except NotFoundError:
             self._take_back(decision)
             self._queue.done(pod.uid)  # deleted meanwhile: nobody waits for it
-            return
+            return ""
         except (StatusError, ApiConnectionError, RuntimeError) as error:
             log.warning("binding %s to %s failed: %s", pod.key, node, error)
             self._take_back(decision)
             self._failed(decision.queued, f"binding rejected: {error}")
-            return
+            return "error"
         except BaseException:
             self._take_back(decision)
             self._queue.add_after_error(decision.queued)
@@ -259,12 +274,26 @@ class PodScheduler:
             self._take_back(decision)
             found = Unschedulable(len(self._cache.nodes), refusal=refusal, plugins={refusal.plugin})
             self._unschedulable(decision.queued, found, None)
-            return
+            return "unschedulable"
         self._queue.done(pod.uid)
         events = self._events[framework.scheduler_name]
         events.event(pod.pod, NORMAL, "Scheduled", f"Successfully assigned {pod.key} to {node}")
-        metrics.scheduled(framework.scheduler_name, decision.queued, self._clock.monotonic())
+        first = decision.queued.first_attempt
+        metrics.scheduled(
+            decision.queued.attempts, self._clock.monotonic() - (decision.started if first is None else first)
+        )
         framework.post_bind(state, pod, node)
+        return "scheduled"
+
+    async def _permission(self, pod: PodInfo) -> Refusal | None:
+        """Wait until the plugins that hold the pod back let it go; a refusal when they do not."""
+        if not self._waiting.is_waiting(pod.uid):
+            return None
+        began = self._clock.monotonic()
+        refusal = await self._waiting.wait(pod)
+        result = "allowed" if refusal is None else "rejected"
+        metrics.PERMIT_SECONDS.labels(result).observe(self._clock.monotonic() - began)
+        return refusal
 
     def _take_back(self, decision: Decision) -> None:
         pod = decision.queued.info

@@ -33,7 +33,7 @@ log = get_logger(__name__)
 
 # Decisions in a row before the event loop may read what has happened meanwhile.
 TURN_SECONDS: Final = 0.004
-METRICS_PERIOD: Final = 5.0
+METRICS_PERIOD: Final = 1.0
 
 
 class Scheduler:
@@ -130,7 +130,9 @@ class Scheduler:
 
     async def _report(self) -> None:
         while True:
-            metrics.pending(self.queue.counts())
+            cache = {"nodes": len(self.cache.nodes), "pods": self.cache.pod_count()}
+            cache["assumed_pods"] = self.cache.assumed_count()
+            metrics.state(self.queue.counts(), self.queue.rejections(), cache)
             await self._clock.sleep(METRICS_PERIOD)
 
     def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:

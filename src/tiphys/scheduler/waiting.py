@@ -39,11 +39,18 @@ class WaitingPods:
         self._holding.pop(uid, None)
         self._answers.pop(uid, None)
 
+    def is_waiting(self, uid: str) -> bool:
+        """Whether anything was said of the pod that `wait` has not told yet."""
+        return uid in self._answers
+
     async def wait(self, pod: PodInfo) -> Refusal | None:
         """What became of the pod; at once for one that nobody holds."""
         answer = self._answers.get(pod.uid)
         if answer is None:
             return None
+        if answer.done():  # before it was waited for
+            self.remove(pod.uid)
+            return answer.result()
         plugin, shortest = min(self._holding[pod.uid].items(), key=lambda entry: entry[1].seconds)
         timer = asyncio.ensure_future(self._clock.sleep(shortest.seconds))
         try:

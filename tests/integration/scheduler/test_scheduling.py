@@ -15,6 +15,7 @@ from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.api.policy.v1 import PodDisruptionBudget
 from tiphys.api.storage.v1 import StorageClass
 from tiphys.base.clock import SystemClock
+from tiphys.base.metrics import REGISTRY
 from tiphys.base.tasks import Supervised
 from tiphys.client import Client, Informers, PatchType
 from tiphys.machinery.errors import NotFoundError
@@ -295,3 +296,30 @@ async def test_a_volume_is_bound_where_the_pod_goes() -> None:
             return (await get_pod(client, "p")).spec.node_name == "n2"
 
         await eventually(bound)
+
+
+async def test_metrics_have_the_names_dashboards_know() -> None:
+    async with scheduling() as client:
+        await create_node(client, "n1", cpu="1")
+        await create_pod(client, "small", {"cpu": "500m"})
+        await create_pod(client, "large", {"cpu": "2"})
+
+        async def decided() -> bool:
+            told = await messages(client, "large", "FailedScheduling")
+            return bool((await get_pod(client, "small")).spec.node_name and told)
+
+        await eventually(decided)
+    shown = REGISTRY.expose().decode()
+    profile = 'profile="default-scheduler"'
+    for series in (
+        f'scheduler_schedule_attempts_total{{{profile},result="scheduled"}}',
+        f'scheduler_schedule_attempts_total{{{profile},result="unschedulable"}}',
+        f'scheduler_framework_extension_point_duration_seconds_count{{extension_point="Bind",status="Success",{profile}}}',
+        'scheduler_queue_incoming_pods_total{queue="active",event="PodAdd"}',
+        'scheduler_queue_incoming_pods_total{queue="unschedulable",event="ScheduleAttemptFailure"}',
+        'scheduler_pending_pods{queue="active"}',
+        'scheduler_cache_size{type="nodes"}',
+        "scheduler_scheduling_algorithm_duration_seconds_count",
+        "scheduler_pod_scheduling_attempts_count",
+    ):
+        assert f"{series} " in shown, series

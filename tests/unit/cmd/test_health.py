@@ -13,7 +13,7 @@ import pytest
 
 from tiphys.client import Client, RestConfig
 from tiphys.client.transport import Response, StreamedResponse
-from tiphys.cmd.health import Answering, health_served
+from tiphys.cmd.health import Answering, Says, health_served
 
 USERS = {"of-ann": "ann", "of-bob": "bob"}
 
@@ -23,6 +23,8 @@ class Reviews:
 
     async def request(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Response:
         asked: dict[str, Any] = json.loads(body or b"{}")
+        if method == "GET":  # whose client certificates are taken: nobody's
+            return Response(200, b'{"metadata": {}, "data": {}}')
         if target.endswith("/tokenreviews"):
             name = USERS.get(asked["spec"]["token"], "")
             asked["status"] = {"authenticated": bool(name), "user": {"username": name, "groups": ["staff"]}}
@@ -57,7 +59,7 @@ async def reviewing() -> AsyncIterator[Client]:
 )
 async def test_who_is_answered_what(path: str, authorization: str, status: int) -> None:
     async with reviewing() as client:
-        assert (await Answering(client).answer(path, authorization))[0] == status
+        assert (await Answering(client, Says()).answer(path, authorization))[0] == status
 
 
 async def test_it_is_served_over_tls(unused_tcp_port: int) -> None:
@@ -69,3 +71,29 @@ async def test_it_is_served_over_tls(unused_tcp_port: int) -> None:
         answer = await reader.read()
         writer.close()
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n") and answer.endswith(b"\r\n\r\nok")
+
+
+@pytest.mark.parametrize(
+    ("subject", "status"),
+    [
+        pytest.param(((("commonName", "ann"),), (("organizationName", "staff"),)), 403, id="groups count"),
+        pytest.param(((("organizationName", "system:masters"),), (("commonName", "root"),)), 200, id="masters may all"),
+        pytest.param((), 401, id="nobody"),
+    ],
+)
+async def test_certificates_say_who_asks(subject: tuple[object, ...], status: int) -> None:
+    async with reviewing() as client:
+        assert (await Answering(client, Says()).answer("/metrics", "", {"subject": subject}))[0] == status
+
+
+async def test_readiness_and_configuration_are_the_components_own() -> None:
+    certificate = {"subject": ((("organizationName", "system:masters"), ("commonName", "root")),)}
+    async with reviewing() as client:
+        answering = Answering(client, Says(lambda: {"componentconfig": {"kind": "X"}}, lambda: "informer-sync"))
+        status, _, body = await answering.answer("/readyz", "")
+        assert status == 500 and b"[-]informer-sync failed" in body
+        assert (await answering.answer("/livez", ""))[0] == 200
+        assert (await answering.answer("/configz", ""))[0] == 401
+        told = await answering.answer("/configz", "", certificate)
+        assert told == (200, "application/json", b'{"componentconfig":{"kind":"X"}}')
+        assert (await Answering(client, Says()).answer("/configz", "", certificate))[0] == 404

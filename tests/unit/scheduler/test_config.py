@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from tests.unit.scheduler.builders import FixedNamespaces, PartialHandle
-from tiphys.scheduler.config import Profile, load
+from tiphys.scheduler.config import Profile, document, load
 from tiphys.scheduler.framework.runner import Framework
 from tiphys.scheduler.plugins import make_plugins
 
@@ -98,3 +98,20 @@ def test_extenders_that_cannot_be_used_are_told(extender: dict[str, object], wor
     assert (found.url_prefix, found.timeout) == ("http://e", 0.3)
     with pytest.raises(ValueError, match="only one extender can implement bind"):
         load({**head, "extenders": [{"urlPrefix": "http://e", "bindVerb": "b"}] * 2})
+
+
+def test_what_is_shown_is_what_is_in_force() -> None:
+    head = {"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration"}
+    profile = {
+        "schedulerName": "packing",
+        "plugins": {"multiPoint": {"disabled": [{"name": "ImageLocality"}], "enabled": [{"name": "NodePorts"}]}},
+        "pluginConfig": [{"name": "InterPodAffinity", "args": {"hardPodAffinityWeight": 5}}],
+    }
+    extender = {
+        "urlPrefix": "http://e",
+        "preemptVerb": "p",
+        "httpTimeout": "300ms",
+        "managedResources": [{"name": "a/b", "ignoredByScheduler": True}],
+    }
+    config = load({**head, "podMaxBackoffSeconds": 4, "profiles": [profile], "extenders": [extender]})
+    assert load(document(config)) == config

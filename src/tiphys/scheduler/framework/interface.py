@@ -101,8 +101,12 @@ class StateKey(Generic[T]):
 
 @dataclass(slots=True)
 class CycleState:
-    """What plugins remember from one extension point to the next, for one pod in one cycle."""
+    """What plugins remember from one extension point to the next, for one pod in one cycle.
 
+    `sampled`: the time each plugin takes is measured in this cycle.
+    """
+
+    sampled: bool = False
     skip_filter: set[str] = field(default_factory=set)
     skip_score: set[str] = field(default_factory=set)
     _data: dict[int, Any] = field(default_factory=dict)

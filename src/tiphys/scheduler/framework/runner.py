@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+from tiphys.scheduler import metrics
 from tiphys.scheduler.framework.diagnosis import Unschedulable, diagnose
 from tiphys.scheduler.framework.events import Event, Hint
 from tiphys.scheduler.framework.interface import (
@@ -50,6 +52,7 @@ class Framework:
             event: {plugin.name: plugin.requeue_on[event] for plugin in self.plugins if event in plugin.requeue_on}
             for event in Event
         }
+        self._times = metrics.PointTimes(scheduler_name)
         self._events: dict[frozenset[str], tuple[Event, ...]] = {}
         sorters = self._of(QueueSortPlugin)
         if len(sorters) != 1:
@@ -101,8 +104,12 @@ class Framework:
     def pre_filter(self, state: CycleState, pod: PodInfo, nodes: NodeTable) -> Refusal | dict[str, Narrowed]:
         """Prepare all filters; the refusal that ends it, or which plugins allow only some nodes."""
         narrowed: dict[str, Narrowed] = {}
+        sampled = state.sampled
         for name, plugin in self._pre_filter:
+            began = perf_counter() if sampled else 0.0
             answer = plugin.pre_filter(state, pod, nodes)
+            if sampled:
+                metrics.PLUGIN_SECONDS.labels(name, "PreFilter", "Success").observe(perf_counter() - began)
             if answer is None:
                 continue
             if isinstance(answer, Skip):
@@ -118,11 +125,14 @@ class Framework:
     ) -> tuple[Mask, list[tuple[str, Verdict]]]:
         """The rows of `feasible` that pass every filter, and the verdicts in order; ends when none is left."""
         verdicts: list[tuple[str, Verdict]] = []
-        skipped = state.skip_filter
+        skipped, sampled = state.skip_filter, state.sampled
         for name, plugin in self._filter:
             if name in skipped:
                 continue
+            began = perf_counter() if sampled else 0.0
             verdict = plugin.filter(state, pod, nodes)
+            if sampled:
+                metrics.PLUGIN_SECONDS.labels(name, "Filter", "Success").observe(perf_counter() - began)
             if verdict is not None:
                 verdicts.append((name, verdict))
                 feasible = feasible & verdict.passed
@@ -132,15 +142,21 @@ class Framework:
 
     def find_feasible(self, state: CycleState, pod: PodInfo, nodes: NodeTable) -> Mask | Unschedulable:
         """PreFilter and Filter over all nodes: the rows the pod fits on, at least one, or why there is none."""
+        began = perf_counter()
         prepared = self.pre_filter(state, pod, nodes)
+        begun = perf_counter()
         if isinstance(prepared, Refusal):
+            self._times.took("PreFilter", begun - began, "UnschedulableAndUnresolvable")
             return Unschedulable(len(nodes), refusal=prepared, plugins={prepared.plugin}, rows=nodes.alive.copy())
         candidates = nodes.alive
         if prepared:
             names = frozenset.intersection(*(narrowed.names for narrowed in prepared.values()))
             candidates = candidates & nodes.mask_of({nodes.row_of[name] for name in names if name in nodes.row_of})
+        self._times.took("PreFilter", begun - began)
         feasible, verdicts = self.filter(state, pod, nodes, candidates)
-        return feasible if feasible.any() else diagnose(nodes, verdicts, prepared)
+        found = feasible.any()
+        self._times.took("Filter", perf_counter() - begun, "Success" if found else "Unschedulable")
+        return feasible if found else diagnose(nodes, verdicts, prepared)
 
     def diagnose(self, pod: PodInfo, nodes: NodeTable) -> Unschedulable:
         """Why the nodes that `find_feasible` left out are out, where it left some in."""
@@ -181,6 +197,14 @@ class Framework:
 
     def post_filter(self, state: CycleState, pod: PodInfo, nodes: NodeTable, found: Unschedulable) -> PostFilterResult:
         """The first plugin that nominates a node; else what all of them say."""
+        began = perf_counter()
+        result = self._post_filtered(state, pod, nodes, found)
+        self._times.took("PostFilter", perf_counter() - began, "Success" if result.nominated else "Unschedulable")
+        return result
+
+    def _post_filtered(
+        self, state: CycleState, pod: PodInfo, nodes: NodeTable, found: Unschedulable
+    ) -> PostFilterResult:
         messages = []
         nominated: str | None = None
         act = None
@@ -199,14 +223,27 @@ class Framework:
 
     def score(self, state: CycleState, pod: PodInfo, nodes: NodeTable, feasible: Mask) -> Numbers | None:
         """The weighted sum of all scores, meaningful on feasible rows; None: every row is as good as another."""
+        sampled, began = state.sampled, perf_counter()
         for name, pre_scorer in self._pre_score:
             if isinstance(pre_scorer.pre_score(state, pod, nodes, feasible), Skip):
                 state.skip_score.add(name)
+        begun = perf_counter()
+        self._times.took("PreScore", begun - began)
+        total = self._scores(state, pod, nodes, feasible, sampled)
+        self._times.took("Score", perf_counter() - begun)
+        return total
+
+    def _scores(
+        self, state: CycleState, pod: PodInfo, nodes: NodeTable, feasible: Mask, sampled: bool
+    ) -> Numbers | None:
         total: Numbers | None = None
         for name, plugin, weight in self._score:
             if name in state.skip_score:
                 continue
+            began = perf_counter() if sampled else 0.0
             scores = plugin.score(state, pod, nodes, feasible)
+            if sampled:
+                metrics.PLUGIN_SECONDS.labels(name, "Score", "Success").observe(perf_counter() - began)
             if scores is None:
                 continue
             if weight != 1:
@@ -215,6 +252,12 @@ class Framework:
         return total
 
     def reserve(self, state: CycleState, pod: PodInfo, node: str) -> Refusal | None:
+        began = perf_counter()
+        refusal = self._reserved(state, pod, node)
+        self._times.took("Reserve", perf_counter() - began, "Success" if refusal is None else "Unschedulable")
+        return refusal
+
+    def _reserved(self, state: CycleState, pod: PodInfo, node: str) -> Refusal | None:
         for name, plugin in self._reserve:
             refusal = plugin.reserve(state, pod, node)
             if refusal is not None:
@@ -228,6 +271,13 @@ class Framework:
 
     def permit(self, state: CycleState, pod: PodInfo, node: str) -> Refusal | dict[str, Wait]:
         """A refusal, or the plugins that want to wait."""
+        began = perf_counter()
+        answer = self._permitted(state, pod, node)
+        status = "Unschedulable" if isinstance(answer, Refusal) else "Wait" if answer else "Success"
+        self._times.took("Permit", perf_counter() - began, status)
+        return answer
+
+    def _permitted(self, state: CycleState, pod: PodInfo, node: str) -> Refusal | dict[str, Wait]:
         waits: dict[str, Wait] = {}
         for name, plugin in self._permit:
             answer = plugin.permit(state, pod, node)
@@ -240,16 +290,21 @@ class Framework:
     # Binding cycle
 
     async def pre_bind(self, state: CycleState, pod: PodInfo, node: str) -> Refusal | None:
+        began, refused = perf_counter(), None
         for name, plugin in self._pre_bind:
             refusal = await plugin.pre_bind(state, pod, node)
             if refusal is not None:
-                return Refusal(refusal.reason, name)
-        return None
+                refused = Refusal(refusal.reason, name)
+                break
+        self._times.took("PreBind", perf_counter() - began, "Success" if refused is None else "Unschedulable")
+        return refused
 
     async def bind(self, state: CycleState, pod: PodInfo, node: str) -> None:
         """Raises StatusError, or RuntimeError when every plugin declined."""
+        began = perf_counter()
         for _, plugin in self._bind:
             if await plugin.bind(state, pod, node):
+                self._times.took("Bind", perf_counter() - began)
                 return
         raise RuntimeError(f"no bind plugin of {self.scheduler_name} took {pod.key}")
 

@@ -14,6 +14,7 @@ from tiphys.base.log import get_logger
 from tiphys.client import NORMAL, Lister, PatchType, Preconditions
 from tiphys.machinery.errors import ConflictError, NotFoundError
 from tiphys.machinery.time import format_time
+from tiphys.scheduler import metrics
 from tiphys.scheduler.extender import ExtenderError
 from tiphys.scheduler.framework.events import Event, Requeue, always
 from tiphys.scheduler.framework.interface import CycleState, Diagnosis, Filters, PostFilterResult
@@ -47,6 +48,7 @@ class DefaultPreemption:
         refusal = self._not_eligible(pod, nodes)
         if refusal:
             return PostFilterResult(None, f"preemption: {refusal}")
+        metrics.PREEMPTION_ATTEMPTS.labels().inc()
         wanted = candidates_wanted(len(nodes), self.min_candidate_nodes_percentage, self.min_candidate_nodes_absolute)
         resolvable = diagnosis.resolvable()
         candidates, message = find_candidates(
@@ -77,6 +79,7 @@ class DefaultPreemption:
 
     def _choose(self, pod: PodInfo, nodes: NodeTable, candidates: Sequence[Candidate]) -> PostFilterResult:
         chosen = best_candidate(candidates)
+        metrics.PREEMPTION_VICTIMS.labels().observe(len(chosen.victims))
         yielding = [other for other in self.handle.nominator.nominated_on(chosen.node) if other.priority < pod.priority]
         for other in yielding:
             # The room made for it goes to a more important pod: it must look again.
