@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from pyroute2 import IPRoute
 
 from tiphys.apiserver.pki import write_private
-from tiphys.base.log import setup_logging
+from tiphys.base.log import get_logger, setup_logging
 from tiphys.base.nft import Nft
 from tiphys.base.notify import notify_ready
 from tiphys.cmd.cluster import hostnet, place, preflight
@@ -44,13 +44,16 @@ from tiphys.network.cni.hostport import TABLE as HOSTPORT_TABLE
 from tiphys.network.masquerade import TABLE as MASQUERADE_TABLE
 from tiphys.network.policy.layout import TABLE as POLICY_TABLE
 from tiphys.proxy.nftables.layout import TABLE as PROXY_TABLE
+from tiphys.runtime import linux
+
+log = get_logger(__name__)
 
 PRELOAD: Final = (
     "tiphys.cmd.runtime",
     "tiphys.cmd.kubelet",
     "tiphys.cmd.proxy",
     "tiphys.cmd.network",
-    "tiphys.cmd.serving",
+    "tiphys.cmd.credentials",
 )
 # What the node's components keep in the machine's own network.
 TABLES: Final = (
@@ -58,6 +61,7 @@ TABLES: Final = (
     ("ip", HOSTPORT_TABLE),
     ("inet", POLICY_TABLE),
 )
+CREDENTIALS: Final = "credentials"  # the component that keeps them
 END_WITHIN: Final = 20.0  # seconds for an agent to end when it is reset
 
 
@@ -75,6 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("--name", default="agent", help="name of this agent's state and processes on this machine")
     flags.add_argument("--state-dir", type=Path, help="where its state is kept, if not in the usual place")
     flags.add_argument("--reset", action="store_true", help="end it, and take away everything it made here")
+    flags.add_argument("--renew", action="store_true", help="get it new certificates and tokens now")
     options = flags.parse(arguments)
     layout = Layout.of(options.name, options.state_dir)
     preflight.check_root("cluster")
@@ -82,6 +87,9 @@ def main(arguments: Sequence[str]) -> int:
         raise CommandError(f'"{options.name}" is a cluster of this machine: choose another --name')
     if options.reset:
         reset(layout)
+        return 0
+    if options.renew:
+        renew(layout)
         return 0
     preflight.check_programs()
     preflight.check_directory(layout.state)
@@ -176,7 +184,7 @@ def _own_address(server: str) -> str:
 
 
 def components(known: Mapping[str, Any], layout: Layout) -> list[Component]:
-    """The node's components, and the job that gets its kubelet a serving certificate."""
+    """The node's components, and the one that keeps its credentials."""
     node, address, settings = known["node"], known["address"], known["settings"]
     spec = ClusterSpec(
         name=layout.name,
@@ -186,7 +194,13 @@ def components(known: Mapping[str, Any], layout: Layout) -> list[Component]:
         proxy_mode=settings["proxyMode"],
     )
     found = node_components(
-        spec, layout, NodeSpec(node, 0), address=address, dns_address=settings["clusterDNS"], joined=True
+        spec,
+        layout,
+        NodeSpec(node, 0),
+        address=address,
+        dns_address=settings["clusterDNS"],
+        joined=True,
+        kubelet_directory=_kubelet_directory(layout.node_state(node) / "kubelet"),
     )
     base = layout.pki / f"kubelet-{node}-server"
     if not base.with_name(f"{base.name}.crt").exists():
@@ -194,21 +208,44 @@ def components(known: Mapping[str, Any], layout: Layout) -> list[Component]:
         certificate, key = self_signed(layout.pki, node, tuple(address.split(",")))
         certificate.rename(base.with_name(f"{base.name}.crt"))
         key.rename(base.with_name(f"{base.name}.key"))
-    job = Component(
-        name="serving",
-        command="serving",
-        job=True,
-        arguments=process_flags(
-            kubeconfig=layout.kubeconfig(f"kubelet-{node}"),
-            node_name=node,
-            names=f"{node},{address}",
-            client_ca_file=layout.pki / "ca.crt",
-            tls_cert_file=f"{base}.crt",
-            tls_private_key_file=f"{base}.key",
-            kubelet_pid_file=layout.run / "pids" / f"{node}@kubelet.pid",
-        ),
+    credentials = Component(
+        name=CREDENTIALS,
+        command="credentials",
+        arguments=process_flags(name=layout.name, state_dir=layout.state, node_name=node, names=f"{node},{address}"),
     )
-    return [*found, job]
+    return [*found, credentials]
+
+
+def _kubelet_directory(own: Path) -> Path:
+    """Where the kubelet keeps volumes and sockets: `own`, under the name that CSI and device drivers look for.
+
+    Where that name is taken (another kubelet's, or somebody's files), it is `own` by its own name.
+    """
+    usual = place.KUBELET_DIRECTORY
+    for directory in (own, usual):
+        directory.mkdir(parents=True, exist_ok=True)
+    if _is_same(own, usual):
+        return usual
+    if any(usual.iterdir()):
+        log.warning("%s is taken: drivers that look for the kubelet there have to be told of %s", usual, own)
+        return own
+    linux.bind(own, usual)
+    linux.mount("none", usual, "none", linux.MS_SHARED)  # what drivers mount there has to be seen by containers
+    return usual
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether both are there and the same directory, as one bound to the other is."""
+    return one.exists() and other.exists() and one.samefile(other)
+
+
+def renew(layout: Layout) -> None:
+    """Tell the running agent to replace all its credentials."""
+    pid = holder(layout.run / "pids" / f"{CREDENTIALS}.pid")
+    if pid is None:
+        raise CommandError(f'the agent "{layout.name}" is not running')
+    send(pid, signal.SIGHUP)
+    print(f"the agent renews its credentials; {layout.logs / CREDENTIALS}.log tells how it went")
 
 
 # -- the end -------------------------------------------------------------------------------------
@@ -231,6 +268,8 @@ def reset(layout: Layout) -> None:
                 time.sleep(0.01)
         place.kill_cgroup(layout.cgroup)
     with progress.part("containers, links, rules"):
+        if known and _is_same(layout.node_state(known["node"]) / "kubelet", place.KUBELET_DIRECTORY):
+            unmount_below(place.KUBELET_DIRECTORY)
         for directory in (layout.run, layout.state):
             unmount_below(directory)
         place.remove_cgroup(layout.cgroup)

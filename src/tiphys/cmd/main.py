@@ -80,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     # NumPy's linear algebra would start a thread per core, and threads and fork do not go together.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # uvloop starts programs by a plain fork, in which gRPC's own handlers may end the child before the program runs.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
         module = imported(f"tiphys.cmd.{known[words[0]][0]}")
         return int(module.main(words[1:]))

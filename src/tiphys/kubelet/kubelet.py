@@ -169,7 +169,9 @@ class Kubelet:
         start(mirrors.run, "mirror pods")
         start(services.containers.devices.run, "device plugins")
         start(partial(self._keep_cpusets, services, manager), "CPU sets")
-        start(PodResources(self.flags.root_dir, services.containers, manager.active).run, "pod resources")
+        start(
+            PodResources(self.flags.root_dir, services.containers, services.claims, manager.active).run, "pod resources"
+        )
         recorder.event(registration.reference, "Normal", "Starting", "Starting kubelet.")
 
         pods = informers.of(Pod, field_selector=f"spec.nodeName={self.flags.node_name}")

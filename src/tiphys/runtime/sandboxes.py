@@ -142,16 +142,17 @@ class Sandboxes:
     async def _set_up(self, sandbox: Sandbox) -> None:
         record = sandbox.record
         await self._node.blocking(self._make, sandbox)
+        found: dict[str, object] = {}
         if not sandbox.host_network:
             # On disk before the network is asked: a crash from here on must give the addresses back.
             try:
                 result = await self._node.network.add(self.network_of(sandbox))
             except (Exception, TimeoutError) as error:
                 raise RuntimeFault(f'failed to setup network for sandbox "{record.id}": {error}') from error
-            self._update(sandbox, ips=result.ips, netns=str(self._pins(record.id) / "net"))
+            found = {"ips": result.ips, "netns": str(self._pins(record.id) / "net")}
         if sandbox.modes.pid == api_pb2.POD:
             await self._start_pause(sandbox)
-        self._update(sandbox, state="ready")
+        self._update(sandbox, state="ready", **found)
 
     def _make(self, sandbox: Sandbox) -> None:
         config, options = sandbox.config, self._node.options

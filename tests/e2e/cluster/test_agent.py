@@ -63,6 +63,12 @@ class Machine:
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.command(*words), capture_output=True, text=True, timeout=120)
 
+    def inside(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a program on the machine."""
+        assert self.holder is not None
+        enter = ["nsenter", f"--target={self.holder.pid}", "--net", "--mount"]
+        return subprocess.run([*enter, *words], capture_output=True, text=True, check=True)
+
     def start(self, *words: str) -> None:
         """Start the agent, which stays in the foreground."""
         with self.output.open("a") as output:
@@ -162,6 +168,11 @@ def test_a_machine_joins_works_and_leaves(cluster: Cluster, namespace: str, mach
     until(lambda: cluster.kubectl("exec", "there", "-n", namespace, "--", "echo", "x") == "x\n", "exec again")
     after = cluster.kubectl("get", "pod", "there", "-n", namespace, "-o", "jsonpath={.status.containerStatuses}")
     assert json.loads(after)[0]["containerID"] == json.loads(started)[0]["containerID"]
+    renew(cluster, machine)
+    until(lambda: ready(cluster, machine.name), "the node with its new certificates")
+    until(lambda: cluster.kubectl("exec", "there", "-n", namespace, "--", "echo", "x") == "x\n", "exec once more")
+    # Drivers find its kubelet where they look for it.
+    assert machine.inside("stat", "-c", "%F", "/var/lib/kubelet/pod-resources/kubelet.sock").stdout == "socket\n"
     # It leaves, and nothing of it stays.
     assert f"kubectl delete node {machine.name}" in machine.leave()
     links = subprocess.run(
@@ -173,6 +184,24 @@ def test_a_machine_joins_works_and_leaves(cluster: Cluster, namespace: str, mach
     assert not Path("/run/tiphys", machine.agent).exists()
     assert not Path("/var/lib/tiphys", machine.agent).exists()
     assert not list(Path("/sys/fs/cgroup").glob(f"*/tiphys-{machine.agent}"))
+
+
+def renew(cluster: Cluster, machine: Machine) -> None:
+    """All of a node's credentials are replaced, and what uses them goes on."""
+    state = Path("/var/lib/tiphys", machine.agent)
+    files = [
+        state / "kubeconfig" / f"kubelet-{machine.name}.conf",
+        state / "kubeconfig" / "proxy.conf",
+        state / "kubeconfig" / "network.conf",
+        state / "pki" / f"kubelet-{machine.name}-server.crt",
+    ]
+    before = [file.read_bytes() for file in files]
+    kubelet = Path("/run/tiphys", machine.agent, "pids", f"{machine.name}@kubelet.pid")
+    pid = kubelet.read_text()
+    done = machine.run("--renew")
+    assert done.returncode == 0, done.stderr
+    until(lambda: all(file.read_bytes() != old for file, old in zip(files, before, strict=True)), "new credentials")
+    until(lambda: kubelet.read_text() != pid, "the kubelet with them")
 
 
 def test_who_may_not_join(cluster: Cluster, machine: Machine) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import secrets
 import shutil
 import socket
@@ -43,6 +44,8 @@ from tiphys.runtime.network import NetworkResult, NetworkStatus, PodNetwork
 from tiphys.runtime.options import RuntimeOptions
 from tiphys.runtime.server import RuntimeServer
 
+# As `tiphys` does for its processes: programs are started by plain forks here too.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 BUSYBOX = "docker.io/library/busybox:latest"
 TIMEOUT = 30.0
 
@@ -238,7 +241,7 @@ async def running_node(root: Path, *, containerd: Containerd | None = None, **co
             tls_key=serving.with_suffix(".key"),
             client_ca=pki.directory / "ca.crt",
             enable_admission=("NodeRestriction",),
-            disable_admission=("ServiceAccount",),
+            disable_admission=("ServiceAccount", "PodResizeValidator"),  # the kubelet is to judge
         )
     )
     images = ImageStore(root / "images")

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import grpc.aio
 import msgspec
 import pytest
 from msgspec.structs import replace
 
-from tests.e2e.kubelet.dra_driver import ToyDriver, serving
+from tests.e2e.kubelet.dra_driver import KIND, ToyDriver, serving
 from tests.e2e.kubelet.node import TestNode, eventually
 from tests.e2e.kubelet.test_pod import busybox
 from tiphys.api.core.v1 import Pod
+from tiphys.api.podresources import api_pb2 as podresources
+from tiphys.api.podresources import api_pb2_grpc
 from tiphys.api.resource.v1 import ResourceClaim, ResourceSlice
 from tiphys.kubelet.dra.prepared import NAME, load
 from tiphys.machinery.meta import ObjectName
@@ -66,6 +69,14 @@ def wanting(claim: str, code: str = "echo $TOY; sleep 1000") -> dict[str, Any]:
     return {"containers": [container], "resourceClaims": [{"name": "toy", "resourceClaimName": claim}]}
 
 
+async def shown_claims(node: TestNode) -> list[podresources.DynamicResource]:
+    """What monitoring agents are told of the pods' device claims."""
+    socket = node.root / "kubelet" / "pod-resources" / "kubelet.sock"
+    async with grpc.aio.insecure_channel(f"unix://{socket}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        listed = await api_pb2_grpc.PodResourcesListerStub(channel).List(podresources.ListPodResourcesRequest())
+    return [claim for pod in listed.pod_resources for item in pod.containers for claim in item.dynamic_resources]
+
+
 async def test_devices_are_made_ready_for_pods_and_given_back(node: TestNode, driver: ToyDriver) -> None:
     claim = await allocated(node, "default", "shared")
     driver.refuse.append("toy is broken")
@@ -80,6 +91,11 @@ async def test_devices_are_made_ready_for_pods_and_given_back(node: TestNode, dr
         assert await node.exec(name, "sh", "-c", "echo $TOY") == "shared\n"
     assert set(driver.prepared) == {"shared"}
     assert len(load(node.flags.root_dir / NAME)[claim.metadata.uid].pods) == 2
+    (shown, _) = await shown_claims(node)
+    assert (shown.claim_name, shown.claim_namespace) == ("shared", "default")
+    (device,) = shown.claim_resources
+    assert (device.driver_name, device.pool_name, device.device_name) == (DRIVER, "pool", "toy")
+    assert [given.name for given in device.cdi_devices] == [f"{KIND}={claim.metadata.uid}"]
     await node.delete("first")
     await node.gone("first")
     assert driver.unprepared == []

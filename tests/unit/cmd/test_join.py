@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,8 +14,8 @@ from tiphys.apiserver.pki import Authority
 from tiphys.cmd.cluster.join import TOKEN, discover, public_key_hash
 from tiphys.cmd.cluster.joining import BOOTSTRAPPERS, joining
 from tiphys.cmd.cluster.spec import ClusterSpec
+from tiphys.cmd.credentials import due, is_ours, token_life
 from tiphys.cmd.errors import CommandError
-from tiphys.cmd.serving import is_ours
 
 
 def test_the_hash_is_kubeadms(tmp_path: Path) -> None:
@@ -94,3 +96,14 @@ def test_serving_certificate(
     (tmp_path / "kubelet.crt").write_bytes(pair.certificate)
     assert is_ours(tmp_path / "kubelet.crt", tmp_path / "ca.crt", names, now) is expected
     assert not is_ours(tmp_path / "missing.crt", tmp_path / "ca.crt", names, now)
+
+
+@pytest.mark.parametrize(("days", "expected"), [(0, False), (240, False), (250, True), (400, True)])
+def test_a_credential_is_due_when_a_third_of_its_life_is_left(days: int, expected: bool) -> None:
+    assert due(NOW, NOW + timedelta(days=365), NOW + timedelta(days=days)) is expected
+
+
+def test_the_life_of_a_token() -> None:
+    claims = base64.urlsafe_b64encode(json.dumps({"iat": 1000, "exp": 4600}).encode()).decode().rstrip("=")
+    begin, end = token_life(f"h.{claims}.s")
+    assert (begin.timestamp(), end.timestamp()) == (1000, 4600)

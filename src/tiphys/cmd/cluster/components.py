@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from tiphys.cmd.cluster import place
@@ -138,7 +139,14 @@ def runtime_endpoint(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> str:
 
 
 def node_components(
-    spec: ClusterSpec, layout: Layout, node: NodeSpec, *, address: str = "", dns_address: str = "", joined: bool = False
+    spec: ClusterSpec,
+    layout: Layout,
+    node: NodeSpec,
+    *,
+    address: str = "",
+    dns_address: str = "",
+    joined: bool = False,
+    kubelet_directory: Path = place.KUBELET_DIRECTORY,
 ) -> list[Component]:
     """The processes of one node: runtime, kubelet, kube-proxy, the network agent and, if wanted, ingress.
 
@@ -181,7 +189,7 @@ def node_components(
                 node_ip=address or ",".join(spec.node_addresses(node)),
                 hostname_override=node.name,
                 container_runtime_endpoint=endpoint,
-                root_dir=state / "kubelet" if joined else place.KUBELET_DIRECTORY,
+                root_dir=kubelet_directory,
                 cgroup_root=cgroup,
                 cluster_dns=dns_address or spec.dns_address,
                 cluster_domain=spec.cluster_domain,

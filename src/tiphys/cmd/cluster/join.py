@@ -119,7 +119,7 @@ async def join(trust: Trust, token: str, node: str, layout: Layout) -> Mapping[s
             pair = await request_certificate(
                 client, CLIENT_SIGNER, f"system:node:{node}", (), ("digital signature", "client auth")
             )
-            tokens = {name: await _account_token(client, account) for name, account in COMPONENTS.items()}
+            tokens = {name: await account_token(client, account) for name, account in COMPONENTS.items()}
         except StatusError as error:
             raise CommandError(f"the cluster does not let this machine join: {error.message}") from error
     write_private(layout.pki / "ca.crt", trust.ca, 0o644)
@@ -138,7 +138,8 @@ async def _check_name(client: Client, node: str) -> None:
             raise CommandError(f'the cluster has a node "{node}" already; choose another name with --node-name')
 
 
-async def _account_token(client: Client, account: str) -> str:
+async def account_token(client: Client, account: str) -> str:
+    """A token of one of the accounts that joined nodes use. Raises StatusError."""
     assert account in ACCOUNTS
     request = TokenRequest(spec=TokenRequestSpec(expiration_seconds=TOKEN_LIFETIME))
     answer = await client.create_subresource(ServiceAccount, ObjectName("kube-system", account), "token", request)

@@ -74,6 +74,11 @@ def _accounts() -> list[Object]:
     metadata = {"name": "tiphys:node-accounts", "namespace": "kube-system"}
     found.append(_role("Role", metadata, [may]))
     found.append(_binding("RoleBinding", metadata, metadata["name"], [_group(BOOTSTRAPPERS)]))
+    for account in ACCOUNTS:  # what a node has, it renews with what it has
+        metadata = {"name": f"tiphys:renew-{account}", "namespace": "kube-system"}
+        subject = {"kind": "ServiceAccount", "name": account, "namespace": "kube-system"}
+        found.append(_role("Role", metadata, [_rule([""], ["serviceaccounts/token"], ["create"], [account])]))
+        found.append(_binding("RoleBinding", metadata, metadata["name"], [subject]))
     return found
 
 

@@ -69,6 +69,7 @@ class CPUManager:
         self._taker = Taker(topology, self._options)
         self._reserved = self._reserve(reserved) if self.static else frozenset[int]()
         self._entries: dict[PodUID, dict[str, frozenset[int]]] = {}
+        self._saved: dict[str, Any] = {}  # what the file says
         self._restore()
 
     @property
@@ -255,11 +256,13 @@ class CPUManager:
                 uid: {name: show(cpus) for name, cpus in containers.items()}
                 for uid, containers in self._entries.items()
             }
-        document["checksum"] = _checksum(document)
+        if document == self._saved:
+            return  # most pods are given nothing
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_name(f".{NAME}")
-        fresh.write_text(json.dumps(document))
+        fresh.write_text(json.dumps({**document, "checksum": _checksum(document)}))
         os.replace(fresh, self._path)
+        self._saved = document
 
 
 def _options(given: Mapping[str, str]) -> frozenset[str]:

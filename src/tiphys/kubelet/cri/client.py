@@ -76,6 +76,7 @@ class CRIClient:
         self.images = api_pb2_grpc.ImageServiceStub(self._channel)
         # What has exited does not change any more: asked once, kept until it is removed.
         self._exited: dict[str, RuntimeContainer] = {}
+        self._tells_of_containers = True  # with the status of their sandbox; known after the first one
 
     async def close(self) -> None:
         await self._channel.close()
@@ -118,6 +119,40 @@ class CRIClient:
             sandboxes=tuple(states),
             containers=newest_first(item for item in found if item is not None),
         )
+
+    async def pod_in(self, uid: PodUID, sandbox_id: str) -> RuntimePod | None:
+        """Everything of a pod that has no other sandbox than this one, read now and in one call.
+
+        None when the sandbox is gone, or the runtime does not tell of a sandbox's containers with it.
+        """
+        if not self._tells_of_containers:
+            return None
+        request = cri.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
+        try:
+            answer = await _call(self.runtime.PodSandboxStatus(request, timeout=REQUEST_TIMEOUT))
+        except CRIError as error:
+            if error.not_found:
+                return None
+            raise
+        # Only a runtime that has filled in the containers tells when it did.
+        self._tells_of_containers = answer.timestamp > 0
+        if not self._tells_of_containers:
+            return None
+        containers = [self._remembered(status) for status in answer.containers_statuses]
+        owner = answer.status.labels
+        return RuntimePod(
+            uid=uid,
+            name=owner.get(labels.POD_NAME, ""),
+            namespace=owner.get(labels.POD_NAMESPACE, ""),
+            sandboxes=(sandbox_from(answer.status),),
+            containers=newest_first(containers),
+        )
+
+    def _remembered(self, status: cri.ContainerStatus) -> RuntimeContainer:
+        container = self._exited.get(status.id) or container_from(status)
+        if container.exited:
+            self._exited[container.id] = container
+        return container
 
     async def _lists(self, uid: PodUID | None) -> tuple[list[cri.PodSandbox], list[cri.Container]]:
         selector = {labels.POD_UID: uid} if uid else {}
@@ -163,10 +198,7 @@ class CRIClient:
             if error.not_found:
                 return None
             raise
-        container = container_from(answer.status)
-        if container.exited:
-            self._exited[container.id] = container
-        return container
+        return self._remembered(answer.status)
 
     async def events(self) -> AsyncIterator[cri.ContainerEventResponse]:
         """The runtime's stream of container events; CRIError when it ends or is not implemented."""

@@ -1,4 +1,4 @@
-"""The pod resources API: who has which devices, CPUs and memory, for monitoring agents on the node.
+"""The pod resources API: who has which devices, device claims, CPUs and memory, for monitoring agents on the node.
 
 https://kubernetes.io/docs/concepts/extend-kubernetes/compute-storage-net/device-plugins/#monitoring-device-plugin-resources
 """
@@ -16,6 +16,8 @@ from tiphys.api.core.v1 import Pod
 from tiphys.api.podresources import api_pb2 as api
 from tiphys.api.podresources import api_pb2_grpc
 from tiphys.kubelet.containermanager import ContainerManager
+from tiphys.kubelet.dra.manager import ClaimManager
+from tiphys.kubelet.dra.prepared import PreparedClaim
 from tiphys.kubelet.memorymanager.manager import Block
 from tiphys.kubelet.pod import PodUID, is_sidecar, uid_of
 
@@ -23,11 +25,14 @@ SOCKET: Final = "pod-resources/kubelet.sock"
 
 
 class PodResources(api_pb2_grpc.PodResourcesListerServicer):
-    """Answers from the container manager's books. `pods`: the active pods of the node."""
+    """Answers from the books of container and claim manager. `pods`: the active pods of the node."""
 
-    def __init__(self, root: Path, manager: ContainerManager, pods: Callable[[], Sequence[Pod]]) -> None:
+    def __init__(
+        self, root: Path, manager: ContainerManager, claims: ClaimManager, pods: Callable[[], Sequence[Pod]]
+    ) -> None:
         self._path = root / SOCKET
         self._manager = manager
+        self._claims = claims
         self._pods = pods
 
     async def run(self) -> None:
@@ -78,6 +83,7 @@ class PodResources(api_pb2_grpc.PodResourcesListerServicer):
                     devices=list(self._devices(uid_of(pod), item.name)),
                     cpu_ids=sorted(self._manager.cpus.exclusive(uid_of(pod), item.name)),
                     memory=[_memory(block) for block in self._manager.memory.blocks(uid_of(pod), item.name)],
+                    dynamic_resources=[_claim(claim, request) for claim, request in self._claims.held_by(pod, item)],
                 )
                 for item in containers
             ],
@@ -90,6 +96,23 @@ class PodResources(api_pb2_grpc.PodResourcesListerServicer):
                 places.setdefault(holding.numa_nodes.get(device, frozenset()), []).append(device)
             for nodes, ids in places.items():
                 yield api.ContainerDevices(resource_name=resource, device_ids=ids, topology=_topology(nodes))
+
+
+def _claim(claim: PreparedClaim, request: str) -> api.DynamicResource:
+    return api.DynamicResource(
+        claim_name=claim.name,
+        claim_namespace=claim.namespace,
+        claim_resources=[
+            api.ClaimResource(
+                cdi_devices=[api.CDIDevice(name=name) for name in device.cdi],
+                driver_name=driver,
+                pool_name=device.pool,
+                device_name=device.device,
+                share_id=device.share or None,
+            )
+            for driver, device in claim.devices_for(request)
+        ],
+    )
 
 
 def _memory(block: Block) -> api.ContainerMemory:

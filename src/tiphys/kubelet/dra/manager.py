@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -105,18 +105,20 @@ class ClaimManager:
 
     def devices_for(self, pod: Pod, container: AnyContainer) -> list[str]:
         """CDI names for a container that is about to start. Raises PrepareError when they are not known."""
-        if isinstance(container, EphemeralContainer) or container.resources is None:
-            return []
-        names = claim_names(pod)
         found: list[str] = []
-        for wish in container.resources.claims:
-            if wish.name not in names:
-                continue  # its template says that none is needed
-            prepared = self._used_by(pod, names[wish.name])
+        for name, request in _wishes(pod, container):
+            prepared = self._used_by(pod, name)
             if prepared is None or not prepared.ready:
-                raise PrepareError(f"unable to get resource for claim {names[wish.name]}: it is not prepared")
-            found += prepared.cdi_for(wish.request)
+                raise PrepareError(f"unable to get resource for claim {name}: it is not prepared")
+            found += prepared.cdi_for(request)
         return list(dict.fromkeys(found))
+
+    def held_by(self, pod: Pod, container: AnyContainer) -> Iterator[tuple[PreparedClaim, str]]:
+        """The prepared claims that a container names, and which request of each ("": all)."""
+        for name, request in _wishes(pod, container):
+            prepared = self._used_by(pod, name)
+            if prepared is not None and prepared.ready:
+                yield prepared, request
 
     def _used_by(self, pod: Pod, name: str) -> PreparedClaim | None:
         """The claim of a name that the pod uses; one of that name that was there before is another."""
@@ -159,6 +161,16 @@ class ClaimManager:
     async def _save(self, claim: PreparedClaim) -> None:
         self._claims[claim.uid] = claim
         await asyncio.to_thread(save, self._path, dict(self._claims))
+
+
+def _wishes(pod: Pod, container: AnyContainer) -> Iterator[tuple[str, str]]:
+    """(claim, request) of what a container names; none for a claim whose template says that none is needed."""
+    if isinstance(container, EphemeralContainer) or container.resources is None:
+        return
+    names = claim_names(pod)
+    for wish in container.resources.claims:
+        if wish.name in names:
+            yield names[wish.name], wish.request
 
 
 def claim_names(pod: Pod) -> dict[str, str]:

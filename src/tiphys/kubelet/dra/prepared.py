@@ -44,14 +44,17 @@ class PreparedClaim:
 
     def cdi_for(self, request: str) -> list[str]:
         """CDI names for one request of the claim ("": for all); of alternatives the chosen one counts."""
+        return [name for _, device in self.devices_for(request) for name in device.cdi]
+
+    def devices_for(self, request: str) -> list[tuple[str, PreparedDevice]]:
+        """(driver, device) for one request of the claim ("": for all)."""
         return [
-            name
-            for devices in self.drivers.values()
+            (driver, device)
+            for driver, devices in self.drivers.items()
             for device in devices
             if not request
             or not device.requests
             or any(asked.partition("/")[0] == request or asked == request for asked in device.requests)
-            for name in device.cdi
         ]
 
 

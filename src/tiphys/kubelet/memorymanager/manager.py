@@ -80,6 +80,7 @@ class MemoryManager:
             for node, kinds in topology.memory.items()
         }
         self._entries: dict[PodUID, dict[str, tuple[Block, ...]]] = {}
+        self._saved: dict[str, Any] = {}  # what the file says
         self._restore()
 
     @property
@@ -205,11 +206,13 @@ class MemoryManager:
                 uid: {name: [_write_block(block) for block in blocks] for name, blocks in containers.items()}
                 for uid, containers in self._entries.items()
             }
-        document["checksum"] = _checksum(document)
+        if document == self._saved:
+            return  # most pods are given nothing
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_name(f".{NAME}")
-        fresh.write_text(json.dumps(document))
+        fresh.write_text(json.dumps({**document, "checksum": _checksum(document)}))
         os.replace(fresh, self._path)
+        self._saved = document
 
     def _machine_state(self) -> dict[str, Any]:
         if not self.static:

@@ -57,8 +57,8 @@ def sandbox_config_of(services: PodServices, pod: Pod, attempt: int, users: IDs 
     )
 
 
-async def make_sandbox(services: PodServices, pod: Pod, attempt: int) -> cri.PodSandboxConfig:
-    """Make the `attempt`-th sandbox; returns its description. Raises SandboxError, OSError."""
+async def make_sandbox(services: PodServices, pod: Pod, attempt: int) -> tuple[cri.PodSandboxConfig, str]:
+    """Make the `attempt`-th sandbox; returns its description and its id. Raises SandboxError, OSError."""
     count_start(pod)
     await _prepare_claims(services, pod)
     await asyncio.to_thread(_prepare, services, pod)
@@ -66,12 +66,12 @@ async def make_sandbox(services: PodServices, pod: Pod, attempt: int) -> cri.Pod
         handler = await _handler(services, pod)
         await _check_user_namespace(services, pod, handler)
         config = sandbox_config_of(services, pod, attempt, await users_of(services, pod))
-        await services.runtime.run_sandbox(config, handler)
+        sandbox_id = await services.runtime.run_sandbox(config, handler)
     except (CRIError, StatusError, UserNamespaceError, RangesExhaustedError) as error:
         count_failed_start(pod)
         services.event(pod, "Warning", "FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}")
         raise SandboxError(f"failed to create its sandbox: {error}") from error
-    return config
+    return config, sandbox_id
 
 
 async def _prepare_claims(services: PodServices, pod: Pod) -> None:

@@ -116,6 +116,7 @@ class PodWorker:
         self._sandbox_config: cri.PodSandboxConfig | None = None
         self._retry = FIRST_RETRY
         self._delete_sent = False
+        self._only_sandbox = ""  # the id of the pod's sandbox, where it is known to have no other
         self._looked = False  # the runtime's state was read before
         self._restarting = is_restarting(pod)  # all containers are on the way to a new start
         if pod.metadata.deletion_timestamp is not None:
@@ -221,7 +222,7 @@ class PodWorker:
     async def _refresh(self) -> None:
         """Read the runtime's state of the pod."""
         self._dirty = False
-        runtime = await self.s.runtime.pod(self.uid)
+        runtime = await self._read()
         fresh = {c.id for c in runtime.containers if c.exited} - {c.id for c in self.runtime.containers if c.exited}
         if self._looked:  # what ended under a kubelet before this one was counted by it
             count_terminations(self.pod, (c for c in runtime.containers if c.id in fresh))
@@ -234,6 +235,16 @@ class PodWorker:
         self.runtime = runtime
         if self.phase is not Phase.TERMINATED:
             self.s.probes.observe(self.s.status.with_status(self.pod), runtime, self._host_ip())
+
+    async def _read(self) -> RuntimePod:
+        """What the runtime has of the pod. Nobody else makes sandboxes of it: an only one is asked for by its name."""
+        only, self._only_sandbox = self._only_sandbox, ""
+        runtime = await self.s.runtime.pod_in(self.uid, only) if only else None
+        if runtime is None:
+            runtime = await self.s.runtime.pod(self.uid)
+        if len(runtime.sandboxes) == 1:
+            self._only_sandbox = runtime.sandboxes[0].id
+        return runtime
 
     # -- running -------------------------------------------------------------------------------------
 
@@ -331,7 +342,10 @@ class PodWorker:
     async def _sandbox(self, pod: Pod, actions: PodActions) -> bool:
         """Make the sandbox when one is wanted; True when one was made."""
         if actions.create_sandbox:
-            self._sandbox_config = await make_sandbox(self.s, pod, actions.attempt)
+            only = not self.runtime.sandboxes
+            self._only_sandbox = ""
+            self._sandbox_config, made = await make_sandbox(self.s, pod, actions.attempt)
+            self._only_sandbox = made if only else ""
             self._holds.clear()
             return True
         return False
