@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
 
-from tiphys.base.notify import notify_ready
+from tiphys.base.notify import notify, notify_ready
 from tiphys.base.tasks import Supervised
 from tiphys.cmd.component import add_common_flags, begin_logging, connect, run
 from tiphys.cmd.errors import UsageError
@@ -13,6 +16,8 @@ from tiphys.cmd.health import add_health_flags, health_served
 from tiphys.machinery.quantity import Quantity
 from tiphys.simulation import NodeTemplate, Simulator
 from tiphys.simulation.nodes import MAX_NODES
+
+PROGRESS_SECONDS: Final = 5.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -52,7 +57,11 @@ def main(arguments: Sequence[str]) -> int:
         ):
             simulator = Simulator(client, options.nodes, template)
             tasks.spawn(simulator.run, name="simulator")
-            await simulator.ready.wait()
+            while not simulator.ready.is_set():
+                # Thousands take a while; whoever waits should see that it goes on.
+                notify("waiting", **{"for": f"making simulated nodes: {simulator.made} of {options.nodes}"})
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(simulator.ready.wait(), PROGRESS_SECONDS)
             notify_ready()
             await tasks.wait()
 

@@ -6,6 +6,8 @@ https://kubernetes.io/docs/concepts/architecture/nodes/#node-heartbeats
 from __future__ import annotations
 
 import asyncio
+import heapq
+import random
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,6 +46,7 @@ RENEW_EVERY: Final = 10.0  # seconds, as kubelets do
 RENEW_MANY_EVERY: Final = 25.0
 MANY: Final = 500
 WRITES_AT_ONCE: Final = 32
+TICK: Final = 0.5  # seconds; the longest the heartbeats sleep, as nodes may come
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +148,11 @@ class NodeSimulator(Controller[ObjectName]):
         self._nodes = informers.of(Node)
         super().__init__(clock, (self._nodes,))
         self._free = asyncio.Semaphore(WRITES_AT_ONCE)
+        self._due: list[tuple[float, str]] = []  # a heap: when each node's lease is to be renewed next
+        self._beating: set[str] = set()  # the nodes in it
+        self.made = 0  # nodes, of those to be made
         enqueue(self.queue, self._nodes)
+        self._nodes.add_handler(self._node_changed, lambda _, new: self._node_changed(new), None)
 
     def start(self, tasks: Supervised) -> None:
         """As Controller."""
@@ -188,6 +195,7 @@ class NodeSimulator(Controller[ObjectName]):
         try:
             made = await self._client.create(node)
             await self._create_lease(made)
+            self.made += 1
         except AlreadyExistsError:
             log.warning("there is a node %s already, and it is not simulated", node.metadata.name)
         finally:
@@ -203,20 +211,35 @@ class NodeSimulator(Controller[ObjectName]):
 
     # --- heartbeats -------------------------------------------------------------------------
 
+    def _node_changed(self, node: Node) -> None:
+        """Begin with the heartbeats of a node; they end by themselves when it is gone or lost."""
+        name = node.metadata.name
+        if name in self._beating or not is_simulated(node) or is_lost(node):
+            return
+        self._beating.add(name)
+        made = node.metadata.creation_timestamp
+        is_new = made is not None and (self.clock.now() - made).total_seconds() < RENEW_EVERY
+        # A new node has just got its lease; of one that was there before nobody knows how old it is.
+        wait = RENEW_EVERY * random.uniform(0.5, 1.5) if is_new else 0.0
+        heapq.heappush(self._due, (self.clock.monotonic() + wait, name))
+
     async def _beat(self) -> None:
-        """Renew every lease once a period, spread over all of it."""
-        while True:
-            nodes = [node for node in self._nodes.lister.list() if is_simulated(node) and not is_lost(node)]
-            period = RENEW_EVERY if len(nodes) <= MANY else RENEW_MANY_EVERY
-            began = self.clock.monotonic()
-            async with asyncio.TaskGroup() as group:
-                for number, node in enumerate(nodes):
-                    behind = began + period * number / len(nodes) - self.clock.monotonic()
-                    if behind > 0.05:  # a few at a time
-                        await self.clock.sleep(behind)
-                    await self._free.acquire()
-                    group.create_task(self._beat_once(node))
-            await self.clock.sleep(max(began + period - self.clock.monotonic(), 0.1))
+        """Renew every lease once a period, each from its own beginning on."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                wait = self._due[0][0] - self.clock.monotonic() if self._due else TICK
+                if wait > 0:
+                    await self.clock.sleep(min(max(wait, 0.05), TICK))  # a few at a time
+                    continue
+                _, name = heapq.heappop(self._due)
+                node = self._nodes.lister.get(ObjectName("", name))
+                if node is None or not is_simulated(node) or is_lost(node):
+                    self._beating.discard(name)
+                    continue
+                await self._free.acquire()
+                group.create_task(self._beat_once(node))
+                period = RENEW_EVERY if len(self._beating) <= MANY else RENEW_MANY_EVERY
+                heapq.heappush(self._due, (self.clock.monotonic() + period, name))
 
     async def _beat_once(self, node: Node) -> None:
         try:

@@ -23,6 +23,11 @@ class Simulator:
         self._pods = PodSimulator(client, self._informers, self._clock)
         self.ready = asyncio.Event()
 
+    @property
+    def made(self) -> int:
+        """How many nodes have been made so far."""
+        return self._nodes.made
+
     async def run(self) -> None:
         """Work until cancelled; the nodes stay, and are not ready a while after."""
         async with Supervised(self._clock) as tasks:

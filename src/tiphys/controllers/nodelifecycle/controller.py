@@ -172,6 +172,8 @@ class NodeLifecycleController(Controller[ObjectName]):
         if add or judged.stale:
             try:
                 await self._taint(judged.node, add, judged.stale)
+            except ConflictError:
+                pass  # it has changed meanwhile, and is looked at again soon
             except (StatusError, ApiConnectionError) as error:
                 log.warning("node %s: %s", judged.node.metadata.name, error)
 
