@@ -5,6 +5,7 @@ https://kubernetes.io/docs/reference/config-api/kube-proxy-config.v1alpha1/
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -17,11 +18,29 @@ from tiphys.proxy.conntrack_settings import ConntrackSettings
 
 NFTABLES: Final = "nftables"
 IPTABLES: Final = "iptables"
-MODES: Final = (NFTABLES, IPTABLES)
+IPVS: Final = "ipvs"
+MODES: Final = (NFTABLES, IPTABLES, IPVS)
+# https://kubernetes.io/docs/reference/networking/virtual-ips/#proxy-mode-ipvs
+SCHEDULERS: Final = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "sed", "nq", "mh")
 
 
 class ConfigError(ValueError):
     """The configuration cannot be used; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IpvsSettings:
+    """`ipvs` of KubeProxyConfiguration. Seconds; 0 leaves the kernel's value as it is."""
+
+    scheduler: str = "rr"
+    strict_arp: bool = False  # strictARP: answer ARP only for addresses of the interface that was asked
+    exclude_cidrs: tuple[str, ...] = ()  # excludeCIDRs: virtual servers there are somebody else's
+    tcp_timeout: float = 0.0  # tcpTimeout: idle connections
+    tcp_fin_timeout: float = 0.0  # tcpFinTimeout: after a FIN
+    udp_timeout: float = 0.0  # udpTimeout
+
+    def timeouts(self) -> dict[str, int]:
+        return {"tcp": int(self.tcp_timeout), "tcp_fin": int(self.tcp_fin_timeout), "udp": int(self.udp_timeout)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +56,7 @@ class ProxyConfig:
     healthz_bind_address: str = "0.0.0.0:10256"
     metrics_bind_address: str = "127.0.0.1:10249"
     conntrack: ConntrackSettings = field(default_factory=ConntrackSettings)
+    ipvs: IpvsSettings = field(default_factory=IpvsSettings)
 
 
 def check_mode(mode: str) -> str:
@@ -45,9 +65,19 @@ def check_mode(mode: str) -> str:
         return NFTABLES
     if mode in MODES:
         return mode
-    if mode == "ipvs":
-        raise ConfigError(f'proxy mode "{mode}" is not available; available: {", ".join(MODES)}')
     raise ConfigError(f'unknown proxy mode "{mode}"; available: {", ".join(MODES)}')
+
+
+def check_ipvs(settings: IpvsSettings) -> IpvsSettings:
+    """The settings themselves. Raises ConfigError naming what cannot be used."""
+    if settings.scheduler not in SCHEDULERS:
+        raise ConfigError(f'unknown IPVS scheduler "{settings.scheduler}"; known: {", ".join(SCHEDULERS)}')
+    for cidr in settings.exclude_cidrs:
+        try:
+            ipaddress.ip_network(cidr, strict=False)
+        except ValueError as error:
+            raise ConfigError(f"excludeCIDRs: {error}") from None
+    return settings
 
 
 def read_document(text: str) -> Mapping[str, Any]:
@@ -76,10 +106,12 @@ def overlay(mode: str, config: ProxyConfig, document: Mapping[str, Any]) -> tupl
         "node_port_addresses": tuple(document.get("nodePortAddresses") or ()),
         "healthz_bind_address": _text(document, "healthzBindAddress"),
         "metrics_bind_address": _text(document, "metricsBindAddress"),
-        "masquerade_all": bool(own.get("masqueradeAll")),
+        # Mode ipvs has no such field of its own.
+        "masquerade_all": bool((_object(document, IPTABLES) if mode == IPVS else own).get("masqueradeAll")),
         "min_sync_period": _seconds(own, "minSyncPeriod"),
         "sync_period": _seconds(own, "syncPeriod"),
         "conntrack": _conntrack(config.conntrack, _object(document, "conntrack")),
+        "ipvs": _ipvs(config.ipvs, _object(document, IPVS)),
     }
     return mode, replace(config, **{name: value for name, value in changes.items() if value})
 
@@ -94,6 +126,18 @@ def _conntrack(settings: ConntrackSettings, document: Mapping[str, Any]) -> Conn
     }
     given = {ours: _seconds(document, name) for name, ours in names.items() if document.get(name) is not None}
     return replace(settings, tcp_be_liberal=bool(document.get("tcpBeLiberal", settings.tcp_be_liberal)), **given)
+
+
+def _ipvs(settings: IpvsSettings, document: Mapping[str, Any]) -> IpvsSettings:
+    changes: dict[str, Any] = {
+        "scheduler": _text(document, "scheduler"),
+        "strict_arp": bool(document.get("strictARP")),
+        "exclude_cidrs": tuple(document.get("excludeCIDRs") or ()),
+        "tcp_timeout": _seconds(document, "tcpTimeout"),
+        "tcp_fin_timeout": _seconds(document, "tcpFinTimeout"),
+        "udp_timeout": _seconds(document, "udpTimeout"),
+    }
+    return check_ipvs(replace(settings, **{name: value for name, value in changes.items() if value}))
 
 
 def _object(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:

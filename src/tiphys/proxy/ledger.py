@@ -41,6 +41,7 @@ class Ledger:
         self._wanted: dict[Element, dict[PortKey, str]] = {}
         self._have: dict[Element, str] = {}
         self._dirty: set[Element] = set()
+        self._of_node: dict[str, tuple[str, ...]] = {}
 
     def adopt(self, found: Mapping[str, Mapping[str, str]]) -> None:
         """What the kernel has, container → key → value, in place of what it was thought to have."""
@@ -74,8 +75,10 @@ class Ledger:
 
     def replace_of_node(self, container: str, keys: tuple[str, ...]) -> None:
         """The elements of a set that belongs to the node alone."""
-        before = {each: "" for each in self._wanted if each.container == container}
-        self.replace(NODE, before, {Element(container, key): "" for key in keys})
+        last = self._of_node.get(container, ())
+        if keys != last:
+            self.replace(NODE, *({Element(container, key): "" for key in each} for each in (last, keys)))
+            self._of_node[container] = keys
 
     def commands(self, table: str) -> list[str]:
         """nft's commands that bring the kernel to what is wanted: what goes first, then what comes."""

@@ -2,8 +2,8 @@
 
 The story of a change: an informer's handler marks the Service (`tracker`); after a moment that
 gathers what comes together, each marked Service is read again (`services`), its endpoints are
-chosen for this node (`topology`), the rules it should have replace those it had (`nftables` or
-`iptables`, see `rules`), in one transaction; then old UDP translations and clients' affinity to
+chosen for this node (`topology`), the rules it should have replace those it had (`nftables`,
+`iptables` or `ipvs`, see `rules`), in one transaction; then old UDP translations and clients' affinity to
 what is gone are forgotten and the health-check ports are told. At start everything is marked, and
 what an earlier run left goes over into what there should be without a gap. When the proxy stops or
 dies its rules stay and packets flow.
@@ -34,9 +34,11 @@ from tiphys.client import Client, Informers
 from tiphys.machinery.meta import ObjectName
 from tiphys.machinery.time import format_time
 from tiphys.proxy import conntrack, conntrack_settings, healthcheck
-from tiphys.proxy.config import IPTABLES, NFTABLES, ProxyConfig, check_mode
+from tiphys.proxy.config import IPTABLES, IPVS, NFTABLES, ProxyConfig, check_mode
 from tiphys.proxy.iptables.applier import IptablesApplier
 from tiphys.proxy.iptables.chains import Site
+from tiphys.proxy.ipvs.applier import IpvsApplier
+from tiphys.proxy.ipvs.layout import Layout as IpvsLayout
 from tiphys.proxy.model import Choice, Place, PortKey, ServiceKey, ServicePort
 from tiphys.proxy.nftables.applier import Applier
 from tiphys.proxy.nftables.layout import Layout
@@ -75,7 +77,7 @@ class _Family:
 
     version: int
     applier: RuleWriter
-    other: RuleWriter  # the same family's in the other mode: its rules go when ours are in force
+    others: tuple[RuleWriter, ...]  # the same family's in the other modes: their rules go when ours are in force
     ports: dict[ServiceKey, dict[PortKey, ServicePort]] = field(default_factory=dict)
     choices: dict[PortKey, Choice] = field(default_factory=dict)
 
@@ -144,8 +146,8 @@ class Proxy:
         nft = AsyncNft()
         try:
             for family in ("ip", "ip6"):
-                await Applier(nft, Layout(family=family)).clean_up()
-                await IptablesApplier(nft, Site(family=family)).clean_up()
+                for writer in self._writers(nft, family, "").values():
+                    await writer.clean_up()
         finally:
             nft.close()
 
@@ -161,17 +163,21 @@ class Proxy:
         for informer in (self._services, self._slices, self._cidrs, self._nodes):
             await informer.synced()
         for version, own in sorted(self._cluster_cidrs.items()):
-            family = "ip" if version == 4 else "ip6"
-            everyone = self._config.masquerade_all
-            writers: dict[str, RuleWriter] = {
-                NFTABLES: Applier(nft, Layout(family=family, cluster_cidr=own, masquerade_all=everyone)),
-                IPTABLES: IptablesApplier(nft, Site(family=family, cluster_cidr=own, masquerade_all=everyone)),
-            }
+            writers = self._writers(nft, "ip" if version == 4 else "ip6", own)
             applier = writers.pop(self._mode)
             if await applier.start():
                 log.info("rules of an earlier run are kept (%s, IPv%d)", self._mode, version)
-            self._families.append(_Family(version, applier, other=next(iter(writers.values()))))
+            self._families.append(_Family(version, applier, others=tuple(writers.values())))
         tracker.mark_all()
+
+    def _writers(self, nft: AsyncNft, family: str, cidr: str) -> dict[str, RuleWriter]:
+        """One for each mode."""
+        everyone, ipvs = self._config.masquerade_all, self._config.ipvs
+        return {
+            NFTABLES: Applier(nft, Layout(family=family, cluster_cidr=cidr, masquerade_all=everyone)),
+            IPTABLES: IptablesApplier(nft, Site(family=family, cluster_cidr=cidr, masquerade_all=everyone)),
+            IPVS: IpvsApplier(nft, IpvsLayout(family=family, cluster_cidr=cidr, masquerade_all=everyone), ipvs),
+        }
 
     async def _follow(self) -> None:
         while True:
@@ -192,7 +198,7 @@ class Proxy:
                 continue
             self._waiting_since = None
             if not self.ready.is_set():
-                await self._clean_other_mode()
+                await self._clean_other_modes()
             self.ready.set()
             SYNC_DURATION.labels().observe(time.perf_counter() - started)
             LAST_SYNC.labels().set(self._clock.now().timestamp())
@@ -213,13 +219,13 @@ class Proxy:
             log.warning("unused rules could not be removed: %s", error)
         await self._changed.wait()
 
-    async def _clean_other_mode(self) -> None:
+    async def _clean_other_modes(self) -> None:
         """Rules of a run in another mode would catch packets that are ours."""
-        for family in self._families:
+        for writer in (each for family in self._families for each in family.others):
             try:
-                await family.other.clean_up()
+                await writer.clean_up()
             except NftError as error:
-                log.debug("the other mode's rules: %s", error)  # most often its program is not there
+                log.debug("another mode's rules: %s", error)  # most often its program is not there
 
     async def _sync(self, marked: Iterable[ServiceKey]) -> None:
         change = self._forget

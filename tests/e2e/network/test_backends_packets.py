@@ -1,4 +1,4 @@
-"""Packets between pods of three nodes, through VXLAN and through plain routes.
+"""Packets between pods of three nodes, through VXLAN, through IP-in-IP and through plain routes.
 
 node a 192.168.7.1 (10.244.1.0/24) ─┐
 node b 192.168.7.2 (10.244.2.0/24) ─┼─ switch ─ outside 192.168.7.9
@@ -7,6 +7,7 @@ node c 192.168.7.3 (10.244.3.0/24) ─┘
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.e2e.netlab import Lab, ask, call_in, lab, path, run_in, sh
 from tiphys.base.nft import AsyncNft
 from tiphys.network import masquerade
 from tiphys.network.agent import BACKENDS
+from tiphys.network.backends.ipip import DEVICE
 from tiphys.network.backends.model import Backend, Local, Peer
 from tiphys.network.backends.vxlan import DEVICES, vtep_mac
 from tiphys.network.cni import PodNetwork, PodNetworks
@@ -65,15 +67,27 @@ def peers(*names: str) -> list[Peer]:
     return [Peer(name=each.name, ip=each.ip, cidr=each.cidr, mac=vtep_mac(each.name)) for each in made]
 
 
-@pytest.fixture(params=["vxlan", "host-gw"])
+MTUS = {"vxlan": 1450, "host-gw": 1500, "ipip": 1480}
+
+
+@pytest.fixture(params=MTUS)
 def backend(request: pytest.FixtureRequest) -> str:
+    if request.param == "ipip" and not _has_ipip():
+        pytest.skip("this kernel has no IP-in-IP")
     return str(request.param)
+
+
+def _has_ipip() -> bool:
+    with lab() as made, contextlib.suppress(RuntimeError):
+        sh("ip link add probe type ipip local 127.0.0.1", made.netns("probe"))
+        return True
+    return False
 
 
 @pytest.fixture
 def site(backend: str, tmp_path: Path) -> Iterator[Site]:
     with lab() as made:
-        yield Site(made, tmp_path, 1450 if backend == "vxlan" else 1500)
+        yield Site(made, tmp_path, MTUS[backend])
 
 
 def join(site: Site, backend: str, name: str, *others: str) -> int:
@@ -94,12 +108,13 @@ def join(site: Site, backend: str, name: str, *others: str) -> int:
 def test_pods_on_different_nodes_see_each_other_without_nat(site: Site, backend: str) -> None:
     for name in NODES:
         mtu = join(site, backend, name, *(other for other in NODES if other != name))
-        assert mtu == (1450 if backend == "vxlan" else 1500)
+        assert mtu == MTUS[backend]
     for source in NODES:
         for target, number in NODES.items():
             seen = ask(site.netns(f"pod-{source}"), f"10.244.{number}.2", 80)
             assert seen == f"pod-{target} 10.244.{NODES[source]}.2"
     assert ask(site.netns("a"), "10.244.2.2", 80).startswith("pod-b ")
+    assert "dport=8472" not in sh("conntrack -L -p udp 2>/dev/null || true", site.netns("a"))
 
 
 def test_nodes_come_and_go_and_a_restart_takes_over(site: Site, backend: str) -> None:
@@ -120,7 +135,8 @@ def test_nodes_come_and_go_and_a_restart_takes_over(site: Site, backend: str) ->
         assert "10.244.2.0" not in sh("ip neigh show dev tph.1", site.netns("a"))
     site.on("a", lambda: _clean_up(backend))
     assert "10.244.3.0/24" not in sh("ip route", site.netns("a"))
-    assert DEVICES[4] not in sh("ip -br link", site.netns("a"))
+    links = sh("ip -br link", site.netns("a"))
+    assert DEVICES[4] not in links and DEVICE not in links
 
 
 def _clean_up(backend: str) -> None:

@@ -24,15 +24,21 @@ from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.api.networking.v1 import ServiceCIDR, ServiceCIDRSpec
 from tiphys.client import SharedInformer
 from tiphys.proxy import Proxy, ProxyConfig
-from tiphys.proxy.config import IPTABLES, MODES, NFTABLES
+from tiphys.proxy.config import IPTABLES, IPVS, MODES, NFTABLES, IpvsSettings
+from tiphys.proxy.ipvs.kernel import MISSING, is_available
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 # How rules are listed, and how others break them.
-LISTING = {NFTABLES: "nft -a list table ip kube-proxy 2>/dev/null", IPTABLES: "iptables-save"}
+LISTING = {
+    NFTABLES: "nft -a list table ip kube-proxy 2>/dev/null",
+    IPTABLES: "iptables-save",
+    IPVS: "sh -c 'nft -a list table ip kube-proxy-ipvs; ip -br addr show kube-ipvs0; cat /proc/net/ip_vs' 2>/dev/null",
+}
 MEDDLING = {
     NFTABLES: ("nft flush map ip kube-proxy service-ips", "nft delete table ip kube-proxy"),
     IPTABLES: ("iptables -t nat -F KUBE-SERVICES", "iptables -t nat -F PREROUTING", "iptables -t nat -F"),
+    IPVS: ("ip link delete kube-ipvs0", "ip addr flush dev kube-ipvs0", "nft delete table ip kube-proxy-ipvs"),
 }
 POD_A, POD_B, NODE, VIP = "10.244.1.2", "10.244.1.3", "192.168.9.1", "10.96.0.50"
 
@@ -57,6 +63,7 @@ class Site:
         self.mode = mode
         self.version = 0
         self.cidrs: tuple[str, ...] = ("10.96.0.0/16",)
+        self.ipvs = IpvsSettings()
         self.services: dict[str, Service] = {}
         self.slices: dict[str, EndpointSlice] = {}
         self.node = made.netns("node")
@@ -93,7 +100,12 @@ class Site:
                 self.caches,  # type: ignore[arg-type]
                 "n1",
                 self.mode,
-                config=ProxyConfig(cluster_cidr="10.244.0.0/16", sync_period=0.1, healthz_bind_address=f"{NODE}:10256"),
+                config=ProxyConfig(
+                    cluster_cidr="10.244.0.0/16",
+                    sync_period=0.1,
+                    healthz_bind_address=f"{NODE}:10256",
+                    ipvs=self.ipvs,
+                ),
             )
             self._fill()
             await self.proxy.run()
@@ -176,6 +188,8 @@ class Site:
 
 @pytest.fixture(params=MODES)
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    if request.param == IPVS and not is_available():
+        pytest.skip(MISSING)
     with lab() as made:
         here = Site(made, request.param)
         try:

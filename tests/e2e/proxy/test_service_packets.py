@@ -1,4 +1,4 @@
-"""The data paths of nftables and iptables with packets: a client outside, a node, two pods behind its bridge.
+"""The data paths of nftables, iptables and IPVS with packets: a client outside, a node, two pods behind its bridge.
 
 outside 192.168.9.9 ── sw ── node 192.168.9.1 ── cni0 10.244.1.1 ── pod a 10.244.1.2, pod b 10.244.1.3
 """
@@ -13,12 +13,16 @@ import pytest
 
 from tests.e2e.netlab import Lab, ask, lab, run_in, sh
 from tiphys.base.nft import AsyncNft
-from tiphys.proxy.config import IPTABLES, MODES, NFTABLES
+from tiphys.proxy.config import IPTABLES, IPVS, MODES, NFTABLES, IpvsSettings
 from tiphys.proxy.iptables import chains
 from tiphys.proxy.iptables.applier import IptablesApplier
+from tiphys.proxy.ipvs.applier import IpvsApplier
+from tiphys.proxy.ipvs.kernel import MISSING, is_available
+from tiphys.proxy.ipvs.layout import Layout as IpvsLayout
 from tiphys.proxy.model import Choice, Endpoint, PortKey, ServiceKey, ServicePort
 from tiphys.proxy.nftables.applier import Applier
 from tiphys.proxy.nftables.layout import Layout
+from tiphys.proxy.rules import RuleWriter
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -30,6 +34,8 @@ VIP = "10.96.0.50"
 
 @pytest.fixture(scope="module", params=MODES)
 def mode(request: pytest.FixtureRequest) -> str:
+    if request.param == IPVS and not is_available():
+        pytest.skip(MISSING)
     return str(request.param)
 
 
@@ -92,9 +98,11 @@ def program(site: Site, *services: tuple[ServicePort, Choice]) -> None:
     async def work() -> None:
         nft = AsyncNft()
         try:
-            applier: Applier | IptablesApplier
+            applier: RuleWriter
             if site.mode == NFTABLES:
                 applier = Applier(nft, Layout(cluster_cidr=CIDR))
+            elif site.mode == IPVS:
+                applier = IpvsApplier(nft, IpvsLayout(cluster_cidr=CIDR), IpvsSettings())
             else:
                 applier = IptablesApplier(nft, chains.Site(cluster_cidr=CIDR))
             await applier.start()
@@ -103,7 +111,7 @@ def program(site: Site, *services: tuple[ServicePort, Choice]) -> None:
                 applier.desired.set_service(service, choice)
             await applier.apply()
             assert not await applier.verify()
-            assert applier.desired.flush() == ""
+            assert not await applier.apply()
         finally:
             nft.close()
 
@@ -177,7 +185,7 @@ def test_no_endpoints_are_refused(site: Site) -> None:
     program(site, (port(node_port=30080, external_ips=("203.0.113.1",)), Choice()))
     for source in (node, outside, pod_a):
         assert ask(source, VIP, 80) == "refused"
-        if site.mode == NFTABLES:  # iptables sends what it does not know on its way, as kube-proxy does
+        if site.mode != IPTABLES:  # iptables sends what it does not know on its way, as kube-proxy does
             assert ask(source, VIP, 80, udp=True) == "refused"  # a port the Service does not have
         assert ask(source, NODE, 30080) == "refused"
         assert ask(source, "203.0.113.1", 80) == "refused"
@@ -200,7 +208,7 @@ def test_session_affinity_survives_new_endpoints_and_a_restart_and_ends_with_its
     assert {ask(pod_a, VIP, 80) for _ in range(12)} == {first}
     program(site, (service, Choice(cluster=to((POD_A, 81), (POD_B, 80), (POD_A, 80), (POD_B, 81)), any_anywhere=True)))
     assert {ask(pod_a, VIP, 80) for _ in range(12)} == {first}
-    if site.mode == IPTABLES:
+    if site.mode != NFTABLES:
         return
     sh("nft flush map ip kube-proxy affinity", node)
     assert len({(ask(pod_a, VIP, 80), sh("nft flush map ip kube-proxy affinity", node)) for _ in range(40)}) == 4

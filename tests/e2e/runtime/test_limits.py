@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.runtime import vm
+from tests.e2e import vm
 from tests.e2e.runtime.limits import Measured, measure
 
 pytestmark = pytest.mark.root
@@ -32,8 +32,9 @@ async def test_limits_hold() -> None:
 @pytest.mark.slow
 def test_limits_hold_under_cgroup_version_2(tmp_path: Path) -> None:
     """The same in a kernel of Debian's under qemu."""
-    if vm.missing():
-        pytest.skip(f"this machine lacks {', '.join(vm.missing())}")
-    found = Measured(**vm.run("tests.e2e.runtime.limits", tmp_path, TIPHYS_TEST_MEASURE_SECONDS=str(SECONDS)))
+    machine = vm.Machine(programs=("runc", "conmon"), packages=("grpcio",))
+    if missing := machine.missing():
+        pytest.skip(f"this machine lacks {', '.join(missing)}")
+    found = Measured(**vm.run(machine, "tests.e2e.runtime.limits", tmp_path, TIPHYS_TEST_MEASURE_SECONDS=str(SECONDS)))
     assert found.unified
     judge(found)

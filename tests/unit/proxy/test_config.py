@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tiphys.proxy.config import ConfigError, ProxyConfig, check_mode, overlay, read_document
+from tiphys.proxy.config import ConfigError, IpvsSettings, ProxyConfig, check_mode, overlay, read_document
 from tiphys.proxy.conntrack_settings import ConntrackSettings, write
 
 HEAD = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
@@ -54,12 +54,27 @@ def test_conntrack_settings_are_written_where_the_kernel_takes_them(tmp_path: Pa
     assert (tmp_path / "nf_conntrack_tcp_timeout_close_wait").read_text() == "3600"
 
 
+def test_mode_ipvs_has_its_own_settings_and_masquerades_as_mode_iptables_does() -> None:
+    text = HEAD + (
+        "mode: ipvs\n"
+        "ipvs: {scheduler: lc, strictARP: true, excludeCIDRs: [10.9.0.0/16], tcpTimeout: 15m, udpTimeout: 5m}\n"
+        "iptables: {masqueradeAll: true}\n"
+    )
+    mode, config = overlay("nftables", FLAGS, read_document(text))
+    assert (mode, config.masquerade_all) == ("ipvs", True)
+    assert config.ipvs == IpvsSettings(
+        scheduler="lc", strict_arp=True, exclude_cidrs=("10.9.0.0/16",), tcp_timeout=900.0, udp_timeout=300.0
+    )
+    assert config.ipvs.timeouts() == {"tcp": 900, "tcp_fin": 0, "udp": 300}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         pytest.param("a: [", "KubeProxyConfiguration: while parsing", id="no YAML"),
         pytest.param("kind: Pod\n", "are of something else", id="another kind"),
-        pytest.param(HEAD + "mode: ipvs\n", 'proxy mode "ipvs" is not available', id="ipvs"),
+        pytest.param(HEAD + "mode: ipvs\nipvs: {scheduler: best}\n", 'unknown IPVS scheduler "best"', id="scheduler"),
+        pytest.param(HEAD + "mode: ipvs\nipvs: {excludeCIDRs: [x]}\n", "excludeCIDRs: 'x'", id="CIDR"),
         pytest.param(HEAD + "mode: userspace\n", 'unknown proxy mode "userspace"', id="no mode"),
         pytest.param(HEAD + "mode: 5\n", "mode: not a string", id="number"),
         pytest.param(HEAD + "nftables: {syncPeriod: often}\n", "syncPeriod: ", id="duration"),
@@ -71,4 +86,4 @@ def test_nonsense_is_named(text: str, message: str) -> None:
 
 
 def test_modes() -> None:
-    assert [check_mode(each) for each in ("", "nftables", "iptables")] == ["nftables", "nftables", "iptables"]
+    assert [check_mode(each) for each in ("", "iptables", "ipvs")] == ["nftables", "iptables", "ipvs"]

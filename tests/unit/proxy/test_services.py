@@ -91,5 +91,5 @@ def test_stale_udp(backend: tuple[str, int], allowed: set[tuple[str, int]], stal
 
 def test_modes_that_are_not_there_are_named() -> None:
     assert check_mode("") == "nftables"
-    with pytest.raises(ConfigError, match=r'proxy mode "ipvs" is not available; available: nftables'):
-        check_mode("ipvs")
+    with pytest.raises(ConfigError, match=r'unknown proxy mode "userspace"; available: nftables, iptables, ipvs'):
+        check_mode("userspace")

@@ -215,6 +215,8 @@ def node_components(
                 hostname_override=node.name,
                 proxy_mode=spec.proxy_mode,
                 cluster_cidr=spec.pod_cidr,
+                # Every node has the balancer's addresses then, but one is to answer for each.
+                ipvs_strict_arp=True if spec.proxy_mode == "ipvs" else None,
             ),
         )
     )

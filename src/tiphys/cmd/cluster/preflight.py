@@ -16,6 +16,7 @@ from tiphys.cmd.cluster.layout import Layout, known_clusters
 from tiphys.cmd.cluster.spec import ClusterSpec, load
 from tiphys.cmd.errors import CommandError
 from tiphys.ingress.haproxy.process import HaproxyError, find_program
+from tiphys.proxy.ipvs import kernel as ipvs
 
 # Program → Debian package. scripts/system-packages installs the same list.
 PROGRAMS: Final = {"runc": "runc", "conmon": "conmon"}
@@ -184,9 +185,7 @@ def check_limits(spec: ClusterSpec) -> None:
         raise CommandError('the network bgp needs the program "bird"; install the package bird2')
     if spec.network == "ipip" and 6 in spec.families:
         raise CommandError("the network ipip is for IPv4 only; use vxlan, host-gw or bgp")
-    if spec.proxy_mode not in ("nftables", "iptables"):
-        raise CommandError(
-            f"the proxy mode {spec.proxy_mode} is not supported by this version; use nftables or iptables"
-        )
+    if spec.proxy_mode == "ipvs" and spec.mode == "cluster" and not ipvs.is_available():
+        raise CommandError(ipvs.MISSING)
     if spec.proxy_mode == "iptables" and not shutil.which("iptables-restore"):
         raise CommandError("the proxy mode iptables needs the command iptables-restore; install the package iptables")

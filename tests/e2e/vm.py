@@ -1,7 +1,7 @@
 """A machine of its own under qemu: Debian's cloud kernel, cgroup version 2 alone, this tree and this Python in memory.
 
 ```
- initramfs: Python, tiphys, tests, runc, conmon, busybox, overlay.ko ──► overlay on / ──► python3 -m <module>
+ initramfs: Python, tiphys, tests, busybox, what is asked for ──► overlay on / ──► python3 -m <module>
  console:   … RESULT {json}
 ```
 Emulated, for /dev/kvm of a machine that is itself a guest cannot be relied on: some twenty times slower than this
@@ -14,7 +14,8 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,14 @@ from tiphys.runtime.images import elf
 from tiphys.runtime.images.store import ImageStore
 from tiphys.runtime.images.system import PACKAGES, SITE, ensure_system
 
-TESTS = Path(__file__).parents[2]
-PROGRAMS = ("runc", "conmon")
+TESTS = Path(__file__).parents[1]
 PATIENCE = 420.0  # seconds
 MEMORY = "2048"  # MiB: the initramfs stays in it
 
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-insmod /overlay.ko
+modprobe overlay
 mkdir -p /ram && mount -t tmpfs ram /ram && mkdir /ram/up /ram/work /ram/root
 mount -t overlay overlay -o lowerdir=/,upperdir=/ram/up,workdir=/ram/work /ram/root
 for place in proc sys dev; do mount --move /$place /ram/root/$place; done
@@ -39,34 +39,56 @@ cd /ram/root && mount --move . / && exec chroot . /second
 SECOND = """#!/bin/sh
 mount -t tmpfs tmp /tmp; mount -t tmpfs run /run; mkdir -p /run/netns /dev/pts /dev/shm
 mount -t devpts pts /dev/pts; mount -t tmpfs shm /dev/shm; mount -t cgroup2 none /sys/fs/cgroup
-ln -sf /proc/self/fd /dev/fd; ip link set lo up
+ln -sf /proc/self/fd /dev/fd; ln -sfn /run /var/run; ip link set lo up
+ln -sf {dash} /bin/sh  # busybox's would run its own ip, and so on, whatever PATH says
+{load}
 cd /tree && env {environment} PYTHONPATH={site}:/tree PATH=/usr/sbin:/usr/bin:/sbin:/bin python3 -m {module} 2>&1
 sync; poweroff -f
 """
 
 
-def missing() -> list[str]:
-    """What this machine lacks of what it takes."""
-    programs = [name for name in ("qemu-system-x86_64", "cpio", "busybox", *PROGRAMS) if shutil.which(name) is None]
-    return programs + ([] if _kernel() else ["a kernel with its overlay module"])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What is in it besides Python, this tree and busybox."""
+
+    programs: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()  # of Python
+    modules: tuple[str, ...] = ()  # of the kernel, loaded at its start
+    loadable: tuple[str, ...] = ()  # of the kernel, there when it asks for them
+
+    def missing(self) -> list[str]:
+        """What this machine lacks of what it takes."""
+        wanted = ("qemu-system-x86_64", "cpio", "busybox", "dash", "modprobe", *self.programs)
+        programs = [name for name in wanted if shutil.which(name) is None]
+        version = _version()
+        if not version:
+            return [*programs, "a kernel with its modules (linux-image-cloud-amd64)"]
+        known = _module_files(version)
+        return programs + [f"kernel module {each}" for each in (*self.modules, *self.loadable) if each not in known]
 
 
-def _kernel() -> tuple[Path, Path] | None:
-    """(kernel, overlay module) of one version."""
+def _version() -> str:
+    """The newest cloud kernel that is installed with its modules; empty: none."""
     for image in sorted(Path("/boot").glob("vmlinuz-*cloud*"), reverse=True):
         version = image.name.removeprefix("vmlinuz-")
-        module = Path("/lib/modules") / version / "kernel/fs/overlayfs/overlay.ko"
-        if module.exists():
-            return image, module
-    return None
+        if (Path("/lib/modules") / version / "modules.dep").exists():
+            return version
+    return ""
 
 
-def run(module: str, directory: Path, **environment: str) -> dict[str, Any]:
+def _module_files(version: str) -> dict[str, list[str]]:
+    """Module → its file and those it needs, relative to the directory of modules."""
+    found = {}
+    for line in (Path("/lib/modules") / version / "modules.dep").read_text().splitlines():
+        file, _, needed = line.partition(":")
+        found[Path(file).name.partition(".")[0]] = [file, *needed.split()]
+    return found
+
+
+def run(machine: Machine, module: str, directory: Path, **environment: str) -> dict[str, Any]:
     """Run `python3 -m module` in the machine; what it printed behind RESULT. `directory` is for the machine's files."""
-    found = _kernel()
-    assert found is not None
-    kernel, overlay = found
-    archive = _initramfs(module, directory, overlay, environment)
+    kernel = Path("/boot") / f"vmlinuz-{_version()}"
+    archive = _initramfs(machine, module, directory, environment)
     console = directory / "console"
     command = [
         "qemu-system-x86_64",
@@ -96,24 +118,29 @@ def run(module: str, directory: Path, **environment: str) -> dict[str, Any]:
     return answer
 
 
-def _initramfs(module: str, directory: Path, overlay: Path, environment: dict[str, str]) -> Path:
+def _initramfs(machine: Machine, module: str, directory: Path, environment: dict[str, str]) -> Path:
     store = ImageStore(directory / "images")
-    image = ensure_system(store, packages=(*PACKAGES, "grpcio", "zstandard"))
+    image = ensure_system(store, packages=(*PACKAGES, "zstandard", *machine.packages))
     root = directory / "root"
     shutil.copytree(store.layer(image.layers[0]), root, symlinks=True)
-    for name in PROGRAMS:
+    for name in ("dash", "modprobe", *machine.programs):
         program = Path(shutil.which(name) or name)
         for file in (program, *elf.libraries([program.resolve()])):
             target = root / file.relative_to("/")
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists():
+            if file == program or not target.exists():
+                target.unlink(missing_ok=True)  # a link of busybox's
                 shutil.copy(file, target)
     (root / "bin").mkdir(exist_ok=True)
     shutil.copy(shutil.which("busybox") or "", root / "bin" / "busybox")
-    shutil.copy(overlay, root / "overlay.ko")
+    (root / "sbin").mkdir(exist_ok=True)
+    shutil.copy(shutil.which("modprobe") or "", root / "sbin" / "modprobe")  # where the kernel looks for it
+    _add_modules(root, ("overlay", *machine.modules, *machine.loadable))
     shutil.copytree(TESTS, root / "tree" / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     words = " ".join(f"{name}={value}" for name, value in environment.items())
-    for name, text in (("init", INIT), ("second", SECOND.format(environment=words, site=SITE, module=module))):
+    load = f"modprobe -a {' '.join(machine.modules)}" if machine.modules else ""
+    second = SECOND.format(environment=words, site=SITE, module=module, load=load, dash=shutil.which("dash"))
+    for name, text in (("init", INIT), ("second", second)):
         (root / name).write_text(text)
         (root / name).chmod(0o755)
     for name in ("proc", "sys", "dev", "tmp", "run", "etc", "root", "var"):
@@ -129,6 +156,18 @@ def _initramfs(module: str, directory: Path, overlay: Path, environment: dict[st
         listed = "\n".join(_names(root)).encode() + b"\n"
         subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], input=listed, stdout=out, cwd=root, check=True)
     return archive
+
+
+def _add_modules(root: Path, names: Iterable[str]) -> None:
+    version = _version()
+    source, target = (top / version for top in (Path("/lib/modules"), root / "lib/modules"))
+    files = _module_files(version)
+    for file in {file for name in names for file in files[name]}:
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / file, target / file)
+    for listing in source.glob("modules.[bdo]*"):  # what is built in, the dependencies' order
+        shutil.copy(listing, target)
+    subprocess.run(["depmod", "-b", str(root), version], check=True)
 
 
 def _names(root: Path) -> Iterator[str]:

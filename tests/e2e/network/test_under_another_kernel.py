@@ -1,0 +1,38 @@
+"""What this machine's kernel may not have, IPVS and IP-in-IP, in Debian's kernel under qemu."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import vm
+
+pytestmark = [pytest.mark.root, pytest.mark.slow]
+SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sh", "dh", "sed", "nq")
+NFT = ("numgen", "ct", "nat", "masq", "fib_ipv4", "fib_ipv6", "reject_ipv4", "reject_ipv6", "chain_nat")
+LOADABLE = ("ip_vs", "dummy", "ipip", *(f"ip_vs_{each}" for each in SCHEDULERS), *(f"nft_{each}" for each in NFT))
+MACHINE = vm.Machine(
+    programs=("ip", "sysctl", "bridge", "nft", "conntrack"),
+    packages=("pytest",),
+    modules=("veth", "bridge", "br_netfilter", "nf_conntrack_netlink", "nf_tables"),
+    loadable=LOADABLE,
+)
+
+
+@pytest.mark.parametrize(
+    ("what", "file", "at_least"),
+    [
+        pytest.param("ipvs", "tests/e2e/proxy/test_service_packets.py", 12, id="ipvs-packets"),
+        pytest.param("ipvs", "tests/e2e/proxy/test_proxy_follows.py", 8, id="ipvs-follows"),
+        pytest.param("ipvs", "tests/e2e/proxy/test_ipvs.py", 9, id="ipvs-alone"),
+        pytest.param("ipip", "tests/e2e/network/test_backends_packets.py", 3, id="ipip"),
+    ],
+)
+def test_it_works_there(what: str, file: str, at_least: int, tmp_path: Path) -> None:
+    if missing := MACHINE.missing():
+        pytest.skip(f"this machine lacks {', '.join(missing)}")
+    asked = {"TIPHYS_TEST_WHICH": what, "TIPHYS_TEST_FILE": file}
+    found = vm.run(MACHINE, "tests.e2e.pytest_in_vm", tmp_path, **asked)["outcomes"]
+    assert {name: outcome for name, outcome in found.items() if outcome != "passed"} == {}
+    assert len(found) >= at_least
