@@ -44,7 +44,7 @@ class FakeHandle:
     """What the plugins measured here use of a handle."""
 
     namespaces = NoNamespaces()
-    client = None
+    client = writes = None
     clock = FakeClock()
 
     def __init__(self) -> None:

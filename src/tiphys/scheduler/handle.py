@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -61,3 +62,6 @@ class Handle:
     random: Random
     scheduler_name: str
     extenders: Extenders = field(default_factory=Extenders)
+    writes: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(16)
+    )  # what binding cycles write at once

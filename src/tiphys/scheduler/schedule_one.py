@@ -253,9 +253,11 @@ class PodScheduler:
         try:
             refusal = await self._permission(pod)
             if refusal is None:
+                # Outside the slots: it may wait long for volumes and devices, which are nobody else's concern.
+                refusal = await framework.pre_bind(state, pod, node)
+            if refusal is None:
                 async with self._binding_slots:
-                    refusal = await framework.pre_bind(state, pod, node)
-                    if refusal is None and not await self._extenders.bind(pod, node):
+                    if not await self._extenders.bind(pod, node):
                         await framework.bind(state, pod, node)
         except NotFoundError:
             self._take_back(decision)

@@ -227,3 +227,58 @@ async def test_parts_of_devices() -> None:
         await eventually(two_bound)
         given = [devices_of(each) for n in range(3) if (each := await claim_of(client, f"c{n}")).status.allocation]
         assert sorted(given) == [["req=half-1"], ["req=half-2"]]
+
+
+async def tell(client: Client, claim: str, device: str, condition: str) -> None:
+    """What a controller of devices says of one."""
+    found = await claim_of(client, claim)
+    now = "2026-01-01T00:00:00Z"
+    said = {"type": condition, "status": "True", "reason": "Said", "message": "", "lastTransitionTime": now}
+    allocation = found.status.allocation
+    assert allocation is not None and allocation.devices is not None
+    (result,) = allocation.devices.results
+    status = {"driver": result.driver, "pool": result.pool, "device": device, "conditions": [said]}
+    await client.patch(
+        ResourceClaim, ObjectName("default", claim), {"status": {"devices": [status]}}, subresource="status"
+    )
+
+
+async def test_a_pod_is_bound_when_its_device_was_made_ready() -> None:
+    """KEP-5007: a device of all nodes is attached to one; the first try fails, the second succeeds."""
+    async with cluster() as client:
+        await create_node(client, "n1")
+        await create_class(client)
+        conditions = {
+            "bindsToNode": True,
+            "bindingConditions": ["example.com/attached"],
+            "bindingFailureConditions": ["example.com/broken"],
+        }
+        await create_slice(client, "", *({**gpu(name), **conditions} for name in ("a", "b")))
+        await create_claim(client, "c", exactly())
+        await pod_with(client, "p", "c")
+
+        async def allocated() -> bool:
+            return (await claim_of(client, "c")).status.allocation is not None
+
+        await eventually(allocated)
+        claim = await claim_of(client, "c")
+        assert claim.status.allocation is not None and claim.status.allocation.node_selector is not None
+        (term,) = claim.status.allocation.node_selector.node_selector_terms
+        assert [(each.key, each.values) for each in term.match_fields] == [("metadata.name", ("n1",))]
+        (first,) = devices_of(claim)
+        assert not (await get_pod(client, "p")).spec.node_name
+        await tell(client, "c", first.removeprefix("req="), "example.com/broken")
+        before = claim.status.allocation.allocation_timestamp
+
+        async def tried_again() -> bool:
+            allocation = (await claim_of(client, "c")).status.allocation
+            return allocation is not None and not (await claim_of(client, "c")).status.devices
+
+        await eventually(tried_again)
+        again = await claim_of(client, "c")
+        assert again.status.allocation is not None and before is not None
+        (second,) = devices_of(again)
+        await tell(client, "c", second.removeprefix("req="), "example.com/attached")
+        assert await placed(client, "p") == ["n1"]
+        told = await messages(client, "p", "FailedScheduling")
+        assert any("failed: example.com/broken" in text for text in told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Mapping, Sequence
 from random import Random
@@ -105,6 +106,7 @@ class PartialHandle:
         self.namespaces = namespaces
         self.client = None
         self.clock = FakeClock()
+        self.writes = asyncio.Semaphore(16)
         self.informers = informers or make_informers()
 
 

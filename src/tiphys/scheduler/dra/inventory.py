@@ -88,7 +88,8 @@ class Inventory:
             for each in current
             for group in each.spec.shared_counters
         }
-        for offer in made:
+        # Devices that have to be made ready come last.
+        for offer in sorted(made, key=lambda each: bool(each.device.binding_conditions)):
             self.offers[offer.id] = offer
             (self.by_node[offer.node] if offer.node else self.elsewhere).append(offer)
 

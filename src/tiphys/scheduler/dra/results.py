@@ -19,13 +19,21 @@ from tiphys.scheduler.dra.inventory import Offer
 
 
 def allocation_of(
-    claim: ResourceClaim, given: Sequence[Given], classes: Callable[[str], DeviceClass | None], now: datetime
+    claim: ResourceClaim,
+    given: Sequence[Given],
+    classes: Callable[[str], DeviceClass | None],
+    now: datetime,
+    node: str,
 ) -> AllocationResult:
-    """Devices, what drivers are to be told about them, and the nodes that reach them all."""
+    """Devices, what drivers are to be told about them, and the nodes that reach them all.
+
+    `node` is the pod's: some devices are of all nodes until they are made ready for one.
+    """
     results = tuple(_result(each) for each in given)
+    bound = any(each.offer.device.binds_to_node for each in given)
     return AllocationResult(
         devices=DeviceAllocationResult(results=results, config=tuple(_configuration(claim, given, classes))),
-        node_selector=node_selector(each.offer for each in given),
+        node_selector=_this_node(node) if bound else node_selector(each.offer for each in given),
         allocation_timestamp=now,
     )
 
@@ -67,8 +75,7 @@ def node_selector(offers: Iterable[Offer]) -> NodeSelector | None:
     fields: list[NodeSelectorRequirement] = []
     for offer in offers:
         if offer.node:
-            named = NodeSelectorRequirement(key="metadata.name", operator="In", values=(offer.node,))
-            return NodeSelector(node_selector_terms=(NodeSelectorTerm(match_fields=(named,)),))
+            return _this_node(offer.node)
         # The API allows one term here, so that selectors can be joined.
         for term in offer.selector.node_selector_terms if offer.selector is not None else ():
             expressions += [each for each in term.match_expressions if each not in expressions]
@@ -77,3 +84,8 @@ def node_selector(offers: Iterable[Offer]) -> NodeSelector | None:
         return None
     joined = NodeSelectorTerm(match_expressions=tuple(expressions), match_fields=tuple(fields))
     return NodeSelector(node_selector_terms=(joined,))
+
+
+def _this_node(name: str) -> NodeSelector:
+    named = NodeSelectorRequirement(key="metadata.name", operator="In", values=(name,))
+    return NodeSelector(node_selector_terms=(NodeSelectorTerm(match_fields=(named,)),))

@@ -15,12 +15,13 @@ from tiphys.api.core.v1 import PersistentVolume, PersistentVolumeClaim
 from tiphys.api.policy.v1 import PodDisruptionBudget
 from tiphys.api.storage.v1 import CSINode, StorageClass
 from tiphys.client import Lister
+from tiphys.machinery.time import parse_duration
 from tiphys.scheduler.config import Profile
 from tiphys.scheduler.framework.interface import Plugin
 from tiphys.scheduler.handle import Handle
 from tiphys.scheduler.plugins.default_binder import DefaultBinder
 from tiphys.scheduler.plugins.default_preemption import DefaultPreemption
-from tiphys.scheduler.plugins.dynamic_resources import DynamicResources
+from tiphys.scheduler.plugins.dynamic_resources import BINDING_TIMEOUT, DynamicResources
 from tiphys.scheduler.plugins.image_locality import ImageLocality
 from tiphys.scheduler.plugins.inter_pod_affinity import InterPodAffinity
 from tiphys.scheduler.plugins.node_affinity import NodeAffinity
@@ -107,6 +108,11 @@ def _preemption(making: Making) -> Plugin:
     )
 
 
+def _dynamic_resources(making: Making) -> Plugin:
+    given = making.args.get("bindingTimeout")
+    return DynamicResources(making.handle, parse_duration(given) if given else BINDING_TIMEOUT)
+
+
 def _claims(making: Making) -> Lister[PersistentVolumeClaim]:
     return making.handle.informers.of(PersistentVolumeClaim).lister
 
@@ -139,7 +145,7 @@ DEFAULT_PLUGINS: Final[dict[str, Entry]] = {
     "NodeVolumeLimits": Entry(0, _volume_limits),
     "VolumeBinding": Entry(0, _volume_binding),
     "VolumeZone": Entry(0, lambda making: VolumeZone(_claims(making), _volumes(making))),
-    "DynamicResources": Entry(0, lambda making: DynamicResources(making.handle)),
+    "DynamicResources": Entry(0, _dynamic_resources),
     "PodTopologySpread": Entry(2, _spread),
     "InterPodAffinity": Entry(2, _inter_pod_affinity),
     "DefaultPreemption": Entry(0, _preemption),

@@ -3,7 +3,7 @@
     PreEnqueue   wait for claims that are still to be made from their templates
     Filter       claims with devices: nodes that reach these; claims without: nodes where the allocator finds some
     Reserve      choose the devices on the node; from here on they are taken
-    PreBind      write the choice into the claims, with the pod among their users
+    PreBind      write the choice into the claims, with the pod among their users; wait for devices made ready then
     PostFilter   give devices back that nobody uses and with which the pod fits nowhere
 
 What a node can offer to equal claims is remembered until a device of that node changes hands.
@@ -12,8 +12,10 @@ https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource-allocat
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import ClassVar, Final
 
 import numpy as np
@@ -32,6 +34,7 @@ from tiphys.machinery.meta import ObjectName
 from tiphys.scheduler.dra.allocator import Allocator, Given
 from tiphys.scheduler.dra.devices import devices_of
 from tiphys.scheduler.dra.inventory import DeviceId, Inventory, Offer
+from tiphys.scheduler.dra.readiness import readiness
 from tiphys.scheduler.dra.requests import ClaimError, Wanted, wanted_of
 from tiphys.scheduler.dra.results import allocation_of
 from tiphys.scheduler.dra.selectors import SelectorError
@@ -55,6 +58,8 @@ from tiphys.scheduler.podinfo import PodInfo
 
 REASON_CANNOT: Final = "cannot allocate all claims"
 REASON_ELSEWHERE: Final = "resourceclaim not available on the node"
+BINDING_TIMEOUT: Final = timedelta(seconds=600)
+LOOK_AGAIN: Final = 5.0  # seconds after which devices that are awaited are looked at without an event
 FINALIZER: Final = "resource.kubernetes.io/delete-protection"
 MAX_USERS: Final = 256  # of one claim
 WRITE_TRIES: Final = 5
@@ -100,11 +105,16 @@ class DynamicResources:
         Event.TARGET_POD_UPDATE: always,
     }
 
-    def __init__(self, handle: Handle) -> None:
+    def __init__(self, handle: Handle, patience: timedelta = BINDING_TIMEOUT) -> None:
+        """`patience`: for devices that are made ready once they are chosen."""
+        self._patience = patience
+        self._changed = asyncio.Event()
         self._client = handle.client
         self._clock = handle.clock
         self._handle = handle
-        self._claims = handle.informers.of(ResourceClaim).lister
+        self._informer = handle.informers.of(ResourceClaim)
+        self._informer.add_handler(None, lambda _, __: self._changed.set(), lambda _: self._changed.set())
+        self._claims = self._informer.lister
         self._nodes = handle.informers.of(Node).lister
         classes = handle.informers.of(DeviceClass).lister
         self._class: Callable[[str], DeviceClass | None] = lambda name: classes.get(ObjectName("", name))
@@ -248,7 +258,7 @@ class DynamicResources:
             return Refusal(claims.failure or REASON_CANNOT)
         now = self._clock.now().replace(microsecond=0)
         for each, devices in zip(claims.wanted, given, strict=True):
-            allocation = allocation_of(each.claim, devices, self._class, now)
+            allocation = allocation_of(each.claim, devices, self._class, now, node)
             claims.chosen[each.claim.metadata.uid] = allocation
             self._devices.ledger.assume(each.claim.metadata.uid, allocation)
         return None
@@ -281,14 +291,53 @@ class DynamicResources:
         claims = state.get(CLAIMS)
         if claims is None:
             return None
+        written = []
         for claim in (*claims.allocated, *(each.claim for each in claims.wanted)):
-            problem = await self._write(claim, claims.chosen.get(claim.metadata.uid), pod)
-            if problem:
-                return Refusal(problem)
+            async with self._handle.writes:
+                result = await self._write(claim, claims.chosen.get(claim.metadata.uid), pod)
+            if isinstance(result, str):
+                return Refusal(result)
+            written.append(result)
+        for claim in written:
+            failure = await self._made_ready(claim)
+            if failure:
+                return Refusal(failure)
         return None
 
-    async def _write(self, claim: ResourceClaim, chosen: AllocationResult | None, pod: PodInfo) -> str:
-        """Make the pod a user of the claim, with the devices chosen for it if it has none yet."""
+    async def _made_ready(self, claim: ResourceClaim) -> str:
+        """Wait for the devices of a claim; why they will not be ready, after they were given back."""
+        key, revision = key_of(claim), claim.metadata.resource_version
+        while True:
+            self._changed.clear()
+            if self._informer.has_seen(revision):
+                seen = self._claims.get(key)
+                if seen is None or seen.metadata.uid != claim.metadata.uid:
+                    return f"claim {key.name} is gone"
+                claim = seen
+            state = readiness(claim, self._clock.now(), self._patience)
+            if state.is_ready:
+                return ""
+            if state.failure:
+                await self._give_back(claim)
+                return state.failure
+            changed = asyncio.ensure_future(self._changed.wait())
+            late = asyncio.ensure_future(self._clock.sleep(LOOK_AGAIN))
+            try:
+                await asyncio.wait((changed, late), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (changed, late):
+                    task.cancel()
+                await asyncio.gather(changed, late, return_exceptions=True)
+
+    async def _give_back(self, claim: ResourceClaim) -> None:
+        status = replace(claim.status, allocation=None, reserved_for=(), devices=())
+        try:
+            await self._client.update_status(replace(claim, status=status))
+        except ConflictError:
+            pass  # whoever changed it is told by what he finds
+
+    async def _write(self, claim: ResourceClaim, chosen: AllocationResult | None, pod: PodInfo) -> ResourceClaim | str:
+        """Make the pod a user of the claim, with the devices chosen for it if it has none yet; or why that fails."""
         for _ in range(WRITE_TRIES):
             if chosen is not None and FINALIZER not in claim.metadata.finalizers:
                 finalizers = (*claim.metadata.finalizers, FINALIZER)
@@ -309,10 +358,11 @@ class DynamicResources:
                 user = ResourceClaimConsumerReference(resource="pods", name=pod.pod.metadata.name, uid=pod.uid)
                 status = replace(status, reserved_for=(*status.reserved_for, user))
             if status == claim.status:
-                return ""
+                return claim
             try:
-                self._devices.ledger.see(await self._client.update_status(replace(claim, status=status)))
-                return ""
+                written = await self._client.update_status(replace(claim, status=status))
+                self._devices.ledger.see(written)
+                return written
             except ConflictError:
                 claim = await self._client.get(ResourceClaim, key_of(claim))
         return f"claim {claim.metadata.name} changed too often while it was written"
@@ -330,11 +380,7 @@ class DynamicResources:
         claim = self._handle.random.choice(free)
 
         async def deallocate() -> bool:
-            status = replace(claim.status, allocation=None, reserved_for=(), devices=())
-            try:
-                await self._client.update_status(replace(claim, status=status))
-            except ConflictError:
-                pass  # somebody uses it now
+            await self._give_back(claim)
             return True
 
         return PostFilterResult(None, "deallocation of ResourceClaim completed", deallocate)

@@ -80,6 +80,7 @@ class VolumeBinding:
     def __init__(self, handle: Handle, bind_timeout: float = BIND_TIMEOUT) -> None:
         """`bind_timeout` in seconds."""
         self._client = handle.client
+        self._writes = handle.writes
         self._clock = handle.clock
         self._bind_timeout = bind_timeout
         claims = handle.informers.of(PersistentVolumeClaim)
@@ -231,12 +232,13 @@ class VolumeBinding:
         choice = self._choices.get(pod.uid)
         if choice is None:
             return None
-        for claim, volume in choice.bind:
-            await self._bind_volume(claim, volume)
-        for claim in choice.provision:
-            if claim.metadata.annotations.get(SELECTED_NODE) != node:
-                patch = {"metadata": {"annotations": {SELECTED_NODE: node}}}
-                await self._client.patch(PersistentVolumeClaim, key_of(claim), patch)
+        async with self._writes:
+            for claim, volume in choice.bind:
+                await self._bind_volume(claim, volume)
+            for claim in choice.provision:
+                if claim.metadata.annotations.get(SELECTED_NODE) != node:
+                    patch = {"metadata": {"annotations": {SELECTED_NODE: node}}}
+                    await self._client.patch(PersistentVolumeClaim, key_of(claim), patch)
         wanted = [claim for claim, _ in choice.bind] + list(choice.provision)
         bound = asyncio.ensure_future(self._wait_bound(wanted))
         late = asyncio.ensure_future(self._clock.sleep(self._bind_timeout))
