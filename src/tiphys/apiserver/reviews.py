@@ -93,7 +93,7 @@ class Reviews:
     # -- who --------------------------------------------------------------------------------------
 
     async def _token_review(self, api: ApiRequest, resource: Resource) -> Response:
-        review = _decode(api, resource.gvk)
+        review = _prepared(api, resource)
         spec = review.get("spec") or {}
         token, audiences = spec.get("token", ""), tuple(spec.get("audiences") or ())
         if not token:
@@ -126,26 +126,23 @@ class Reviews:
     # -- may they ---------------------------------------------------------------------------------
 
     async def _subject_access_review(self, api: ApiRequest, resource: Resource) -> Response:
-        review = _decode(api, resource.gvk)
+        review = _prepared(api, resource)
         return await self._decide(api, resource, review, _subject(review.get("spec") or {}))
 
     async def _local_subject_access_review(self, api: ApiRequest, resource: Resource) -> Response:
-        review = _decode(api, resource.gvk)
-        spec = review.get("spec") or {}
-        if (review.get("metadata") or {}).get("namespace", api.info.namespace) != api.info.namespace:
-            raise bad_request(OTHER_NAMESPACE)
-        errors = [] if spec == {} else _namespace_errors(spec, api.info.namespace)
-        if errors:
-            raise invalid(NO_KIND, "", errors)
-        return await self._decide(api, resource, review, _subject(spec))
+        review = _prepared(api, resource)
+        return await self._decide(api, resource, review, _subject(review.get("spec") or {}))
 
     async def _self_subject_access_review(self, api: ApiRequest, resource: Resource) -> Response:
-        review = _decode(api, resource.gvk)
+        review = _prepared(api, resource)
         return await self._decide(api, resource, review, api.request.user)
 
     async def _decide(self, api: ApiRequest, resource: Resource, review: Object, user: UserInfo) -> Response:
         spec = review.get("spec") or {}
         errors = _access_errors(spec, asks_for_subject=resource.plural in _FOR_OTHERS)
+        errors += _metadata_errors(review.get("metadata") or {}, namespaced=resource.namespaced)
+        if resource.namespaced:
+            errors += _namespace_errors(spec, api.info.namespace)
         if errors:
             raise invalid(NO_KIND, "", errors)
         attributes, problems = attributes_of(spec, user)
@@ -317,6 +314,15 @@ def attributes_of(spec: Mapping[str, Any], user: UserInfo) -> tuple[Attributes, 
     return asked, problems
 
 
+def _metadata_errors(metadata: Object, *, namespaced: bool) -> list[FieldError]:
+    """An access review is about nothing but its spec."""
+    allowed = {"managedFields", "namespace"} if namespaced else {"managedFields"}
+    if metadata.keys() <= allowed:
+        return []
+    detail = "must be empty except for namespace" if namespaced else "must be empty"
+    return [field.invalid(Path("metadata"), metadata, detail)]
+
+
 def _namespace_errors(spec: Mapping[str, Any], namespace: str) -> list[FieldError]:
     """What a local review may not ask: about other namespaces, and about what is in none."""
     resource, other = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
@@ -387,6 +393,27 @@ def _decode(api: ApiRequest, kind: GroupVersionKind) -> Object:
     return decoder.decode(api.request.body, media_type_of(api.request.headers.get("content-type", "")))
 
 
+def _prepared(api: ApiRequest, resource: Resource) -> Object:
+    """The review of a request, with the metadata an object gets that is about to be made. StatusError (400)."""
+    review = _decode(api, resource.gvk)
+    given, namespace = review.get("metadata") or {}, api.info.namespace if resource.namespaced else ""
+    if namespace and given.get("namespace", namespace) != namespace:
+        raise bad_request(OTHER_NAMESPACE)
+    given = {**given, "namespace": namespace}
+    metadata = {name: given[name] for name in _METADATA if given.get(name)}
+    managed = _managed(api, resource.gvk, {"metadata": metadata, "spec": review.get("spec") or {}})
+    if managed:
+        metadata["managedFields"] = managed
+    return {**review, "metadata": metadata}
+
+
+# What of the metadata a client gives is kept, in the order in which it is shown.
+_METADATA: Final = (
+    *("name", "generateName", "namespace", "resourceVersion", "generation"),
+    *("labels", "annotations", "ownerReferences", "finalizers"),
+)
+
+
 def _managed(api: ApiRequest, kind: GroupVersionKind, obj: Object, subresource: str = "") -> list[Object]:
     """Even an object that is not stored says who wrote its fields."""
     shown = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {}, **obj}
@@ -403,16 +430,11 @@ def _managed(api: ApiRequest, kind: GroupVersionKind, obj: Object, subresource: 
 
 
 def _answer(api: ApiRequest, resource: Resource, review: Object, status: Object) -> Response:
-    spec = review.get("spec") or {}
-    metadata = review.get("metadata") or {}
-    managed = _managed(api, resource.gvk, {"spec": spec})
-    if managed:
-        metadata = {**metadata, "managedFields": managed}
     value = {
         "kind": resource.kind,
         "apiVersion": resource.api_version,
-        "metadata": metadata,
-        "spec": spec,
+        "metadata": review.get("metadata") or {},
+        "spec": review.get("spec") or {},
         "status": status,
     }
     return value_response(201, value, api.wanted)

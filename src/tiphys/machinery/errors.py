@@ -279,6 +279,11 @@ def internal_error(error: object) -> StatusError:
     return _error(500, "InternalError", f"Internal error occurred: {error}", details)
 
 
+def plain_error(message: str) -> StatusError:
+    """A 500 without a reason, as upstream answers errors it has no class for."""
+    return _error(500, "", message)
+
+
 def service_unavailable(message: str) -> StatusError:
     return _error(503, "ServiceUnavailable", message)
 

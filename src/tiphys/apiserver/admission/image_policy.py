@@ -23,6 +23,7 @@ from tiphys.apiserver.authn.webhook import post_again
 from tiphys.apiserver.configfile import ConfigError
 from tiphys.apiserver.http.remote import RemoteError, RemoteService
 from tiphys.base.log import get_logger
+from tiphys.machinery.codec import decode_json
 
 log = get_logger(__name__)
 
@@ -146,7 +147,7 @@ class ImagePolicyWebhook(AdmissionPlugin):
 def read_answer(body: bytes) -> Object:
     """The status of an ImageReview. Raises ValueError for anything else."""
     try:
-        found = orjson.loads(body)
+        found = decode_json(body)
     except ValueError as error:
         raise ValueError(f"couldn't get version/kind; json parse error: {error}") from None
     kind = found.get("kind") or "ImageReview" if isinstance(found, dict) else "something else"

@@ -9,6 +9,7 @@ from typing import Final
 
 from tiphys.apiserver.admission.base import CREATE, WRITE, AdmissionPlugin, Object, name_of, refuse
 from tiphys.apiserver.admission.interface import AdmissionAttributes, Operation
+from tiphys.machinery.errors import plain_error
 from tiphys.machinery.meta import ObjectName
 
 PODS: Final = frozenset({("", "pods")})
@@ -134,8 +135,10 @@ class RuntimeClass(AdmissionPlugin):
 
     def _class_of(self, attributes: AdmissionAttributes, spec: Object) -> Object | None:
         name = spec.get("runtimeClassName")
-        if not name:
+        if name is None:
             return None
+        if not name:  # the name is looked up before it is judged
+            raise plain_error("resource name may not be empty")
         found = self.reader.get("node.k8s.io", "runtimeclasses", ObjectName("", name))
         if found is None:
             raise refuse(attributes, f'pod rejected: RuntimeClass "{name}" not found')
@@ -174,7 +177,7 @@ class RuntimeClass(AdmissionPlugin):
         spec = (attributes.object or {}).get("spec", {})
         found = self._class_of(attributes, spec)
         overhead = ((found or {}).get("overhead") or {}).get("podFixed")
-        if spec.get("overhead") and not overhead:
+        if spec.get("overhead") is not None and not overhead:
             raise refuse(
                 attributes, "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"
             )

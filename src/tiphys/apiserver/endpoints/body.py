@@ -5,10 +5,11 @@ fieldValidation: Strict refuses unknown and duplicate fields, Warn (the default)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from tiphys.api.protobuf import decode_object_protobuf
+from tiphys.api.retired import group_of_kind, is_retired
 from tiphys.api.schemas import has_schema
 from tiphys.apiserver.endpoints.negotiation import JSON, PROTOBUF, YAML
 from tiphys.machinery import field
@@ -37,13 +38,13 @@ def unsupported_body() -> StatusError:
     )
 
 
-def media_type_of(content_type: str) -> str:
-    """The media type of a Content-Type header; none given means JSON. StatusError (415) for what nobody reads."""
+def media_type_of(content_type: str, refusal: Callable[[], StatusError] = unsupported_body) -> str:
+    """The media type of a Content-Type header; none given means JSON. `refusal` (415) for what nobody reads."""
     media = content_type.partition(";")[0].strip().lower()
     if not media:
         return JSON
     if media not in (JSON, YAML, PROTOBUF, "*/*"):
-        raise unsupported_body()
+        raise refusal()
     return JSON if media == "*/*" else media
 
 
@@ -100,7 +101,7 @@ class BodyDecoder:
             raise self._unrecognized(problem, data) from None
         if value is None:
             value = {}
-        problem = _wrong_kind(value)
+        problem = wrong_kind(value)
         if problem:
             raise self._unrecognized(f"couldn't get version/kind; json parse error: {problem}", data)
         return self.normal(self._identified(value), duplicates, data if media_type == JSON else None)
@@ -132,12 +133,12 @@ class BodyDecoder:
                 )
             problem = field.invalid(Path("kind"), kind, f"must be {expected.kind}")
             raise invalid(GroupKind(group, kind), name, [problem])
-        if not has_schema(group, version, kind):
+        if not has_schema(group, version, kind) and not is_retired(api_version, kind):
             raise bad_request(
                 f'{kind} in version "{version}" cannot be handled as a {expected.kind}: no kind "{kind}" is registered '
                 f'for version "{api_version}" in scheme "{SCHEMES.get(expected.group, SCHEME)}"'
             )
-        if kind == expected.kind and group == expected.group:
+        if kind == expected.kind and group_of_kind(group, kind) == group_of_kind(expected.group, kind):
             raise bad_request(
                 f"the API version in the data ({api_version}) does not match the expected API version "
                 f"({expected.api_version})"
@@ -200,7 +201,7 @@ def _empty_lists(value: Any, schema: TypeSchema, path: tuple[str, ...]) -> Itera
             yield from _empty_lists(found, one.type, (*path, name))
 
 
-def _wrong_kind(value: Any) -> str:
+def wrong_kind(value: Any) -> str:
     """What the parser of kind and apiVersion says to a document that is no object, or names its kind with no text."""
     if not isinstance(value, dict):
         return (

@@ -7,12 +7,12 @@ from typing import Any, Final
 from tiphys.api.protobuf import decode_object_protobuf
 from tiphys.api.schemas import schema_by_name
 from tiphys.apiserver.admission.interface import Operation
-from tiphys.apiserver.endpoints.body import media_type_of
+from tiphys.apiserver.endpoints.body import media_type_of, wrong_kind
 from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
 from tiphys.apiserver.endpoints.encoding import value_response
 from tiphys.apiserver.endpoints.forms import form_for, list_metadata
 from tiphys.apiserver.endpoints.list_options import ListOptions, parse_int
-from tiphys.apiserver.endpoints.negotiation import PROTOBUF, YAML
+from tiphys.apiserver.endpoints.negotiation import JSON, PROTOBUF, YAML
 from tiphys.apiserver.endpoints.read import read_page
 from tiphys.apiserver.endpoints.request_info import is_true, truth
 from tiphys.apiserver.http.response import Response
@@ -20,11 +20,25 @@ from tiphys.apiserver.registry.options import DeleteOptions
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.store import Written
 from tiphys.machinery.codec import decode_json, decode_yaml
-from tiphys.machinery.errors import StatusError, bad_request
+from tiphys.machinery.errors import StatusError, bad_request, status_of
 from tiphys.machinery.normalize import DecodeError, normalize
 
 Object = dict[str, Any]
 
+OPTIONS: Final = "DeleteOptions"
+# Kinds that every version called v1 has, and that are no options of a deletion.
+UNVERSIONED: Final = frozenset(
+    (
+        *("APIGroup", "APIGroupList", "APIResourceList", "APIVersions", "Status"),
+        *("CreateOptions", "GetOptions", "PatchOptions", "UpdateOptions"),
+    )
+)
+UNREADABLE: Final = "couldn't get version/kind; json parse error"
+# How a value of the wrong type is spoken of.
+POLICY_TYPE: Final = (
+    "DeleteOptions.propagationPolicy of type string",
+    "DeleteOptions.propagationPolicy of type v1.DeletionPropagation",
+)
 OPTIONS_SCHEME: Final = "pkg/apis/meta/internalversion/scheme/register.go:27"
 JOBS_WARNING: Final = (
     "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set "
@@ -40,41 +54,50 @@ def delete_options(api: ApiRequest) -> DeleteOptions:
 
 
 def _from_body(api: ApiRequest, body: bytes) -> Object:
-    media = media_type_of(api.request.headers.get("content-type", ""))
+    media = media_type_of(api.request.headers.get("content-type", ""), _unknown_format)
     try:
         if media == PROTOBUF:
             value: Any = decode_object_protobuf(body)
         else:
             value = decode_yaml(body).value if media == YAML else decode_json(body)
     except (ValueError, KeyError) as error:
-        raise bad_request(f"couldn't get version/kind; json parse error: {error}") from None
-    if not isinstance(value, dict):
-        raise bad_request(
-            "couldn't get version/kind; json parse error: json: cannot unmarshal into Go value of type struct"
-        )
-    kind, api_version = value.get("kind"), value.get("apiVersion") or "v1"
-    if kind not in (None, "", "DeleteOptions"):
-        version = api_version if isinstance(api_version, str) else ""
-        raise bad_request(f'no kind "{kind}" is registered for version "{version}" in scheme "{OPTIONS_SCHEME}"')
+        raise bad_request(str(error) if media == PROTOBUF else f"{UNREADABLE}: {error}") from None
+    if value is None:
+        value = {}
+    problem = wrong_kind(value)
+    if problem:
+        raise bad_request(f"{UNREADABLE}: {problem}")
+    kind, api_version = value.get("kind") or OPTIONS, value.get("apiVersion") or "v1"
+    if kind != OPTIONS:
+        if api_version == "v1" and kind in UNVERSIONED:
+            raise bad_request(f"converting (v1.{kind}) to (v1.{OPTIONS}): unknown conversion")
+        raise bad_request(f'no kind "{kind}" is registered for version "{api_version}" in scheme "{OPTIONS_SCHEME}"')
     try:
         return normalize(value, schema_by_name("meta.v1.DeleteOptions"))
     except DecodeError as error:
-        raise bad_request(str(error)) from None
+        raise bad_request(str(error).replace(*POLICY_TYPE)) from None
+
+
+def _unknown_format() -> StatusError:
+    accepted = ", ".join((JSON, YAML, PROTOBUF))
+    message = f"the body of the request was in an unknown format - accepted media types include: {accepted}"
+    return StatusError.from_status(status_of(415, "UnsupportedMediaType", message))
 
 
 def _from_query(api: ApiRequest) -> Object:
+    """The same in the query, where preconditions are flat."""
     raw: Object = {}
-    grace = api.parameter("gracePeriodSeconds")
-    if grace:
-        raw["gracePeriodSeconds"] = parse_int(grace)
-    policy = api.parameter("propagationPolicy")
-    if policy:
-        raw["propagationPolicy"] = policy
-    orphan = api.parameter("orphanDependents")
-    if orphan:
-        raw["orphanDependents"] = truth(orphan)
+    if "gracePeriodSeconds" in api.query:
+        raw["gracePeriodSeconds"] = parse_int(api.parameter("gracePeriodSeconds"))
+    if "propagationPolicy" in api.query:
+        raw["propagationPolicy"] = api.parameter("propagationPolicy")
+    if "orphanDependents" in api.query:
+        raw["orphanDependents"] = truth(api.parameter("orphanDependents"))
     if "dryRun" in api.query:
         raw["dryRun"] = api.query["dryRun"]
+    preconditions = {name: api.parameter(name) for name in ("uid", "resourceVersion") if api.parameter(name)}
+    if preconditions:
+        raw["preconditions"] = preconditions
     return raw
 
 

@@ -9,7 +9,7 @@ from tiphys.apiserver.endpoints.request_info import is_true
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.watchcache import Filter
 from tiphys.machinery import field
-from tiphys.machinery.errors import StatusError, bad_request, invalid, status_of
+from tiphys.machinery.errors import bad_request, invalid
 from tiphys.machinery.field import FieldError, Path, quote
 from tiphys.machinery.meta import GroupKind, GroupResource
 from tiphys.machinery.selectors import FieldSelector, LabelSelector
@@ -183,8 +183,3 @@ def parse_revision(text: str) -> int:
             "value out of range"
         )
     return int(text)
-
-
-def plain_error(message: str) -> StatusError:
-    """A 500 without a reason, as upstream answers errors it has no class for."""
-    return StatusError(status_of(500, "", message))

@@ -17,14 +17,13 @@ from tiphys.apiserver.endpoints.list_options import (
     NOT_OLDER_THAN,
     ListOptions,
     parse_revision,
-    plain_error,
 )
 from tiphys.apiserver.http.response import Response
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.watchcache import Entry, Filter, WatchCache
 from tiphys.apiserver.watchcache.foreign import entry_of
 from tiphys.apiserver.watchcache.unreadable import why_unreadable
-from tiphys.machinery.errors import StatusError, bad_request, expired, status_of
+from tiphys.machinery.errors import StatusError, bad_request, expired, plain_error, status_of
 from tiphys.store import CompactedError, FutureRevisionError, KeyValue, prefix_end
 
 FRESH_TIMEOUT = 3.0  # seconds a read waits for a revision the cache has not seen

@@ -16,13 +16,13 @@ import random
 from collections.abc import Callable, Iterator
 
 from tiphys.apiserver.endpoints.forms import Form
-from tiphys.apiserver.endpoints.list_options import ListOptions, parse_revision, plain_error
+from tiphys.apiserver.endpoints.list_options import ListOptions, parse_revision
 from tiphys.apiserver.http.response import Headers, Stream, StreamResponse
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.watchcache import CacheEvent, Entry, Filter, WatchCache, Watcher
 from tiphys.apiserver.watchcache.foreign import entry_of
 from tiphys.apiserver.watchcache.unreadable import why_unreadable
-from tiphys.machinery.errors import StatusError, expired
+from tiphys.machinery.errors import StatusError, expired, plain_error
 from tiphys.store import CompactedError, EventType, KeyValue, prefix_end
 
 BOOKMARK_INTERVAL = 60.0  # seconds; upstream's frequency

@@ -19,23 +19,23 @@ FINALIZER_FOREGROUND: Final = "foregroundDeletion"
 
 @dataclass(slots=True, kw_only=True)
 class Preconditions:
-    """What must be true of the object for the write to happen; "" means anything."""
+    """What must be true of the object for the write to happen; None means anything."""
 
-    uid: str = ""
-    resource_version: str = ""
+    uid: str | None = None
+    resource_version: str | None = None
 
     def check(self, resource: GroupResource, kind: GroupKind, metadata: dict[str, Any], revision: int) -> None:
         """Raise StatusError (409) when the object is another one than was meant; `revision` 0 is not compared."""
         uid = metadata.get("uid", "")
         name = metadata.get("name", "")
-        if self.uid and self.uid != uid:
+        if self.uid is not None and self.uid != uid:
             raise conflict(
                 GroupResource(kind.group, kind.kind),
                 name,
                 f"the UID in the precondition ({self.uid}) does not match the UID in record ({uid}). "
                 "The object might have been deleted and then recreated",
             )
-        if revision and self.resource_version and self.resource_version != str(revision):
+        if revision and self.resource_version is not None and self.resource_version != str(revision):
             raise conflict(
                 GroupResource(kind.group, kind.kind),
                 name,
@@ -47,10 +47,10 @@ class Preconditions:
         """The same for resources that check in the storage layer, with its words (namespaces)."""
         uid = metadata.get("uid", "")
         name = metadata.get("name", "")
-        if self.uid and self.uid != uid:
+        if self.uid is not None and self.uid != uid:
             message = f"Precondition failed: UID in precondition: {self.uid}, UID in object meta: {uid}"
             raise conflict(resource, name, message)
-        if self.resource_version and self.resource_version != str(revision):
+        if self.resource_version is not None and self.resource_version != str(revision):
             message = (
                 f"Precondition failed: ResourceVersion in precondition: {self.resource_version}, "
                 f"ResourceVersion in object meta: {revision}"
@@ -78,9 +78,7 @@ class DeleteOptions:
         given = raw.get("preconditions")
         preconditions = None
         if given:
-            preconditions = Preconditions(
-                uid=given.get("uid") or "", resource_version=given.get("resourceVersion") or ""
-            )
+            preconditions = Preconditions(uid=given.get("uid"), resource_version=given.get("resourceVersion"))
         grace = raw.get("gracePeriodSeconds")
         # A negative period means the shortest one, as upstream reads it.
         return cls(
