@@ -225,7 +225,9 @@ def invalid(kind: GroupKind, name: str, errors: Sequence[FieldError]) -> StatusE
         "kind": kind.kind,
         "causes": [{"reason": e.type, "message": e.body, "field": e.field} for e in errors],
     }
-    return _error(422, "Invalid", f'{kind} "{name}" is invalid: {aggregate(errors)}'.rstrip(" "), details)
+    return _error(
+        422, "Invalid", f'{kind} "{name}" is invalid' + (f": {aggregate(errors)}" if errors else ":"), details
+    )
 
 
 def aggregate(errors: Sequence[FieldError]) -> str:

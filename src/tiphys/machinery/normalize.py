@@ -13,7 +13,8 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from tiphys.machinery.field import quote
@@ -27,6 +28,8 @@ Convert = Callable[[Any], Any]
 _DROP: Final = object()
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 _MICRO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
+# In another time zone; never in more or fewer than six digits.
+_MICRO_ELSEWHERE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}[+-]\d\d:\d\d", re.ASCII)
 _RANGES: Final = {"i": 2**31, "l": 2**63}
 _GO_TYPES: Final = {
     "s": "string",
@@ -474,10 +477,10 @@ def _micro_time(value: Any) -> Any:
         raise _MismatchError(json_type(value), "string")
     if _MICRO.fullmatch(value):
         return value
-    try:
-        return format_micro_time(parse_rfc3339(value))
-    except ValueError:
-        raise DecodeError(_time_error(value, "2006-01-02T15:04:05.000000Z07:00")) from None
+    if _MICRO_ELSEWHERE.fullmatch(value):
+        with suppress(ValueError):
+            return format_micro_time(parse_rfc3339(value))
+    raise DecodeError(_time_error(value, "2006-01-02T15:04:05.000000Z07:00", _MICRO_PARTS))
 
 
 # The parts of a layout with the text each must match, for the message that says where a time stops making sense.
@@ -497,10 +500,13 @@ _LAYOUT_PARTS: Final = (
 )
 
 
-def _time_error(text: str, layout: str) -> str:
+_MICRO_PARTS: Final = (*_LAYOUT_PARTS[:-1], (".000000", r"\.\d{6}"), _LAYOUT_PARTS[-1])
+
+
+def _time_error(text: str, layout: str, parts: Sequence[tuple[str, str]] = _LAYOUT_PARTS) -> str:
     """The words for a text that is no time: which part of the layout did not fit what was left."""
     position = 0
-    for part, pattern in _LAYOUT_PARTS:
+    for part, pattern in parts:
         match = re.compile(pattern, re.ASCII).match(text, position)
         if match is None:
             return (

@@ -193,7 +193,8 @@ def _converter(served: ServedResource) -> Callable[[Object, str], tuple[Object, 
             return served.store.in_version(obj, api_version)
         group, version = split_api_version(api_version)
         other = resource_by_kind(group, version, resource.kind)
-        if other is None or not has_schema(group, version, resource.kind):
+        # Another group's fields have other names, and no way leads from one to the other: such an entry is given up.
+        if other is None or group != resource.group or not has_schema(group, version, resource.kind):
             return None
         schema = schema_of(group, version, resource.kind)
         value = copy.deepcopy(obj)

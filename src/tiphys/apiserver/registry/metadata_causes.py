@@ -82,6 +82,8 @@ REPEATS: Final = {
     ("coordination.k8s.io", "leases"): Repeats(3, 1, 0),
     ("node.k8s.io", "runtimeclasses"): Repeats(4, 2, 0),
     ("policy", "poddisruptionbudgets"): Repeats(2, 1, 0),
+    ("", "events"): Repeats(2, 2, 0),
+    ("events.k8s.io", "events"): Repeats(2, 1, 0),  # and what its own rules find
 }
 # Where a write of the status says it in another number than the usual.
 STATUS_REPEATS: Final = {

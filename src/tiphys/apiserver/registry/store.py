@@ -170,12 +170,14 @@ class ResourceStore(StoredObjects):
     def _validate_new(self, ctx: RequestContext, obj: Object, template: tuple[Known, bytes] | None) -> None:
         """Raise what is wrong with a new object, and warn. Of a template's second object only the rest is judged."""
         strategy = self.strategy
-        errors = self._metadata_errors(obj["metadata"])
+        errors = [] if strategy.metadata_last else self._metadata_errors(obj["metadata"])
         if template is not None and template[0].valid:
             found, warnings = strategy.validate_rest(obj)
             errors += found
         else:
             errors += strategy.validate(obj)
+            if strategy.metadata_last and not errors:
+                errors = self._metadata_errors(obj["metadata"])
             warnings = [] if errors else strategy.warnings(obj, None)
             if template is not None and not errors and not warnings:
                 template[0].valid = True

@@ -205,6 +205,8 @@ class Strategy:
     name_rule: ClassVar[NameRule] = NameRule.DNS_SUBDOMAIN
     # Finalizers without a domain must be ones Kubernetes knows; a few kinds take any qualified name.
     strict_finalizers: ClassVar[bool] = True
+    # Metadata of a new object is looked at after everything else, and only if nothing else is wrong.
+    metadata_last: ClassVar[bool] = False
     # A PUT to a name that does not exist creates it.
     allow_create_on_update: ClassVar[bool] = False
     # A PUT without metadata.resourceVersion overwrites whatever is there.

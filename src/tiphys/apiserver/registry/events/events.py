@@ -10,9 +10,9 @@ from datetime import datetime
 from typing import Any, ClassVar, Final
 
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of
-from tiphys.apiserver.registry.strategy import Cell, Object
+from tiphys.apiserver.registry.strategy import Cell, NameRule, Object
 from tiphys.apiserver.registry.tables import since
-from tiphys.apiserver.registry.validation.meta import validate_label_name
+from tiphys.apiserver.registry.validation.meta import validate_label_name, validate_object_meta
 from tiphys.machinery import field
 from tiphys.machinery.field import FieldError, Path
 
@@ -25,6 +25,8 @@ class EventStrategy(TableStrategy):
 
     allow_create_on_update: ClassVar[bool] = True
     strict_finalizers: ClassVar[bool] = False
+    name_rule: ClassVar[NameRule] = NameRule.PATH_SEGMENT
+    metadata_last: ClassVar[bool] = True
 
     def default(self, obj: Object) -> None:
         """Fields that are always written."""
@@ -79,26 +81,71 @@ class NewEventStrategy(EventStrategy):
     """Events that come through events.k8s.io: always judged by the strict rules, in that group's names."""
 
     def validate(self, obj: Object) -> list[FieldError]:
-        # Unlike the old API this one lets an event stand elsewhere than its object, if that has a namespace.
-        placed = bool((obj.get("involvedObject") or {}).get("namespace"))
-        errors = [] if placed else _namespace_errors(obj)
+        errors = self._common_errors(obj)
         if not obj.get("eventTime"):
-            return [*errors, field.required(Path("eventTime"), "")]
-        errors += strict_errors(obj, "reportingController")
+            errors.append(field.required(Path("eventTime"), ""))
         kind = obj.get("type") or ""
         if kind not in ("Normal", "Warning"):
             errors.append(field.invalid(Path("type"), "", f"has invalid value: {kind}"))
-        errors += _series_errors(obj.get("series"))
         for name in ("firstTimestamp", "lastTimestamp", "count", "source"):
             if obj.get(name):
                 errors.append(field.invalid(Path(name), "", "needs to be unset"))
         return errors
 
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
-        """Events of old may stay as they are; only the count of a series moves."""
-        if not old.get("eventTime") and not new.get("eventTime"):
-            return super().validate(new)
-        return self.validate(new)
+        """Nothing but the series and the metadata changes."""
+        errors = self._common_errors(new, of_old=not old.get("eventTime") and not new.get("eventTime"))
+        return errors + [
+            field.invalid(Path(shown), _internal(name, new.get(name)), field.IMMUTABLE)
+            for name, shown in _FIXED
+            if (new.get(name) or None) != (old.get(name) or None)
+        ]
+
+    def selectable_fields(self, obj: Object) -> dict[str, str]:
+        found = super().selectable_fields(obj)
+        del found["source"]
+        return found
+
+    @staticmethod
+    def _common_errors(event: Object, *, of_old: bool = True) -> list[FieldError]:
+        # Unlike the old API this one lets an event stand elsewhere than its object, if it says when it happened.
+        if event.get("eventTime"):
+            placed = bool((event.get("involvedObject") or {}).get("namespace"))
+            errors = [] if placed else _namespace_errors(event)
+            errors += strict_errors(event, "reportingController")
+        else:
+            errors = _namespace_errors(event) if of_old else []
+        errors += validate_object_meta(event["metadata"], True, NameRule.DNS_SUBDOMAIN)
+        return errors + _series_errors(event.get("series"))
+
+
+# What is fixed, in the order in which it is compared (the reason twice), and by which name errors call it.
+_FIXED: Final = (
+    *((name, name) for name in ("involvedObject", "reason", "message", "source", "firstTimestamp", "lastTimestamp")),
+    *((name, name) for name in ("count", "reason", "type", "eventTime", "action", "related")),
+    ("reportingComponent", "reportingController"),
+    ("reportingInstance", "reportingInstance"),
+)
+_REFERENCE: Final = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
+
+
+def _internal(name: str, value: Any) -> Any:
+    """A field as errors show it: structs with the names and the empty parts they have inside the server."""
+    if name in ("involvedObject", "related") and value is not None:
+        return {_INITIALS.get(part) or _capital(part): value.get(part) or "" for part in _REFERENCE}
+    if name == "source":
+        return {_capital(part): (value or {}).get(part) or "" for part in ("component", "host")}
+    if name == "count":
+        return value or 0
+    return value if value is not None or name in _TIMES else ""
+
+
+_INITIALS: Final = {"uid": "UID", "apiVersion": "APIVersion"}
+_TIMES: Final = frozenset({"firstTimestamp", "lastTimestamp", "eventTime", "related"})
+
+
+def _capital(name: str) -> str:
+    return name[:1].upper() + name[1:]
 
 
 def _series_errors(series: Object | None) -> list[FieldError]:
