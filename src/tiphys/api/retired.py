@@ -55,6 +55,8 @@ _MOVED: Final[Mapping[tuple[str, str], str]] = {
     ("extensions", "DaemonSet"): "apps",
     ("extensions", "Deployment"): "apps",
     ("extensions", "ReplicaSet"): "apps",
+    ("apps", "Scale"): "autoscaling",
+    ("extensions", "Scale"): "autoscaling",
     ("extensions", "Ingress"): "networking.k8s.io",
     ("extensions", "NetworkPolicy"): "networking.k8s.io",
 }

@@ -193,8 +193,12 @@ class Reviews:
             raise not_found(GroupResource("", "serviceaccounts"), api.info.name)
         if self._issuer is None:
             raise bad_request("this server has no key to sign tokens with")
+        given_metadata = _check_account(api, request.get("metadata") or {}, account)
         spec = request.setdefault("spec", {})
-        given = {"spec": {name: value for name, value in spec.items() if value is not None}}
+        given: Object = {"metadata": given_metadata}
+        given["spec"] = {name: value for name, value in spec.items() if value is not None}
+        if request.get("status"):
+            given["status"] = request["status"]
         if spec.get("expirationSeconds") is None:
             spec["expirationSeconds"] = given["spec"]["expirationSeconds"] = 3600
         _check_lifetime(spec["expirationSeconds"])
@@ -210,6 +214,7 @@ class Reviews:
         if api.request.audit is not None:
             api.request.audit.annotations[ISSUED] = f"JTI={token_id(token)}"
         metadata: Object = {
+            **given_metadata,
             "name": api.info.name,
             "namespace": api.info.namespace,
             "uid": account["metadata"]["uid"],
@@ -245,13 +250,15 @@ class Reviews:
 
     @staticmethod
     def _bound_object(api: ApiRequest, reference: Object | None, account: Mapping[str, Any]) -> BoundObject | None:
-        if not reference:
+        if reference is None:
             return None
         kind = reference.get("kind", "")
         resource = BINDABLE.get(kind)
-        if resource is None or reference.get("apiVersion") != "v1":
+        if resource is None or _group_of(reference):
             raise bad_request(f"cannot bind token to object of type {_group_version_kind(reference)}")
         name = reference.get("name", "")
+        if not name:
+            raise bad_request("Name parameter required.")
         namespace = "" if kind == "Node" else api.info.namespace
         reader = api.services.reader
         found = reader.get("", resource, ObjectName(namespace, name))
@@ -263,7 +270,7 @@ class Reviews:
                 f"the UID in the bound object reference ({reference['uid']}) does not match the UID in record. "
                 f"The object might have been deleted and then recreated"
             )
-            raise conflict(GroupResource("", resource), name, message)
+            raise conflict(GroupResource("", kind), name, message)
         if kind != "Pod":
             return BoundObject(kind, name, uid)
         spec = found.get("spec", {})
@@ -381,9 +388,31 @@ def _resource_rule(rule: PolicyRule) -> Object:
     return {key: list(values) for key, values in parts.items() if values}
 
 
+def _check_account(api: ApiRequest, metadata: Object, account: Mapping[str, Any]) -> Object:
+    """What of a token request's metadata is kept. StatusError (400, 409, 422): it is about another account."""
+    name, kind = api.info.name, GroupKind(AUTHENTICATION, TOKEN_REQUEST.kind)
+    if metadata.get("namespace") not in (None, "", api.info.namespace):
+        raise bad_request(OTHER_NAMESPACE)
+    if metadata.get("name") not in (None, "", name):
+        detail = "must match the service account name if specified"
+        raise invalid(kind, name, [field.invalid(Path("metadata").child("name"), metadata["name"], detail)])
+    uid, known = metadata.get("uid"), account["metadata"]["uid"]
+    if uid and uid != known:
+        message = f"the UID in the token request ({uid}) does not match the UID of the service account ({known})"
+        raise conflict(GroupResource(AUTHENTICATION, TOKEN_REQUEST.kind), name, message)
+    return {key: metadata[key] for key in _METADATA[1:] if metadata.get(key) and key != "namespace"}
+
+
+def _group_of(reference: Mapping[str, Any]) -> str:
+    """The group of a reference; what is no group and version stands for none."""
+    parts = str(reference.get("apiVersion") or "").split("/")
+    return parts[0] if len(parts) == 2 else ""
+
+
 def _group_version_kind(reference: Mapping[str, Any]) -> str:
-    group, _, version = str(reference.get("apiVersion", "")).rpartition("/")
-    return f"{group}/{version}, Kind={reference.get('kind', '')}"
+    parts = str(reference.get("apiVersion") or "").split("/")
+    shown = "/".join(parts) if len(parts) == 2 else f"/{parts[0]}" if len(parts) == 1 else "/"
+    return f"{shown}, Kind={reference.get('kind', '')}"
 
 
 def _decode(api: ApiRequest, kind: GroupVersionKind) -> Object:

@@ -134,3 +134,133 @@ async def test_access_reviews_are_about_their_spec_alone(tmp_path: Path) -> None
         ]
         for nowhere in ("localsubjectaccessreviews", "namespaces/d/selfsubjectaccessreviews", "subjectaccessreviews/x"):
             assert (await post(nowhere, {}))[0] == 404
+
+
+EVENTS = "/apis/events.k8s.io/v1/namespaces/d/events"
+CORE_EVENTS = "/api/v1/namespaces/d/events"
+WHEN = "2020-01-01T00:00:00.000000Z"
+EVENT = {
+    "metadata": {"name": "e"},
+    "eventTime": WHEN,
+    "reportingController": "example.com/c",
+    "reportingInstance": "i",
+    "action": "Act",
+    "reason": "Because",
+    "type": "Normal",
+    "regarding": {"kind": "Pod", "name": "p", "namespace": "d"},
+}
+
+
+@pytest.mark.parametrize(
+    ("time", "part", "rest"),
+    [
+        ("2020-01-01T00:00:00Z", ".000000", "Z"),
+        ("2020-01-01T00:00:00.1Z", ".000000", ".1Z"),
+        ("2020-01-01T00:00:00.123456789Z", "Z07:00", "789Z"),
+    ],
+)
+async def test_a_micro_time_has_six_digits(api: Api, time: str, part: str, rest: str) -> None:
+    answer = await api.post(EVENTS, {**EVENT, "eventTime": time})
+    assert api.status == 400
+    assert answer["message"] == (
+        'Event in version "v1" cannot be handled as a Event: '
+        f'parsing time "{time}" as "2006-01-02T15:04:05.000000Z07:00": cannot parse "{rest}" as "{part}"'
+    )
+    there = await api.post(EVENTS, {**EVENT, "eventTime": "2020-01-01T02:00:00.500000+02:00"})
+    assert there["eventTime"] == "2020-01-01T00:00:00.500000Z"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"note": "x"}, 'message: Invalid value: "x": field is immutable'),
+        ({"deprecatedCount": 5}, "count: Invalid value: 5: field is immutable"),
+        (
+            {"deprecatedSource": {"component": "z"}},
+            'source: Invalid value: {"Component":"z","Host":""}: field is immutable',
+        ),
+        (
+            {"regarding": {"name": "z"}},
+            (
+                'involvedObject: Invalid value: {"Kind":"Pod","Namespace":"d","Name":"z","UID":"","APIVersion":"",'
+                '"ResourceVersion":"","FieldPath":""}: field is immutable'
+            ),
+        ),
+        ({"eventTime": None}, "eventTime: Invalid value: null: field is immutable"),
+        ({"series": {"count": 1, "lastObservedTime": WHEN}}, 'series.count: Invalid value: "": should be at least 2'),
+        ({"series": {"count": 2, "lastObservedTime": WHEN}, "metadata": {"labels": {"a": "b"}}}, ""),
+    ],
+)
+async def test_only_the_series_of_an_event_moves(api: Api, change: Object, told: str) -> None:
+    await api.post(EVENTS, EVENT)
+    answer = await api.merge(f"{EVENTS}/e", change)
+    assert (api.status, answer.get("message", "")) == ((422, f'Event "e" is invalid: {told}') if told else (200, ""))
+
+
+async def test_names_of_core_events_are_anything_a_path_may_hold(api: Api) -> None:
+    event = {"involvedObject": {"kind": "Pod", "name": "p", "namespace": "d"}}
+    await api.post(CORE_EVENTS, {"metadata": {"name": "Capital"}, **event})
+    assert api.status == 201
+    answer = await api.post(CORE_EVENTS, {"metadata": {"name": "a/b"}, **event})
+    assert answer["message"] == 'Event "a/b" is invalid: metadata.name: Invalid value: "a/b": may not contain \'/\''
+
+
+async def test_managers_of_one_group_know_nothing_of_the_other(api: Api) -> None:
+    await api.post(EVENTS, EVENT)
+    changed = await api.merge(f"{CORE_EVENTS}/e", {"message": "x"})
+    assert [entry["apiVersion"] for entry in changed["metadata"]["managedFields"]] == ["v1"]
+
+
+DEPLOYMENTS = "/apis/apps/v1/namespaces/d/deployments"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "code", "told"),
+    [
+        (
+            {"uid": "x"},
+            409,
+            "Key: /registry/deployments/d/web, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed",
+        ),
+        ({"resourceVersion": "1"}, 409, "the object has been modified"),
+        ({"resourceVersion": "x"}, 500, 'strconv.ParseUint: parsing "x": invalid syntax'),
+        ({"resourceVersion": "0"}, 200, ""),
+        ({"labels": {"a b": "c"}}, 422, 'Scale.autoscaling "web" is invalid: metadata.labels: Invalid value: "a b": '),
+    ],
+)
+async def test_scales_of_something_else(api: Api, metadata: Object, code: int, told: str) -> None:
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    spec = {"selector": {"matchLabels": {"a": "b"}}, "template": template}
+    await api.post(DEPLOYMENTS, {"metadata": {"name": "web"}, "spec": spec})
+    answer = await api.put(
+        f"{DEPLOYMENTS}/web/scale", {"metadata": {"name": "web", **metadata}, "spec": {"replicas": 2}}
+    )
+    assert api.status == code
+    assert told in answer.get("message", "")
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "told"),
+    [
+        ({"metadata": {"name": "x"}}, 422, 'metadata.name: Invalid value: "x": must match the service account name if'),
+        (
+            {"metadata": {"namespace": "x"}},
+            400,
+            "the namespace of the provided object does not match the namespace sent",
+        ),
+        (
+            {"metadata": {"uid": "x"}},
+            409,
+            "the UID in the token request (x) does not match the UID of the service account",
+        ),
+        ({"spec": {"boundObjectRef": {}}}, 400, "cannot bind token to object of type /, Kind="),
+        ({"spec": {"boundObjectRef": {"kind": "Pod"}}}, 400, "Name parameter required."),
+        ({"metadata": {"labels": {"a": "b"}}}, 201, ""),
+    ],
+)
+async def test_tokens_for_something_else(tmp_path: Path, body: Object, code: int, told: str) -> None:
+    async with secured_cluster(tmp_path) as cluster:
+        path = "/api/v1/namespaces/d/serviceaccounts/default/token"
+        status, answer = await cluster.ask("POST", path, body, context=cluster.context("root", "system:masters"))
+        assert (status, told in answer.get("message", "")) == (code, True)
+        assert status != 201 or answer["metadata"]["labels"] == {"a": "b"}

@@ -58,7 +58,7 @@ async def bind_pod(api: ApiRequest, served: ServedResource) -> Response:
 
     async def make(old: Object | None, revision: int) -> Object:
         assert old is not None
-        _check_bindable(served.store, old, metadata, revision)
+        _check_bindable(ctx, served.store, old, metadata, revision)
         new: Object = served.store.decode(served.store.get(ctx.namespace, ctx.name))
         _assign(api, new, binding, target)
         new["metadata"].pop("resourceVersion", None)
@@ -78,12 +78,12 @@ def _check_target(target: Object) -> None:
         raise StatusError(status_of(500, "", ", ".join(map(str, errors))))
 
 
-def _check_bindable(store: ResourceStore, pod: Object, wanted: Object, revision: int) -> None:
+def _check_bindable(ctx: RequestContext, store: ResourceStore, pod: Object, wanted: Object, revision: int) -> None:
     metadata, spec = pod["metadata"], pod.get("spec") or {}
     name = metadata["name"]
     uid, version = wanted.get("uid"), wanted.get("resourceVersion")
     if uid and uid != metadata["uid"]:
-        raise store.uid_conflict(metadata.get("namespace", ""), name, uid, metadata["uid"])
+        raise store.uid_conflict(ctx, uid, metadata["uid"])
     if version and version != str(revision):
         message = f"Precondition failed: ResourceVersion in precondition: {version}"
         message += f", ResourceVersion in object meta: {revision}"

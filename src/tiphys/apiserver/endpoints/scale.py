@@ -14,16 +14,25 @@ from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
 from tiphys.apiserver.endpoints.encoding import value_response
 from tiphys.apiserver.endpoints.forms import column_definitions, partial_metadata
 from tiphys.apiserver.endpoints.managed import own_replicas
-from tiphys.apiserver.endpoints.negotiation import TABLE
+from tiphys.apiserver.endpoints.negotiation import PARTIAL, TABLE
 from tiphys.apiserver.endpoints.patch import APPLY_PATCH, Patch, patch_type
 from tiphys.apiserver.endpoints.write import check_names
 from tiphys.apiserver.http.response import Response
 from tiphys.apiserver.registry.resources import ServedResource
-from tiphys.apiserver.registry.strategy import CREATED_AT_COLUMN, NAME_COLUMN, Column, Object, age
+from tiphys.apiserver.registry.strategy import (
+    CREATED_AT_COLUMN,
+    NAME_COLUMN,
+    Column,
+    NameRule,
+    Object,
+    RequestContext,
+    age,
+)
+from tiphys.apiserver.registry.validation.meta import validate_object_meta
 from tiphys.machinery import field
-from tiphys.machinery.errors import invalid, modified
-from tiphys.machinery.field import Path
-from tiphys.machinery.meta import GroupKind, GroupVersionKind
+from tiphys.machinery.errors import conflict, invalid, modified, plain_error
+from tiphys.machinery.field import FieldError, Path, quote
+from tiphys.machinery.meta import GroupKind, GroupResource, GroupVersionKind
 from tiphys.machinery.selectors import LabelSelector
 
 SCALE: Final = GroupVersionKind("autoscaling", "v1", "Scale")
@@ -91,13 +100,13 @@ async def serve_scale(api: ApiRequest, served: ServedResource, verb: str) -> Res
         wanted = patch.apply(current) if patch is not None else body
         if patch is not None:
             check_names(api, wanted, namespaced=True, named=True)
-        version = wanted["metadata"].get("resourceVersion")
+        _check_uid(ctx, served, wanted, old, patched=patch is not None)
+        errors = _errors(wanted)
+        if errors:
+            raise invalid(GroupKind("autoscaling", "Scale"), api.info.name, errors)
+        version = _version(wanted)
         if version and version != str(revision):
             raise modified(served.group_resource, api.info.name)
-        replicas = (wanted.get("spec") or {}).get("replicas") or 0
-        if replicas < 0:
-            error = field.invalid(Path("spec").child("replicas"), replicas, "must be greater than or equal to 0")
-            raise invalid(GroupKind("autoscaling", "Scale"), api.info.name, [error])
         await admission.mutate(wanted, current)
         new = served.store.decode(served.store.get(ctx.namespace, ctx.name))
         new["spec"]["replicas"] = (wanted.get("spec") or {}).get("replicas") or 0
@@ -110,8 +119,38 @@ async def serve_scale(api: ApiRequest, served: ServedResource, verb: str) -> Res
     return scale_answer(api, scale_of(served.store.decode(written.entry)))
 
 
+def _check_uid(ctx: RequestContext, served: ServedResource, wanted: Object, old: Object, *, patched: bool) -> None:
+    """Refuse (409) a Scale of another object than the one that is there."""
+    uid, known = wanted["metadata"].get("uid"), old["metadata"]["uid"]
+    if not uid or uid == known:
+        return
+    if not patched:
+        raise served.store.uid_conflict(ctx, uid, known)
+    resource = GroupResource(served.resource.group, f"{served.resource.plural}/scale")
+    message = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {known}"
+    raise conflict(resource, ctx.name, message)
+
+
+def _errors(scale: Object) -> list[FieldError]:
+    errors = validate_object_meta(scale["metadata"], True, NameRule.PATH_SEGMENT)
+    replicas = (scale.get("spec") or {}).get("replicas") or 0
+    if replicas < 0:
+        errors.append(field.invalid(Path("spec").child("replicas"), replicas, "must be greater than or equal to 0"))
+    return errors
+
+
+def _version(scale: Object) -> str:
+    """The resourceVersion a Scale names, "" for none. StatusError (500) for what is no number."""
+    version = str(scale["metadata"].get("resourceVersion") or "")
+    if version and not (version.isascii() and version.isdecimal()):
+        raise plain_error(f"strconv.ParseUint: parsing {quote(version)}: invalid syntax")
+    return "" if version == "0" else version
+
+
 def scale_answer(api: ApiRequest, scale: Object) -> Response:
-    """Answer with a Scale, as a Table when that is asked for."""
+    """Answer with a Scale, as a Table or its metadata alone when that is asked for."""
+    if api.wanted.transform == PARTIAL:
+        return value_response(200, partial_metadata(scale, api.wanted.meta_version), api.wanted)
     if api.wanted.transform == TABLE:
         now = api.services.now()
         cells = [

@@ -236,7 +236,7 @@ class ResourceStore(StoredObjects):
         new = await make(None, 0)
         metadata = new.setdefault("metadata", {})
         if metadata.get("uid"):
-            raise self.uid_conflict(ctx.namespace, ctx.name, metadata["uid"], "")
+            raise self.uid_conflict(ctx, metadata["uid"], "")
         metadata.setdefault("name", ctx.name)
         if metadata.get("resourceVersion"):
             raise not_found(self.group_resource, ctx.name)
@@ -246,14 +246,15 @@ class ResourceStore(StoredObjects):
         except KeyExists:
             return None  # somebody else created it: this is an update then
 
-    def uid_conflict(self, namespace: str, name: str, wanted: str, found: str) -> StatusError:
+    def uid_conflict(self, ctx: RequestContext, wanted: str, found: str) -> StatusError:
         """409: the object is another one than the request means, in the words of upstream's storage layer."""
         upstream = upstream_place(self.resource.group, self.resource.plural)
-        place = f"{namespace}/{name}" if self.resource.namespaced else name
+        place = f"{ctx.namespace}/{ctx.name}" if self.resource.namespaced else ctx.name
+        prefix = "" if ctx.dry_run else "/registry"  # a dry run ends above the store's own prefix
         return conflict(
             self.group_resource,
-            name,
-            f"StorageError: invalid object, Code: 4, Key: /registry/{upstream}/{place}, ResourceVersion: 0, "
+            ctx.name,
+            f"StorageError: invalid object, Code: 4, Key: {prefix}/{upstream}/{place}, ResourceVersion: 0, "
             f"AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}",
         )
 
@@ -263,7 +264,7 @@ class ResourceStore(StoredObjects):
         version = metadata.get("resourceVersion") or ""
         uid = metadata.get("uid")
         if uid and not patching and uid != old["metadata"]["uid"]:
-            raise self.uid_conflict(ctx.namespace, ctx.name, uid, old["metadata"]["uid"])
+            raise self.uid_conflict(ctx, uid, old["metadata"]["uid"])
         if not version or version == "0":
             if patching or self.strategy.allow_unconditional_update:
                 return False
