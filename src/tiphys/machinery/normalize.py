@@ -61,24 +61,35 @@ class DecodeError(ValueError):
 class _MismatchError(Exception):
     """A wrong JSON type, on its way out to the struct whose field it is; `path` grows from the inside."""
 
-    def __init__(self, found: str, wanted: str) -> None:
+    def __init__(self, found: str, wanted: str, *, own: bool = False, fraction: bool = False) -> None:
         self.found = found
+        self.fraction = fraction
         self.wanted = wanted
+        self.own = own  # a type that decodes itself: times, numbers or texts
         self.struct = ""
         self.path: list[str] = []
 
     @property
     def converted(self) -> str:
-        found = _CONVERTED.get(self.found.partition(" ")[0], self.found)
+        kind = self.found.partition(" ")[0]
+        found = "float64" if self.fraction else _CONVERTED.get(kind, kind)
+        if self.own:
+            return f"json: cannot unmarshal {self.found} into Go value of type {self.wanted}"
         if self.wanted.startswith("[]"):
             return f"cannot restore slice from {found}"
         if self.wanted.startswith("map["):
             return f"cannot restore map from {found}"
+        if kind == "number" and (self.wanted.startswith("int") or (self.wanted == "string" and found == "int64")):
+            return f"cannot convert {found} to {self.wanted}"
         return f"cannot restore struct from: {found}" if "." in self.wanted else f"unrecognized type: {self.wanted}"
 
     def __str__(self) -> str:
         place = f"struct field {self.struct}.{'.'.join(reversed(self.path))}" if self.struct else "value"
         return f"json: cannot unmarshal {self.found} into Go {place} of type {self.wanted}"
+
+
+def _wrong(value: Any, wanted: str, *, own: bool = False) -> _MismatchError:
+    return _MismatchError(json_type(value), wanted, own=own, fraction=type(value) is float)
 
 
 def normalize(obj: Object, schema: TypeSchema, like: Object | None = None, *, checked: bool = False) -> Object:
@@ -197,7 +208,7 @@ def _compile(schema: TypeSchema, form: str) -> Convert:
 
     def walk(value: Any) -> Any:
         if type(value) is not dict:
-            raise _MismatchError(json_type(value), _go_name(schema.name))
+            raise _wrong(value, _go_name(schema.name))
         names = tuple(value)
         plan, unknown = plans.get(names) or make_plan(names)
         if unknown:
@@ -253,7 +264,7 @@ def _copy_kind(value: Object, out: Object, short: str) -> None:
         found = value.get(key)
         if found:
             if type(found) is not str:
-                error = _MismatchError(json_type(found), "string")
+                error = _wrong(found, "string")
                 error.struct, error.path = short, [f"TypeMeta.{key}"]
                 raise error
             out[key] = found
@@ -367,7 +378,7 @@ def _list(items: FieldSchema, form: str) -> Convert:
 
     def step(value: Any) -> Any:
         if type(value) is not list:
-            raise _MismatchError(json_type(value), f"[]{_go_type(items)}")
+            raise _wrong(value, f"[]{_go_type(items)}")
         return [convert(one) if one is not None else null_of(items) for one in value]
 
     return step
@@ -380,7 +391,7 @@ def _map(items: FieldSchema, form: str) -> Convert:
 
     def step(value: Any) -> Any:
         if type(value) is not dict:
-            raise _MismatchError(json_type(value), f"map[string]{_go_type(items)}")
+            raise _wrong(value, f"map[string]{_go_type(items)}")
         if plain and set(map(type, value.values())) <= text:
             return dict(value) if len(value) < 2 else dict(sorted(value.items()))
         keys = value if len(value) < 2 else sorted(value)
@@ -405,14 +416,14 @@ def _special(one: FieldSchema, form: str) -> Convert:
 
 def _string(value: Any) -> Any:
     if type(value) is not str:
-        raise _MismatchError(json_type(value), "string")
+        raise _wrong(value, "string")
     return value
 
 
 def _text(value: Any) -> Any:
     """A string that is left out when it is empty."""
     if type(value) is not str:
-        raise _MismatchError(json_type(value), "string")
+        raise _wrong(value, "string")
     return value or _DROP
 
 
@@ -424,15 +435,15 @@ def _integer(kind: str) -> Convert:
         if type(value) is int and -bound <= value < bound:
             return value
         if type(value) in {int, float}:
-            raise _MismatchError(f"number {_number(value)}", go_type)
-        raise _MismatchError(json_type(value), go_type)
+            raise _MismatchError(f"number {_number(value)}", go_type, fraction=type(value) is float)
+        raise _wrong(value, go_type)
 
     return step
 
 
 def _boolean(value: Any) -> Any:
     if type(value) is not bool:
-        raise _MismatchError(json_type(value), "bool")
+        raise _wrong(value, "bool")
     return value
 
 
@@ -440,12 +451,16 @@ def _float(value: Any) -> Any:
     if type(value) is int:
         return value
     if type(value) is not float:
-        raise _MismatchError(json_type(value), "float64")
+        raise _wrong(value, "float64")
     return int(value) if value.is_integer() and abs(value) < 1e21 else value
 
 
 def _int_or_string(value: Any) -> Any:
-    return value if type(value) is str else _integer("i")(value)
+    try:
+        return value if type(value) is str else _integer("i")(value)
+    except _MismatchError as error:
+        error.own = True
+        raise
 
 
 def _quantity(value: Any) -> Any:
@@ -462,7 +477,7 @@ _QUANTITY_RULE: Final = "quantities must match the regular expression '^([+-]?[0
 
 def _time(value: Any) -> Any:
     if type(value) is not str:
-        raise _MismatchError(json_type(value), "string")
+        raise _wrong(value, "string", own=True)
     if _TIME.fullmatch(value) and value != "0001-01-01T00:00:00Z":
         return value
     try:
@@ -474,7 +489,7 @@ def _time(value: Any) -> Any:
 
 def _micro_time(value: Any) -> Any:
     if type(value) is not str:
-        raise _MismatchError(json_type(value), "string")
+        raise _wrong(value, "string", own=True)
     if _MICRO.fullmatch(value):
         return value
     if _MICRO_ELSEWHERE.fullmatch(value):
@@ -520,7 +535,7 @@ def _time_error(text: str, layout: str, parts: Sequence[tuple[str, str]] = _LAYO
 
 def _bytes(value: Any) -> Any:
     if type(value) is not str:
-        raise _MismatchError(json_type(value), "[]uint8")
+        raise _wrong(value, "[]uint8")
     try:
         raw = b64decode(value, validate=True)
     except (binascii.Error, ValueError):
@@ -540,7 +555,8 @@ def _lenient_bytes(value: str) -> str:
     if wrong is None:
         padding = value.find("=")
         wrong = padding if padding >= 0 and padding % 4 < 2 else len(value) // 4 * 4 if padding < 0 else padding + 1
-    raise DecodeError(f"illegal base64 data at input byte {wrong}")
+    problem = f"illegal base64 data at input byte {wrong}"
+    raise DecodeError(problem, f"error decoding from json: {problem}")
 
 
 def _object(value: Any) -> Any:

@@ -15,7 +15,7 @@ from tiphys.api.schemas import schema_of
 from tiphys.machinery.meta import split_api_version
 from tiphys.machinery.normalize import normalize
 from tiphys.machinery.patch.errors import BadPatchError, PatchError
-from tiphys.machinery.patch.json import apply_json_patch
+from tiphys.machinery.patch.json import apply_json_patch, field_problems
 from tiphys.machinery.patch.merge import apply_merge_patch, create_merge_patch
 from tiphys.machinery.patch.strategic import apply_strategic_patch
 
@@ -163,6 +163,16 @@ STRATEGIC = {
         {"tolerations": [{"key": "b"}]},
         {"tolerations": [{"key": "b"}]},
     ),
+    "directives for what is not there": (
+        {"containers": containers("a")},
+        {"containers": [{"name": "a", "resources": {"$patch": "replace", "limits": {"cpu": "1"}}}]},
+        {"containers": containers("a")},
+    ),
+    "values go from any list": (
+        {"containers": [{"name": "a", "args": ["x", "y"]}]},
+        {"containers": [{"name": "a", "$deleteFromPrimitiveList/args": ["x"]}]},
+        {"containers": [{"name": "a", "args": ["y"]}]},
+    ),
     "null deletes": ({"nodeName": "n", "hostname": "h"}, {"nodeName": None}, {"hostname": "h"}),
 }
 
@@ -182,6 +192,21 @@ def test_primitives_merge_and_are_deleted_by_value() -> None:
     assert removed["metadata"]["finalizers"] == ["b"]
 
 
+def test_fields_of_operations() -> None:
+    text = b'[{"op":"add","path":"/a","value":1,"extra":2,"op":"add"},null,{"op":"remove","path":"/b","Path":"x"}]'
+    assert field_problems(text) == [
+        'json patch unknown field "[0].extra"',
+        'json patch duplicate field "[0].op"',
+        'json patch unknown field "[2].Path"',
+    ]
+
+
+@pytest.mark.parametrize("kind", ["move", "copy"])
+def test_nothing_becomes_the_whole_document(kind: str) -> None:
+    with pytest.raises(PatchError):
+        apply_json_patch({"a": {}}, [{"op": kind, "path": "", "from": "/a"}])
+
+
 @pytest.mark.parametrize(
     ("patch", "error", "message"),
     [
@@ -192,7 +217,9 @@ def test_primitives_merge_and_are_deleted_by_value() -> None:
             "merging lists cannot yet be specified in the patch",
         ),
         ({"securityContext": {"$patch": "frob"}}, PatchError, "unknown patch type: frob in map: map[$patch:frob]"),
-        ({"$setElementOrder/containers": "x"}, BadPatchError, "invalid patch format of setElementOrder list"),
+        ({"$setElementOrder/containers": "x"}, PatchError, "expected a []interface {}, but received a string"),
+        ({"$setElementOrder/containers": ["a"]}, PatchError, "value for key 0 is not a map"),
+        ({"$setElementOrder/containers": [{}]}, PatchError, "map: map[] does not contain declared merge key: name"),
         ({"$retainKeys": ["a"], "nodeName": "x"}, BadPatchError, "invalid patch format of retainKeys"),
     ],
 )

@@ -176,6 +176,8 @@ def ignored_fields(served: ServedResource, subresource: str) -> Node:
             paths = (("status",),) if strategy.has_status else ()
         else:
             paths = (("spec",),) if subresource == "status" else ()
+            if paths and strategy.status_alone:
+                paths = (("metadata",), *paths)
     root: Node = {}
     for path in paths:
         node = root

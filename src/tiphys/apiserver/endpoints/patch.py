@@ -32,7 +32,7 @@ from tiphys.machinery.field import Path
 from tiphys.machinery.meta import GroupKind, GroupVersionKind
 from tiphys.machinery.normalize import DecodeError, normalize_strictly
 from tiphys.machinery.patch.errors import BadPatchError, PatchError, show_map
-from tiphys.machinery.patch.json import apply_json_patch, operations_problem
+from tiphys.machinery.patch.json import apply_json_patch, field_problems, operations_problem
 from tiphys.machinery.patch.merge import apply_merge_patch
 from tiphys.machinery.patch.strategic import apply_strategic_patch
 from tiphys.machinery.schema import TypeSchema
@@ -107,6 +107,7 @@ class Patch:
         self._reported = False
         self.emptied = False  # see RequestContext
         self._body = api.request.body
+        self._operation_problems: list[str] = []
         try:
             self._patch: Any = decode_json(self._body)
         except ValueError as error:
@@ -130,6 +131,8 @@ class Patch:
                         f"{MAX_OPERATIONS}, got {len(self._patch)}",
                     )
                 )
+            if self._mode != IGNORE:
+                self._operation_problems = field_problems(self._body)
             return
         if self._patch is None:
             if self._media == MERGE_PATCH:
@@ -165,6 +168,9 @@ class Patch:
 
     def _normal(self, patched: Object, current: Object) -> Object:
         self._check_kind(patched)
+        metadata = patched.get("metadata")
+        if isinstance(metadata, dict) and metadata.get("managedFields") == []:
+            patched["metadata"] = {**metadata, "managedFields": [{}]}  # it says: forget who owned what
         patched["kind"], patched["apiVersion"] = self._kind.kind, self._kind.api_version
         if self._schema is None:
             return patched
@@ -176,7 +182,7 @@ class Patch:
         except DecodeError as error:
             self._check_fields(patched, current)  # which comes first
             if self._media == STRATEGIC_PATCH:
-                problem = field.invalid(Path("patch"), show_map(self._patch), _restore_error(str(error)))
+                problem = field.invalid(Path("patch"), show_map(self._patch), error.converted)
             else:
                 problem = field.invalid(Path("patch"), self._text(patched), str(error))
             raise invalid(GroupKind("", ""), "", [problem]) from None
@@ -204,7 +210,8 @@ class Patch:
         else:
             ordered = dict(sorted(patched.items()))
             for operation in self._patch:
-                ordered = _sorted_path(ordered, str(operation.get("path", "")).split("/")[1:-1])
+                for name in ("from", "path"):
+                    ordered = _sorted_path(ordered, str(operation.get(name, "")).split("/")[1:-1])
         return encode_json(ordered).decode()
 
     def _check_fields(self, patched: Object, current: Object, *, doubtful: bool = True) -> None:
@@ -212,6 +219,8 @@ class Patch:
             return
         # What the patch left alone is the current version's own.
         touched = {name: value for name, value in patched.items() if value is not current.get(name)}
+        if self._media == MERGE_PATCH and doubtful:
+            touched = _sorted_along(touched, self._patch)
         problems = strict_problems(touched, self._schema) if doubtful else []
         if self._media == STRATEGIC_PATCH:
             problems.sort()
@@ -219,6 +228,7 @@ class Patch:
             found = strict_problems(self._patch, self._schema, self._body, only_known=True)
             duplicates = [one for one in found if one.startswith("dup")]
             problems = duplicates + problems
+        problems = self._operation_problems + problems
         if not problems:
             return
         if self._mode == STRICT:
@@ -242,28 +252,15 @@ def _sorted_along(value: Any, patch: Any) -> Any:
 
 
 def _sorted_path(value: Any, path: list[str]) -> Any:
+    if isinstance(value, list) and path and path[0].isdigit() and int(path[0]) < len(value):
+        at = int(path[0])
+        return [*value[:at], _sorted_path(value[at], path[1:]), *value[at + 1 :]]
     if not isinstance(value, dict):
         return value
     ordered = {key: value[key] for key in sorted(value)}
     if path and path[0] in ordered:
         ordered[path[0]] = _sorted_path(ordered[path[0]], path[1:])
     return ordered
-
-
-def _restore_error(message: str) -> str:
-    """Strategic merge puts its result into the type by another decoder, with other words."""
-    prefix = "json: cannot unmarshal "
-    if not message.startswith(prefix):
-        return message
-    found, _, rest = message[len(prefix) :].partition(" ")
-    wanted = rest.rpartition(" of type ")[2]
-    if wanted.startswith("[]"):
-        return f"cannot restore slice from {found}"
-    if wanted.startswith("map["):
-        return f"cannot restore map from {found}"
-    if wanted in ("int32", "int64", "bool", "string", "float64"):
-        return f"unrecognized type: {wanted}"
-    return f"cannot restore struct from: {'int64' if found == 'number' else found}"
 
 
 def _rejected(message: str) -> StatusError:

@@ -69,6 +69,17 @@ class GarbageCollection(Enum):
     UNSUPPORTED = "unsupported"
 
 
+OWN_METADATA: Final = (
+    "labels",
+    "annotations",
+    "finalizers",
+    "ownerReferences",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "selfLink",
+)
+
+
 class NameRule(Enum):
     """Which names a resource allows (Kubernetes: "Object Names and IDs")."""
 
@@ -220,6 +231,8 @@ class Strategy:
     garbage_collection: ClassVar[GarbageCollection] = GarbageCollection.BACKGROUND
     # Field paths a write through a subresource ("" the main one) does not own, for managedFields.
     reset_fields: ClassVar[Mapping[str, Sequence[tuple[str, ...]]]] = {}
+    # Whether a write of the status leaves the object's own labels, annotations, finalizers and owners as they were.
+    status_alone: ClassVar[bool] = False
     # The part of new objects that many have in common, being made from one template; `validate_rest` goes with it.
     template_part: ClassVar[str] = ""
     # Where the object has a pod spec, if it has one.
@@ -288,7 +301,13 @@ class Strategy:
 
     # --- status and other subresources that write the object itself -------------------------------
     def prepare_for_status_update(self, ctx: RequestContext, new: Object, old: Object) -> None:
-        """Keep everything but status. Labels, annotations and finalizers may change too, as upstream allows."""
+        """Keep everything but status; labels, annotations and finalizers may change where the kind allows it."""
+        if self.status_alone:
+            known, metadata = old["metadata"], new["metadata"]
+            for name in OWN_METADATA:
+                metadata.pop(name, None)
+                if name in known:
+                    metadata[name] = known[name]
         for key in {*new, *old} - {"status", "metadata", "kind", "apiVersion"}:
             if key in old:
                 new[key] = old[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Final
@@ -10,6 +11,7 @@ from tiphys.machinery.patch.errors import BadPatchError, PatchError
 
 # More operations than these in one patch are refused by the server with 413.
 MAX_OPERATIONS: Final = 10_000
+FIELDS: Final = frozenset({"op", "path", "from", "value"})
 
 
 def apply_json_patch(doc: Any, operations: Any) -> Any:
@@ -34,6 +36,8 @@ def operations_problem(operations: Any) -> str:
     if not isinstance(operations, list):
         return f"json: cannot unmarshal {_json_type(operations)} into Go value of type []handlers.jsonPatchOp"
     for operation in operations:
+        if operation is None:
+            continue  # decoded to an operation without anything
         if not isinstance(operation, dict):
             return f"json: cannot unmarshal {_json_type(operation)} into Go value of type handlers.jsonPatchOp"
         for name in ("op", "path", "from"):
@@ -44,12 +48,34 @@ def operations_problem(operations: Any) -> str:
     return ""
 
 
+def field_problems(body: bytes) -> list[str]:
+    """Fields of operations that are given twice or mean nothing, in the order of the text.
+
+    `body` is the text of a list of operations. https://kubernetes.io/docs/reference/using-api/api-concepts/#field-validation
+    """
+    found: list[str] = []
+    for index, operation in enumerate(json.loads(body, object_pairs_hook=_Members) or ()):
+        seen: set[str] = set()
+        for name, _ in operation or ():
+            if name not in FIELDS:
+                found.append(f'json patch unknown field "[{index}].{name}"')
+            elif name in seen:
+                found.append(f'json patch duplicate field "[{index}].{name}"')
+            seen.add(name)
+    return found
+
+
+class _Members(list[tuple[str, Any]]):
+    """The members of an object as they stand in the text."""
+
+
 def _json_type(value: Any) -> str:
     names = {dict: "object", list: "array", str: "string", bool: "bool", int: "number", float: "number"}
     return names.get(type(value), "null")
 
 
-def _apply(holder: dict[str, Any], operation: Mapping[str, Any]) -> None:
+def _apply(holder: dict[str, Any], operation: Mapping[str, Any] | None) -> None:
+    operation = operation or {}
     kind = operation.get("op")
     path = operation.get("path")
     if not isinstance(path, str):
@@ -63,6 +89,12 @@ def _apply(holder: dict[str, Any], operation: Mapping[str, Any]) -> None:
             # Of an object also a member that is not there yet.
             container, key = _container(holder, path)
             _set(container, key, _value(operation))
+        case "add" | "move" | "copy" if "/" not in path:
+            raise PatchError("the whole document can only be replaced")
+        case "move" | "copy" if "/" not in _source(operation):
+            raise PatchError("the whole document cannot be put into itself")
+        case "replace" if "/" not in path and not isinstance(operation.get("value"), (dict, list)):
+            raise PatchError("a document is an object")
         case "move":
             value = _get(holder, _source(operation))
             _remove(holder, _source(operation))

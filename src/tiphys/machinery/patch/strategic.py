@@ -22,6 +22,14 @@ DIRECTIVE: Final = "$patch"
 RETAIN_KEYS: Final = "$retainKeys"
 DELETE_LIST: Final = "$deleteFromPrimitiveList/"
 ELEMENT_ORDER: Final = "$setElementOrder/"
+_GO_TYPES: Final = {
+    str: "string",
+    bool: "bool",
+    int: "int64",
+    float: "float64",
+    dict: "map[string]interface {}",
+    list: "[]interface {}",
+}
 
 
 def apply_strategic_patch(doc: Map, patch: Map, schema: TypeSchema) -> Map:
@@ -43,12 +51,12 @@ def _merge_map(original: Map, patch: Map, schema: TypeSchema | None) -> Map:
             continue
         name = key.removeprefix(DELETE_LIST)
         deletes = name != key
-        if deletes:
-            _check_primitives(value)
         if value is None:
             out.pop(name, None)
         elif name not in out or not _same_shape(out[name], value):
-            if not deletes:
+            if _is_directive(value):
+                out.pop(name, None)
+            elif not deletes:
                 out[name] = without_directives(value)
         elif isinstance(value, dict):
             out[name] = _merge_child(out[name], value, schema, name)
@@ -65,7 +73,12 @@ def _directive(patch: Map) -> Map:
         return {key: value for key, value in patch.items() if key != DIRECTIVE}
     if what == "delete":
         return {}
-    raise PatchError(f"unknown patch type: {show_map(what)} in map: {show_map(patch)}")
+    raise _unknown_directive(what, patch)
+
+
+def _unknown_directive(what: Any, patch: Map) -> PatchError:
+    shown = what if isinstance(what, str) else f"%!s({_GO_TYPES.get(type(what), '')}={show_map(what)})"
+    return PatchError(f"unknown patch type: {shown} in map: {show_map(patch)}")
 
 
 def _same_shape(left: Any, right: Any) -> bool:
@@ -118,17 +131,17 @@ def _merge_list_field(
     original: list[Any], patch: list[Any], schema: TypeSchema | None, name: str, deletes: bool
 ) -> Any:
     one = _field(schema, name)
+    if deletes and not _holds_maps(original, patch):
+        return [item for item in original if item not in patch]
     if one is None or "merge" not in one.patch_strategy:
         return original if deletes else patch
-    return _merge_list(original, patch, one, deletes)
+    return _merge_list(original, patch, one)
 
 
-def _merge_list(original: list[Any], patch: list[Any], one: FieldSchema, deletes: bool) -> list[Any]:
+def _merge_list(original: list[Any], patch: list[Any], one: FieldSchema) -> list[Any]:
     if not original and not patch:
         return original
     if not _holds_maps(original, patch):
-        if deletes:
-            return [item for item in original if item not in patch]
         merged = list(dict.fromkeys([*original, *patch]))
         return _in_order(merged, patch, original, "")
     key = one.patch_merge_key
@@ -144,9 +157,7 @@ def _merge_list(original: list[Any], patch: list[Any], one: FieldSchema, deletes
 
 def _holds_maps(*lists: Sequence[Any]) -> bool:
     """Do the lists hold maps? Raises PatchError when they hold maps and something else, or lists."""
-    kinds = {
-        dict if isinstance(item, dict) else list if isinstance(item, list) else str for one in lists for item in one
-    }
+    kinds = {type(item) for one in lists for item in one}
     if list in kinds:
         raise PatchError("lists of lists are not supported")
     if len(kinds) > 1:
@@ -170,7 +181,7 @@ def _special_items(original: list[Any], patch: list[Any], key: str) -> tuple[lis
         elif what == "merge":
             raise PatchError("merging lists cannot yet be specified in the patch")
         else:
-            raise PatchError(f"unknown patch type: {show_map(what)} in map: {show_map(item)}")
+            raise _unknown_directive(what, item)
     return kept, plain, replaced
 
 
@@ -235,21 +246,41 @@ def _ordered_lists(original: Map, patch: Map, schema: TypeSchema | None) -> tupl
         return original, patch
     rest = {key: value for key, value in patch.items() if key not in orders}
     for order_key in orders:
-        order = patch[order_key]
-        if not isinstance(order, list):
-            raise BadPatchError("invalid patch format of setElementOrder list")
         name = order_key.removeprefix(ELEMENT_ORDER)
         items = rest.pop(name, None)
-        server = original.get(name)
+        order, server = _list(patch[order_key]), original.get(name)
+        if items is not None:
+            _list(items)
         if server is None and items is None:
+            _field(schema, name)
             continue
         one = _field(schema, name)
         key = one.patch_merge_key if one is not None else ""
         if items is not None:
             _check_order(items, order, key)
-        merged = _merge_ordered(server, items, one)
+        merged = _merge_ordered(None if server is None else _list(server), items, one)
+        _check_keys(order, merged, key)
         original[name] = _in_order(merged, order, server or [], key)
     return original, rest
+
+
+def _list(value: Any) -> list[Any]:
+    """The value itself. Raises PatchError for one that is no list."""
+    if isinstance(value, list):
+        return value
+    found = "%!s(<nil>)" if value is None else _GO_TYPES.get(type(value), "string")
+    raise PatchError(f"expected a []interface {{}}, but received a {found}")
+
+
+def _check_keys(order: list[Any], items: list[Any], key: str) -> None:
+    """Where maps are ordered, the order is told by maps with their merge key."""
+    if not key or not any(isinstance(item, dict) for item in items):
+        return
+    for index, item in enumerate(order):
+        if not isinstance(item, dict):
+            raise PatchError(f"value for key {index} is not a map")
+        if key not in item:
+            raise _no_merge_key(item, key)
 
 
 def _merge_ordered(server: list[Any] | None, items: list[Any] | None, one: FieldSchema | None) -> list[Any]:
@@ -259,13 +290,19 @@ def _merge_ordered(server: list[Any] | None, items: list[Any] | None, one: Field
         return [item for item in without_directives(items) if item != {}]
     if one is None or "merge" not in one.patch_strategy:
         return items
-    return _merge_list(server, items, one, deletes=False)
+    return _merge_list(server, items, one)
 
 
 def _check_order(items: list[Any], order: list[Any], key: str) -> None:
     """The patch's items (but for deletions) must come in the order that the patch asks for."""
     if key and any(isinstance(one, dict) and key not in one for one in order):
         raise BadPatchError("invalid patch format of setElementOrder list")
+    if not order:
+        return
+    if key and not isinstance(order[0], dict):
+        raise PatchError(
+            f"expected a map[string]interface {{}}, but received a {_GO_TYPES.get(type(order[0]), 'string')}"
+        )
     wanted = [_identity(item, key) for item in order]
     at = 0
     for item in items:
@@ -279,11 +316,6 @@ def _check_order(items: list[Any], order: list[Any], key: str) -> None:
         at += 1
 
 
-def _check_primitives(value: Any) -> None:
-    if not isinstance(value, list):
-        raise BadPatchError("invalid patch format of primitive list")
-
-
 def without_directives(value: Any) -> Any:
     """A new subtree of the patch as it goes into the document: no directives, no nulls below it."""
     if isinstance(value, dict):
@@ -294,13 +326,16 @@ def without_directives(value: Any) -> Any:
 
 
 def _is_directive(item: Any) -> bool:
-    """An item that only tells what to do with the list."""
-    return isinstance(item, dict) and (item.get(DIRECTIVE) == "delete" or set(item) == {DIRECTIVE})
+    """What tells how to change something that is not there."""
+    return isinstance(item, dict) and DIRECTIVE in item
 
 
 def without_directives_map(value: Map) -> Map:
     return {
         key: without_directives(one)
         for key, one in value.items()
-        if one is not None and key not in {DIRECTIVE, RETAIN_KEYS} and not key.startswith((DELETE_LIST, ELEMENT_ORDER))
+        if one is not None
+        and not _is_directive(one)
+        and key not in {DIRECTIVE, RETAIN_KEYS}
+        and not key.startswith((DELETE_LIST, ELEMENT_ORDER))
     }

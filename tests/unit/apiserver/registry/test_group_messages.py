@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.unit.apiserver.registry.test_messages import judged
+from tests.unit.apiserver.registry.test_messages import NOW, RESOURCE, judged
+from tests.unit.apiserver.registry.test_strategies import NoObjects
+from tiphys.apiserver.authn.interface import UserInfo
+from tiphys.apiserver.registry.strategies import strategy_for
+from tiphys.apiserver.registry.strategy import RequestContext
 
 DEVICE = {"name": "d"}
 ANY_VERB = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"]}
@@ -257,3 +261,23 @@ CASES: dict[str, tuple[str, str, dict[str, Any], list[str]]] = {
 def test_the_words(case: tuple[str, str, dict[str, Any], list[str]]) -> None:
     group, plural, obj, wanted = case
     assert judged(plural, obj, group)[0] == sorted(wanted)
+
+
+@pytest.mark.parametrize(("plural", "alone"), [("resourceclaims", True), ("deployments", False)])
+def test_what_a_status_takes_along(plural: str, alone: bool) -> None:
+    group = "resource.k8s.io" if alone else "apps"
+    strategy = strategy_for(RESOURCE[group, plural])
+    old = {"metadata": {"name": "x", "annotations": {"a": "b"}}, "spec": {}, "status": {}}
+    new = {"metadata": {"name": "x", "annotations": {"c": "d"}}, "spec": {}, "status": {}}
+    strategy.prepare_for_status_update(RequestContext(user=UserInfo("me"), now=NOW, reader=NoObjects()), new, old)
+    assert new["metadata"]["annotations"] == ({"a": "b"} if alone else {"c": "d"})
+
+
+def test_what_may_not_change_is_printed_whole() -> None:
+    strategy = strategy_for(RESOURCE["storage.k8s.io", "volumeattachments"])
+    old = {"spec": {"attacher": "d", "nodeName": "n", "source": {"persistentVolumeName": "p"}}}
+    new = {"spec": {"attacher": "d", "nodeName": "m", "source": {"persistentVolumeName": "p"}}}
+    assert [str(error) for error in strategy.validate_update(new, old)] == [
+        'spec: Invalid value: {"Attacher":"d","Source":{"PersistentVolumeName":"p","InlineVolumeSpec":null},'
+        '"NodeName":"m"}: field is immutable'
+    ]

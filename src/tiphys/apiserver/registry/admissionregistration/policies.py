@@ -35,6 +35,7 @@ SPEC: Final = Path("spec")
 REASONS: Final = ("Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized")
 SUPPORTED_REASONS: Final = ("Forbidden", "Invalid", "RequestEntityTooLarge")
 ACTIONS: Final = ("Audit", "Deny", "Warn")
+CONDITION_STATUSES: Final = ("False", "True", "Unknown")
 MAX_AUDITS: Final = 20
 MAX_AUDIT_EXPRESSION: Final = 5 * 1024
 NOTHING: Final = "validations or auditAnnotations must contain at least one item"
@@ -84,6 +85,8 @@ class AdmissionPolicyStrategy(TableStrategy):
 class ValidatingAdmissionPolicyStrategy(AdmissionPolicyStrategy):
     """Expressions that judge."""
 
+    status_alone: ClassVar[bool] = True
+
     def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
         obj["status"] = {}
 
@@ -108,6 +111,10 @@ class ValidatingAdmissionPolicyStrategy(AdmissionPolicyStrategy):
         for index, audit in enumerate(audits):
             errors += _audit_errors(audit, name_of(obj), seen, where.index(index), expressions)
         return errors
+
+    def validate_status_update(self, new: Object, old: Object) -> list[FieldError]:
+        conditions = (new.get("status") or {}).get("conditions") or ()
+        return _condition_errors(conditions, Path("status").child("conditions"))
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         spec = spec_of(obj)
@@ -197,6 +204,20 @@ class ValidatingAdmissionPolicyBindingStrategy(AdmissionPolicyBindingStrategy):
             )
             errors.append(field.invalid(where, actions, detail))
         return errors
+
+
+def _condition_errors(conditions: Sequence[Json], path: Path) -> list[FieldError]:
+    errors: list[FieldError] = []
+    seen: set[str] = set()
+    for index, one in enumerate(conditions):
+        where, kind, status = path.index(index), one.get("type") or "", one.get("status") or ""
+        errors += validate_label_name(kind, where.child("type"))
+        if kind in seen:
+            errors.append(field.duplicate(where.child("type"), kind))
+        seen.add(kind)
+        if status not in CONDITION_STATUSES:
+            errors.append(field.not_supported(where.child("status"), status, CONDITION_STATUSES))
+    return errors
 
 
 def _param_kind_text(spec: Json) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from tiphys.apiserver.registry.flowcontrol.mandatory import mandatory_errors
 from tiphys.apiserver.registry.flowcontrol.rules import rule_errors
@@ -30,6 +30,8 @@ MAX_HASH_BITS: Final = 60
 
 class FlowSchemaStrategy(StatusStrategy):
     """Which requests go to which priority level."""
+
+    status_alone: ClassVar[bool] = True
 
     def default(self, obj: Object) -> None:
         spec = obj.setdefault("spec", {})
@@ -80,6 +82,8 @@ def _level_errors(spec: Json) -> list[FieldError]:
 
 class PriorityLevelConfigurationStrategy(StatusStrategy):
     """How many requests of a level run at once, and what happens to the others."""
+
+    status_alone: ClassVar[bool] = True
 
     def default(self, obj: Object) -> None:
         spec = obj.setdefault("spec", {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import ClassVar, Final
 
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
@@ -20,6 +20,8 @@ FAMILY_DETAIL: Final = "may specify no more than one IP for each IP family, i.e 
 
 class ServiceCIDRStrategy(StatusStrategy):
     """One or two CIDRs of different families; a second one may be added once."""
+
+    status_alone: ClassVar[bool] = True
 
     def validate(self, obj: Object) -> list[FieldError]:
         spec = spec_of(obj)
@@ -43,11 +45,9 @@ class ServiceCIDRStrategy(StatusStrategy):
                 return [field.invalid(CIDRS.index(0), now[0], IMMUTABLE)]
             return self.validate(new)
         if len(now) != len(before):
-            return [field.invalid(CIDRS, now, IMMUTABLE)]
-        for index, (text, known) in enumerate(zip(now, before, strict=True)):
-            if text != known:
-                return [field.invalid(CIDRS.index(index), text, IMMUTABLE)]
-        return []
+            return [field.invalid(CIDRS, now or None, IMMUTABLE)]
+        pairs = enumerate(zip(now, before, strict=True))
+        return [field.invalid(CIDRS.index(index), text, IMMUTABLE) for index, (text, known) in pairs if text != known]
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         return [name_of(obj), ",".join(spec_of(obj).get("cidrs") or ()), age(obj, now)]

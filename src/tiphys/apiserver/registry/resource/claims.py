@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Final
 from tiphys.apiserver.registry.kinds import StatusStrategy, TableStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.resource.devices import devices_errors
 from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
-from tiphys.apiserver.registry.validation.meta import validate_annotations, validate_immutable, validate_labels
+from tiphys.apiserver.registry.validation.internal import internal_form
+from tiphys.apiserver.registry.validation.meta import validate_annotations, validate_labels
 from tiphys.machinery import field
 from tiphys.machinery.errors import invalid
 from tiphys.machinery.field import FieldError, Path
@@ -62,6 +63,8 @@ def _default_request(request: Object) -> None:
 class ResourceClaimStrategy(StatusStrategy):
     """What a pod asks for never changes."""
 
+    status_alone: ClassVar[bool] = True
+
     initial_status: ClassVar[Mapping[str, Any]] = {}
 
     def default(self, obj: Object) -> None:
@@ -77,7 +80,7 @@ class ResourceClaimStrategy(StatusStrategy):
         return devices_errors(spec_of(obj).get("devices") or {}, SPEC.child("devices"))
 
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
-        return validate_immutable(spec_of(new), spec_of(old), SPEC)
+        return _spec_changed(new, old, "ResourceClaimSpec")
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         return [name_of(obj), _state(obj), age(obj, now)]
@@ -109,6 +112,13 @@ def _state(claim: Object) -> str:
         if status.get("reservedFor"):
             states.append("reserved")
     return ",".join(states)
+
+
+def _spec_changed(new: Object, old: Object, kind: str) -> list[FieldError]:
+    """The error of a spec that is not what it was. `kind`: its type, as messages print it."""
+    if spec_of(new) == spec_of(old):
+        return []
+    return [field.immutable(SPEC, internal_form(kind, spec_of(new)))]
 
 
 def _not_for_templates(metadata: Object) -> list[str]:
@@ -143,7 +153,7 @@ class ResourceClaimTemplateStrategy(TableStrategy):
         return errors + devices_errors(devices, SPEC.child("spec", "devices"))
 
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
-        return validate_immutable(spec_of(new), spec_of(old), SPEC)
+        return self.validate(new) + _spec_changed(new, old, "ResourceClaimTemplateSpec")
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         return [name_of(obj), age(obj, now)]

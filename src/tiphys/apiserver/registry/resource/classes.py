@@ -61,9 +61,10 @@ class ResourceSliceStrategy(TableStrategy):
 
     def validate(self, obj: Object) -> list[FieldError]:
         spec = spec_of(obj)
-        errors = driver_errors(spec.get("driver") or "", SPEC.child("driver"))
-        errors += _pool_errors(spec.get("pool") or {}, SPEC.child("pool"))
-        errors += _place_errors(spec)
+        return _pool_and_driver_errors(spec) + self._device_errors(spec)
+
+    def _device_errors(self, spec: Object) -> list[FieldError]:
+        errors = _place_errors(spec)
         counters, devices = spec.get("sharedCounters"), spec.get("devices") or ()
         if counters is not None and spec.get("devices") is not None:
             errors.append(field.invalid(SPEC, "", "only one of `sharedCounters` or `devices` is allowed"))
@@ -79,12 +80,12 @@ class ResourceSliceStrategy(TableStrategy):
         )
 
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
-        errors = self.validate(new)
         spec, known = spec_of(new), spec_of(old)
+        pool, old_pool = (spec.get("pool") or {}).get("name"), (known.get("pool") or {}).get("name")
+        errors = _pool_and_driver_errors(spec) + validate_immutable(pool, old_pool, SPEC.child("pool", "name"))
         for name in ("driver", "nodeName"):
             errors += validate_immutable(spec.get(name), known.get(name), SPEC.child(name))
-        pool, old_pool = (spec.get("pool") or {}).get("name"), (known.get("pool") or {}).get("name")
-        return errors + validate_immutable(pool, old_pool, SPEC.child("pool", "name"))
+        return errors + self._device_errors(spec)
 
     def warnings(self, obj: Object, old: Object | None) -> list[str]:
         driver = spec_of(obj).get("driver") or ""
@@ -101,6 +102,11 @@ class ResourceSliceStrategy(TableStrategy):
         spec = spec_of(obj)
         pool = (spec.get("pool") or {}).get("name") or ""
         return [name_of(obj), spec.get("nodeName") or "", spec.get("driver") or "", pool, age(obj, now)]
+
+
+def _pool_and_driver_errors(spec: Object) -> list[FieldError]:
+    errors = driver_errors(spec.get("driver") or "", SPEC.child("driver"))
+    return errors + _pool_errors(spec.get("pool") or {}, SPEC.child("pool"))
 
 
 def _name(item: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import ClassVar, Final
 from tiphys.apiserver.registry.kinds import TableStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
 from tiphys.apiserver.registry.tables import UNSET
+from tiphys.apiserver.registry.validation.internal import internal_form
 from tiphys.apiserver.registry.validation.meta import NOT_NEGATIVE, validate_immutable, validate_label_name
 from tiphys.apiserver.registry.validation.selectors import validate_label_selector
 from tiphys.apiserver.registry.validation.volumes import driver_name_errors
@@ -149,13 +150,13 @@ class CSINodeStrategy(TableStrategy):
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
         errors = self.validate(new)
         known = {one.get("name"): one for one in spec_of(old).get("drivers") or ()}
-        for index, driver in enumerate(spec_of(new).get("drivers") or ()):
+        for driver in spec_of(new).get("drivers") or ():
             before = known.get(driver.get("name"))
             if before is None:
                 continue
             rest = {key: value for key, value in driver.items() if key != "allocatable"}
             if rest != {key: value for key, value in before.items() if key != "allocatable"}:
-                errors.append(field.invalid(SPEC.child("drivers").index(index), dict(driver), "field is immutable"))
+                errors.append(field.immutable(SPEC.child("drivers"), internal_form("CSINodeDriver", rest)))
         return errors
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:

@@ -10,7 +10,7 @@ from tiphys.apiserver.registry.core.persistentvolumes import inline_volume_error
 from tiphys.apiserver.registry.kinds import StatusStrategy, TableStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.storage.storageclasses import parameters_errors, provisioner_errors
 from tiphys.apiserver.registry.strategy import Cell, Object, RequestContext, age
-from tiphys.apiserver.registry.validation.meta import validate_immutable
+from tiphys.apiserver.registry.validation.internal import internal_form
 from tiphys.apiserver.registry.validation.volumes import driver_name_errors
 from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
@@ -22,6 +22,8 @@ PROTECTION: Final = "kubernetes.io/vac-protection"
 
 class VolumeAttachmentStrategy(StatusStrategy):
     """Which volume is to be attached to which node; never changes."""
+
+    status_alone: ClassVar[bool] = True
 
     allow_unconditional_update: ClassVar[bool] = False
     initial_status: ClassVar[Mapping[str, Any]] = {"attached": False}
@@ -35,7 +37,10 @@ class VolumeAttachmentStrategy(StatusStrategy):
         return errors
 
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
-        return self.validate(new) + validate_immutable(spec_of(new), spec_of(old), SPEC)
+        errors = self.validate(new)
+        if spec_of(new) != spec_of(old):
+            errors.append(field.immutable(SPEC, internal_form("VolumeAttachmentSpec", spec_of(new))))
+        return errors
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         spec = spec_of(obj)
@@ -78,10 +83,11 @@ class VolumeAttributesClassStrategy(TableStrategy):
         return errors + parameters_errors(obj.get("parameters") or {}, Path("parameters"), needed=True)
 
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
-        errors: list[FieldError] = []
-        for name in ("driverName", "parameters"):
-            errors += validate_immutable(new.get(name), old.get(name), Path(name))
-        return errors
+        names = ("driverName", "parameters")
+        changed = [name for name in names if (new.get(name) or None) != (old.get(name) or None)]
+        return self.validate(new) + [
+            field.forbidden(Path(name), f"updates to {name} are forbidden.") for name in changed
+        ]
 
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         return [name_of(obj), obj.get("driverName") or "", age(obj, now)]

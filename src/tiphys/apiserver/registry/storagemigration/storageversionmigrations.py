@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import ClassVar, Final
 
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
@@ -17,6 +17,8 @@ SPEC: Final = Path("spec")
 
 class StorageVersionMigrationStrategy(StatusStrategy):
     """Rules of migrations."""
+
+    status_alone: ClassVar[bool] = True
 
     def validate(self, obj: Object) -> list[FieldError]:
         resource = spec_of(obj).get("resource") or {}

@@ -163,6 +163,23 @@ TYPES: Final[Mapping[str, str]] = {
     "Quobyte:x ISCSI:x FlexVolume:x Cinder:x CephFS:x FC:x Flocker:x AzureFile:x VsphereVolume:x AzureDisk:x "
     "PhotonPersistentDisk:x PortworxVolume:x ScaleIO:x Local:*LocalVolume StorageOS:x CSI:x",
     "LocalVolume": "Path:s FSType:s*",
+    "ResourceClaimSpec": "Devices:DeviceClaim",
+    "ResourceClaimTemplateSpec": "+ObjectMeta Spec:ResourceClaimSpec",
+    "DeviceClaim": "Requests:[]DeviceRequest Constraints:[]DeviceConstraint Config:[]DeviceClaimConfiguration",
+    "DeviceRequest": "Name:s Exactly:*ExactDeviceRequest FirstAvailable:[]DeviceSubRequest",
+    "ExactDeviceRequest": "DeviceClassName:s Selectors:[]DeviceSelector AllocationMode:s Count:i AdminAccess:b* "
+    "Tolerations:[]Toleration Capacity:*CapacityRequirements",
+    "DeviceSubRequest": "Name:s DeviceClassName:s Selectors:[]DeviceSelector AllocationMode:s Count:i "
+    "Tolerations:[]Toleration Capacity:*CapacityRequirements",
+    "DeviceSelector": "CEL:*CELDeviceSelector",
+    "CELDeviceSelector": "Expression:s",
+    "CapacityRequirements": "Requests:x",
+    "DeviceConstraint": "Requests:x MatchAttribute:s* DistinctAttribute:s*",
+    "DeviceClaimConfiguration": "Requests:x Opaque:*OpaqueDeviceConfiguration",
+    "OpaqueDeviceConfiguration": "Driver:s Parameters:x",
+    "VolumeAttachmentSpec": "Attacher:s Source:VolumeAttachmentSource NodeName:s",
+    "VolumeAttachmentSource": "PersistentVolumeName:s* InlineVolumeSpec:x",
+    "CSINodeDriver": "Name:s NodeID:s TopologyKeys:x Allocatable:x",
     "FlowSchemaSpec": "PriorityLevelConfiguration:LocalObjectReference MatchingPrecedence:i "
     "DistinguisherMethod:*FlowDistinguisherMethod Rules:[]FlowRule",
     "FlowDistinguisherMethod": "Type:s",
