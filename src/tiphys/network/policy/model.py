@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tiphys.machinery.meta import ObjectName
@@ -22,11 +22,11 @@ class NamedPort:
 
     name: str
     protocol: str
+    # The nftables set of all pods' addresses and numbers of this port, without its family.
+    set_name: str = field(init=False, compare=False, repr=False)
 
-    @property
-    def set_name(self) -> str:
-        """The nftables set of all pods' addresses and numbers of this port, without its family."""
-        return f"port-{_digest(f'{self.protocol} {self.name}')}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "set_name", f"port-{_digest(f'{self.protocol} {self.name}')}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +47,12 @@ class Selection:
     pods: LabelSelector
     namespace: str = ""
     namespaces: LabelSelector | None = None
+    # The nftables set of the pods' addresses, without its family.
+    set_name: str = field(init=False, compare=False, repr=False)
 
-    @property
-    def set_name(self) -> str:
-        """The nftables set of the pods' addresses, without its family."""
+    def __post_init__(self) -> None:
         space = self.namespace if self.namespaces is None else f"[{self.namespaces}]"
-        return f"pods-{_digest(f'{space} {self.pods}')}"
+        object.__setattr__(self, "set_name", f"pods-{_digest(f'{space} {self.pods}')}")
 
     def covers(self, namespace: str, labels: Mapping[str, str]) -> bool:
         """Whether pods of a namespace with these labels can be meant."""

@@ -13,7 +13,7 @@ elements of the sets that are in use. A policy that selects no pod of this node 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -37,6 +37,16 @@ class Content:
     maps: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """One direction of a policy: its chain, its rules, and by set name whom they name."""
+
+    policy: Policy
+    chain: str
+    rules: tuple[str, ...]
+    sources: Mapping[str, Source]
+
+
 class PolicyState:
     """The policies of one node. One thread. `versions`: the IP versions of pods."""
 
@@ -47,6 +57,9 @@ class PolicyState:
         self._policies: dict[str, dict[ObjectName, Policy]] = defaultdict(dict)
         self._local: set[ObjectName] = set()
         self._members: dict[Source, dict[ObjectName, PodFacts]] = {}
+        # What was worked out for the policies and combinations in use; a pod of this node changes few of them.
+        self._compiled: dict[tuple[ObjectName, str], _Compiled] = {}
+        self._combinations: dict[tuple[tuple[ObjectName, ...], str], tuple[str, tuple[str, ...]]] = {}
         self._selected: dict[ObjectName, Selected] = {}
         self._dirty_sources: set[Source] = set()
         self._rules_changed = True
@@ -187,11 +200,14 @@ class PolicyState:
 
     def _fill(self, source: Source) -> None:
         """The members of a source that comes into use."""
-        spaces: Iterable[str] = self._pods
-        if isinstance(source, Selection) and source.namespaces is None:
-            spaces = (source.namespace,)
-        found = (pod for space in spaces for pod in self._pods.get(space, {}).values())
-        self._members[source] = {pod.name: pod for pod in found if self._belongs(source, pod)}
+        if isinstance(source, NamedPort):
+            found = [pod for pods in self._pods.values() for pod in pods.values() if self._belongs(source, pod)]
+        else:  # a namespace is judged once, not with each of its pods
+            spaces = [source.namespace] if source.namespaces is None else list(self._pods)
+            meant = [each for each in spaces if source.covers(each, self._namespaces.get(each, {}))]
+            pods = (pod for space in meant for pod in self._pods.get(space, {}).values())
+            found = [pod for pod in pods if source.pods.matches(pod.labels)]
+        self._members[source] = {pod.name: pod for pod in found}
 
     def _set_names(self, source: Source) -> list[str]:
         return [in_family(source.set_name, version) for version in self.versions]
@@ -208,29 +224,37 @@ class PolicyState:
         """Maps and chains from the selected policies, and the sets those use."""
         want = Content(maps={f"{name}{version}": {} for name in (INGRESS, EGRESS) for version in self.versions})
         own: dict[int, set[str]] = {version: set() for version in self.versions}
-        used: dict[tuple[ObjectName, str], Policy] = {}
+        compiled: dict[tuple[ObjectName, str], _Compiled] = {}
+        combinations: dict[tuple[tuple[ObjectName, ...], str], tuple[str, tuple[str, ...]]] = {}
         for name in self._local:
             pod = self._pods[name.namespace][name]
             for direction, policies in zip((INGRESS, EGRESS), self._selected[name], strict=True):
                 if policies is None:
                     continue
-                chain = layout.combination_chain(policies, direction)
-                if chain not in want.chains:
-                    want.chains[chain] = ()  # filled below, when it is known which policies have rules
-                    used.update({(each, direction): self._policies[name.namespace][each] for each in policies})
-                    want.chains[chain] = self._combination(policies, direction)
+                key = (policies, direction)
+                if key not in combinations:
+                    combinations[key] = self._combinations.get(key) or self._combination(policies, direction)
+                    for each in policies:
+                        if (each, direction) not in compiled:
+                            compiled[each, direction] = self._compile(each, direction)
+                chain, rules = combinations[key]
+                want.chains[chain] = rules
                 for ip in pod.ips:
                     version = layout.family_of(ip)
                     if version in own:
                         want.maps[f"{direction}{version}"][ip] = f"goto {chain}"
                         own[version].add(f"{ip} . {ip}")
-        sources: set[Source] = set()
-        for (name, direction), policy in used.items():
-            want.chains[layout.policy_chain(name, direction)] = layout.policy_rules(policy, direction, self.versions)
-            for rule in (policy.ingress if direction == INGRESS else policy.egress) or ():
-                sources.update(rule.selections)
-                sources.update(rule.named_ports)
-        for source in self._members.keys() - sources:
+        want.chains.update({each.chain: each.rules for each in compiled.values()})
+        sources: dict[str, Source] = {}
+        for found in compiled.values():
+            sources.update(found.sources)
+        self._use(want, sources.values())
+        want.sets.update({f"self{version}": frozenset(texts) for version, texts in own.items()})
+        self._want, self._compiled, self._combinations = want, compiled, combinations
+
+    def _use(self, want: Content, sources: Collection[Source]) -> None:
+        """Know the members of exactly these sources, and put their sets into the content."""
+        for source in self._members.keys() - set(sources):
             del self._members[source]
         for source in sources:
             if source not in self._members:
@@ -238,12 +262,24 @@ class PolicyState:
                 want.sets.update(self._elements(source))
             else:
                 want.sets.update({each: self._want.sets[each] for each in self._set_names(source)})
-        want.sets.update({f"self{version}": frozenset(texts) for version, texts in own.items()})
-        self._want = want
+
+    def _compile(self, name: ObjectName, direction: str) -> _Compiled:
+        policy = self._policies[name.namespace][name]
+        known = self._compiled.get((name, direction))
+        if known is not None and known.policy is policy:
+            return known
+        sources: dict[str, Source] = {}
+        for rule in (policy.ingress if direction == INGRESS else policy.egress) or ():
+            named: tuple[Source, ...] = (*rule.selections, *rule.named_ports)
+            sources.update({each.set_name: each for each in named})
+        rules = layout.policy_rules(policy, direction, self.versions)
+        return _Compiled(policy, layout.policy_chain(name, direction), rules, sources)
 
     @staticmethod
-    def _combination(policies: Iterable[ObjectName], direction: str) -> tuple[str, ...]:
-        return (*(f"jump {layout.policy_chain(each, direction)}" for each in policies), "drop")
+    def _combination(policies: Sequence[ObjectName], direction: str) -> tuple[str, tuple[str, ...]]:
+        """The chain of the pods these policies select, and its rules."""
+        jumps = (f"jump {layout.policy_chain(each, direction)}" for each in policies)
+        return layout.combination_chain(policies, direction), (*jumps, "drop")
 
 
 def difference(have: Content, want: Content, only_sets: set[str] | None) -> str:
