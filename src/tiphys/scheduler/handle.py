@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 from tiphys.api.core.v1 import Pod
 from tiphys.base.clock import Clock
@@ -49,6 +49,10 @@ class Events(Protocol):
     def event(self, obj: Pod, type_: str, reason: str, message: str) -> None: ...
 
 
+# Starts work beside the scheduling loop; its errors are its own.
+Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]], str], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Handle:
     """The scheduler as its plugins see it."""
@@ -62,6 +66,7 @@ class Handle:
     random: Random
     scheduler_name: str
     extenders: Extenders = field(default_factory=Extenders)
+    spawn: Spawn = lambda work, name: None  # work beside the scheduling loop
     writes: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(16)
     )  # what binding cycles write at once

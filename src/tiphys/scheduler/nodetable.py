@@ -160,6 +160,13 @@ class NodeTable:
         assert info is not None
         return info.node.metadata.name
 
+    def node_in_view(self, index: int) -> Node:
+        """The node at a place of the arrays as they are now."""
+        row = self._window.start + index if isinstance(self._window, slice) else int(self._window[index])
+        info = self.rows[row]
+        assert info is not None
+        return info.node
+
     def column(self, label: str) -> LabelColumn:
         """A label of all nodes; `label_ids` is the part in view."""
         column = self._columns.get(label)

@@ -36,7 +36,7 @@ from tiphys.scheduler.extender import ExtenderError, Extenders, Opinion
 from tiphys.scheduler.framework.diagnosis import Unschedulable
 from tiphys.scheduler.framework.interface import CycleState, PostFilterResult, Refusal
 from tiphys.scheduler.framework.runner import Framework, best_row
-from tiphys.scheduler.handle import Events
+from tiphys.scheduler.handle import Events, Spawn
 from tiphys.scheduler.nodetable import Mask
 from tiphys.scheduler.nominator import NominatedPods
 from tiphys.scheduler.podinfo import PodInfo
@@ -48,9 +48,6 @@ log = get_logger(__name__)
 
 OTHER_WRITES: Final = 16  # at once, besides bindings
 SAMPLED: Final = 0.1  # share of the cycles in which each plugin's time is measured
-
-# Starts work beside the scheduling loop; its errors are its own.
-Spawn = Callable[[Callable[[], Coroutine[Any, Any, None]], str], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,16 @@ class Scheduler:
             self._recorders[profile.scheduler_name] = recorder
             name, clock = profile.scheduler_name, self._clock
             handle = Handle(
-                client, informers, namespaces, self.nominated, recorder, clock, random, name, self._extenders
+                client,
+                informers,
+                namespaces,
+                self.nominated,
+                recorder,
+                clock,
+                random,
+                name,
+                self._extenders,
+                self._spawn,
             )
             made = make_plugins(profile, handle, ownership.selector, plugins)
             self.frameworks[profile.scheduler_name] = Framework(profile.scheduler_name, made)

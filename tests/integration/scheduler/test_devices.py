@@ -10,7 +10,7 @@ import msgspec
 
 from tests.integration.client.server import api_server
 from tests.integration.scheduler.test_scheduling import create_node, create_pod, eventually, get_pod, messages
-from tiphys.api.core.v1 import Namespace
+from tiphys.api.core.v1 import Namespace, Node, Pod
 from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.api.resource.v1 import DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice
 from tiphys.base.clock import SystemClock
@@ -282,3 +282,52 @@ async def test_a_pod_is_bound_when_its_device_was_made_ready() -> None:
         assert await placed(client, "p") == ["n1"]
         told = await messages(client, "p", "FailedScheduling")
         assert any("failed: example.com/broken" in text for text in told)
+
+
+async def test_devices_serve_extended_resources_where_nodes_do_not_count_them() -> None:
+    """KEP-5004: by the class's own name for it, and by the name that every class has."""
+    async with cluster() as client:
+        await create_class(client, "gpu", extendedResourceName="example.com/gpu")
+        await create_node(client, "plain")
+        await create_node(client, "drawn")
+        await create_slice(client, "drawn", gpu("a"), gpu("b"), gpu("c"))
+        limits = {"limits": {"example.com/gpu": "2"}}
+        implicit = {"limits": {"deviceclass.resource.kubernetes.io/gpu": "1"}}
+        containers = [
+            {"name": "one", "image": "app", "resources": limits},
+            {"name": "two", "image": "app", "resources": implicit},
+        ]
+        init = [{"name": "first", "image": "app", "resources": limits}]
+        raw = {
+            "metadata": {"name": "p", "namespace": "default"},
+            "spec": {"containers": containers, "initContainers": init},
+        }
+        await client.create(msgspec.convert(raw, Pod))
+        assert await placed(client, "p") == ["drawn"]
+        told = (await get_pod(client, "p")).status.extended_resource_claim_status
+        assert told is not None
+        assert [(each.container_name, each.request_name) for each in told.request_mappings] == [
+            ("one", "container-1-request-0"),
+            ("two", "container-2-request-0"),
+            ("first", "container-1-request-0"),
+        ]
+        claim = await claim_of(client, told.resource_claim_name)
+        assert sorted(devices_of(claim)) == [
+            "container-1-request-0=a",
+            "container-1-request-0=b",
+            "container-2-request-0=c",
+        ]
+        assert [user.name for user in claim.status.reserved_for] == ["p"]
+        # Nothing is left; a node that counts the resource itself serves the next.
+        raw = {"metadata": {"name": "q", "namespace": "default"}, "spec": {"containers": containers[:1]}}
+        await client.create(msgspec.convert(raw, Pod))
+
+        async def rejected() -> bool:
+            return any("cannot allocate all claims" in text for text in await messages(client, "q", "FailedScheduling"))
+
+        await eventually(rejected)
+        plugin = {"example.com/gpu": "2", "cpu": "4", "memory": "8Gi", "pods": "110"}
+        status = {"status": {"capacity": plugin, "allocatable": plugin}}
+        await client.patch(Node, ObjectName("", "plain"), status, subresource="status")
+        assert await placed(client, "q") == ["plain"]
+        assert (await get_pod(client, "q")).status.extended_resource_claim_status is None

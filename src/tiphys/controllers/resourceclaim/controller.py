@@ -28,6 +28,7 @@ from tiphys.machinery.meta import ObjectName
 
 FINALIZER: Final = "resource.kubernetes.io/delete-protection"
 POD_CLAIM_NAME: Final = "resource.kubernetes.io/pod-claim-name"
+EXTENDED: Final = "resource.kubernetes.io/extended-resource-claim"  # made by the scheduler
 MANAGER: Final = "ResourceClaimController"
 BY_POD: Final = "pod"
 
@@ -62,6 +63,9 @@ class ResourceClaimController(Controller[Key]):
         self._templates.add_handler(self._template_added)
 
     def _pod_changed(self, pod: Pod) -> None:
+        extended = pod.status.extended_resource_claim_status
+        if extended is not None:
+            self.queue.add(Key("claim", ObjectName(pod.metadata.namespace, extended.resource_claim_name)))
         if not pod.spec.resource_claims:
             return
         self.queue.add(Key("pod", key_of(pod)))
@@ -205,7 +209,8 @@ class ResourceClaimController(Controller[Key]):
     async def _has_served(self, claim: ResourceClaim) -> bool:
         """Whether the claim was made for a pod that is done; one that is gone is the garbage collector's."""
         owner = controller_of(claim)
-        if owner is None or owner.kind != "Pod" or POD_CLAIM_NAME not in claim.metadata.annotations:
+        made_for_pods = {POD_CLAIM_NAME, EXTENDED} & claim.metadata.annotations.keys()
+        if owner is None or owner.kind != "Pod" or not made_for_pods:
             return False
         pod = self._pods.lister.get(ObjectName(claim.metadata.namespace, owner.name))
         return pod is not None and pod.metadata.uid == owner.uid and is_done(pod)

@@ -165,6 +165,11 @@ class ClaimManager:
 
 def _wishes(pod: Pod, container: AnyContainer) -> Iterator[tuple[str, str]]:
     """(claim, request) of what a container names; none for a claim whose template says that none is needed."""
+    extended = pod.status.extended_resource_claim_status
+    if extended is not None:
+        for mapping in extended.request_mappings:
+            if mapping.container_name == container.name:
+                yield extended.resource_claim_name, mapping.request_name
     if isinstance(container, EphemeralContainer) or container.resources is None:
         return
     names = claim_names(pod)
@@ -177,6 +182,9 @@ def claim_names(pod: Pod) -> dict[str, str]:
     """The names of the claims by the names the pod has for them; one whose template needed none is left out."""
     statuses = {one.name: one.resource_claim_name for one in pod.status.resource_claim_statuses}
     wishes = {wish.name: wish.resource_claim_name or statuses.get(wish.name) for wish in pod.spec.resource_claims}
+    if pod.status.extended_resource_claim_status is not None:
+        # Of the extended resources that devices serve; the pod has no name for it.
+        wishes[""] = pod.status.extended_resource_claim_status.resource_claim_name
     return {wish: name for wish, name in wishes.items() if name}
 
 

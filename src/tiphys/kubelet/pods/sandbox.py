@@ -75,7 +75,7 @@ async def make_sandbox(services: PodServices, pod: Pod, attempt: int) -> tuple[c
 
 
 async def _prepare_claims(services: PodServices, pod: Pod) -> None:
-    if not pod.spec.resource_claims:
+    if not pod.spec.resource_claims and pod.status.extended_resource_claim_status is None:
         return
     try:
         await services.claims.prepare(pod)

@@ -82,6 +82,7 @@ def make_pod_status(pod: Pod, runtime: RuntimePod, inputs: StatusInputs) -> PodS
         qos_class=old.qos_class or qos_class(pod),
         nominated_node_name=old.nominated_node_name,
         resource_claim_statuses=old.resource_claim_statuses,
+        extended_resource_claim_status=old.extended_resource_claim_status,
         allocated_resources={name: str(amount) for name, amount in granted.items()},
         resources=(inputs.resources or own) if own is not None else None,
     )

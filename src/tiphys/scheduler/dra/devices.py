@@ -6,6 +6,7 @@ from weakref import WeakKeyDictionary
 
 from tiphys.api.resource.v1 import ResourceClaim, ResourceSlice
 from tiphys.client import Informers
+from tiphys.scheduler.dra.extended import ExtendedResources
 from tiphys.scheduler.dra.inventory import Inventory
 from tiphys.scheduler.dra.ledger import Ledger
 from tiphys.scheduler.dra.selectors import Selectors
@@ -18,6 +19,7 @@ class Devices:
         self.ledger = Ledger()
         self.selectors = Selectors()
         self.answers: dict[tuple[object, ...], dict[str, bool]] = {}
+        self.extended = ExtendedResources(informers)
         self._inventory: Inventory | None = None
         claims = informers.of(ResourceClaim)
         slices = informers.of(ResourceSlice)

@@ -17,6 +17,7 @@ from tiphys.api.storage.v1 import CSINode, StorageClass
 from tiphys.client import Lister
 from tiphys.machinery.time import parse_duration
 from tiphys.scheduler.config import Profile
+from tiphys.scheduler.dra.devices import devices_of
 from tiphys.scheduler.framework.interface import Plugin
 from tiphys.scheduler.handle import Handle
 from tiphys.scheduler.plugins.default_binder import DefaultBinder
@@ -75,6 +76,7 @@ def _fit(making: Making) -> Plugin:
         resources=_resources(scoring),
         ignored_resources=frozenset(making.args.get("ignoredResources") or ()),
         ignored_groups=frozenset(making.args.get("ignoredResourceGroups") or ()),
+        served=devices_of(making.handle.informers).extended,
     )
 
 

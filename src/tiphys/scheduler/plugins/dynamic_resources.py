@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import ClassVar, Final
@@ -21,18 +22,19 @@ from typing import ClassVar, Final
 import numpy as np
 from msgspec.structs import replace
 
-from tiphys.api.core.v1 import Node
+from tiphys.api.core.v1 import Node, Pod
 from tiphys.api.resource.v1 import (
     AllocationResult,
     DeviceClass,
     ResourceClaim,
     ResourceClaimConsumerReference,
 )
-from tiphys.client import key_of
-from tiphys.machinery.errors import ConflictError
+from tiphys.client import Preconditions, key_of
+from tiphys.machinery.errors import ConflictError, NotFoundError
 from tiphys.machinery.meta import ObjectName
 from tiphys.scheduler.dra.allocator import Allocator, Given
 from tiphys.scheduler.dra.devices import devices_of
+from tiphys.scheduler.dra.extended import Asked, claim_for, owner_of, status_patch, without_plugin
 from tiphys.scheduler.dra.inventory import DeviceId, Inventory, Offer
 from tiphys.scheduler.dra.readiness import readiness
 from tiphys.scheduler.dra.requests import ClaimError, Wanted, wanted_of
@@ -59,6 +61,7 @@ from tiphys.scheduler.podinfo import PodInfo
 REASON_CANNOT: Final = "cannot allocate all claims"
 REASON_ELSEWHERE: Final = "resourceclaim not available on the node"
 BINDING_TIMEOUT: Final = timedelta(seconds=600)
+BY_POD: Final = "extended resources of pod"
 LOOK_AGAIN: Final = 5.0  # seconds after which devices that are awaited are looked at without an event
 FINALIZER: Final = "resource.kubernetes.io/delete-protection"
 MAX_USERS: Final = 256  # of one claim
@@ -68,12 +71,23 @@ MAX_REMEMBERED: Final = 200  # kinds of claims
 
 @dataclass(slots=True)
 class PodClaims:
-    """A pod's claims: those that have devices, and what the others want."""
+    """A pod's claims: those that have devices, and what the others want.
+
+    What it asks of extended resources that devices serve becomes one more claim, which is not the same on all nodes.
+    """
 
     allocated: list[ResourceClaim]
     wanted: list[Wanted]
+    asked: tuple[Asked, ...] = ()
     chosen: dict[str, AllocationResult] = field(default_factory=dict)  # by claim uid, from Reserve on
     failure: str = ""
+    extended: dict[tuple[Asked, ...], Wanted] = field(default_factory=dict)
+    reserved: tuple[Asked, ...] = ()  # of `asked`, on the node that was chosen
+    made: ResourceClaim | None = None  # the claim for that, once there is one
+
+    @property
+    def wants(self) -> bool:
+        return bool(self.wanted or self.asked)
 
 
 CLAIMS: Final[StateKey[PodClaims]] = StateKey("DynamicResources")
@@ -94,6 +108,11 @@ def concerns(pod: PodInfo, old: object, new: object) -> bool:
     return named or any(owner.uid == pod.uid for owner in metadata.owner_references)
 
 
+def counts_itself(pod: PodInfo, _old: object, _new: object) -> bool:
+    """A node may begin to count a resource that devices serve elsewhere."""
+    return any("/" in name for name in pod.requests)
+
+
 class DynamicResources:
     name: ClassVar[str] = "DynamicResources"
     requeue_on: ClassVar[Requeue] = {
@@ -102,6 +121,7 @@ class DynamicResources:
         Event.DEVICE_CLASS: always,
         Event.NODE_ADD: always,
         Event.NODE_LABEL: always,
+        Event.NODE_ALLOCATABLE: counts_itself,
         Event.TARGET_POD_UPDATE: always,
     }
 
@@ -115,6 +135,7 @@ class DynamicResources:
         self._informer = handle.informers.of(ResourceClaim)
         self._informer.add_handler(None, lambda _, __: self._changed.set(), lambda _: self._changed.set())
         self._claims = self._informer.lister
+        self._informer.add_index(BY_POD, owner_of)
         self._nodes = handle.informers.of(Node).lister
         classes = handle.informers.of(DeviceClass).lister
         self._class: Callable[[str], DeviceClass | None] = lambda name: classes.get(ObjectName("", name))
@@ -157,11 +178,13 @@ class DynamicResources:
         return found
 
     def pre_filter(self, state: CycleState, pod: PodInfo, nodes: NodeTable) -> Refusal | Skip | None:
-        if not pod.pod.spec.resource_claims:
+        served = self._devices.extended
+        extended = any(served.class_of(name) is not None for name in pod.requests)
+        if not pod.pod.spec.resource_claims and not extended:
             return SKIP
         try:
             claims = self._claims_of(pod)
-            found = PodClaims([], [])
+            found = PodClaims([], [], served.asked_by(pod.pod) if extended else ())
             for claim in claims:
                 if claim.metadata.uid in self._devices.ledger.in_flight:
                     # Another pod that shares it is being bound; it says where in a moment.
@@ -184,7 +207,7 @@ class DynamicResources:
             selector = claim.status.allocation.node_selector if claim.status.allocation is not None else None
             if selector is not None:
                 reached &= selector_mask(nodes, selector)
-        served = self._served(claims, nodes, reached) if claims.wanted else reached
+        served = self._served(pod, claims, nodes, reached) if claims.wants else reached
 
         def explain(rejected: Mask) -> list[Reason]:
             reasons = [
@@ -195,29 +218,41 @@ class DynamicResources:
 
         return Verdict(reached & served, explain)
 
-    def _served(self, claims: PodClaims, nodes: NodeTable, among: Mask) -> Mask:
+    def _served(self, pod: PodInfo, claims: PodClaims, nodes: NodeTable, among: Mask) -> Mask:
         """Rows where all wanted claims can have devices."""
         inventory = self._devices.inventory()
         self._note_changes(inventory)
-        signature = tuple(each.signature for each in claims.wanted)
         if len(self._devices.answers) > MAX_REMEMBERED:
             self._devices.answers.clear()
-        known = self._devices.answers.setdefault(signature, {})
         elsewhere = [(offer, self._reach(offer, nodes)) for offer in inventory.elsewhere]
         result = np.zeros(nodes.width, dtype=np.bool_)
-        for row in np.flatnonzero(among & nodes.alive):
-            name = nodes.name_of(int(row))
-            own = inventory.by_node.get(name, ())
-            if not own and not elsewhere:
+        for row in np.flatnonzero(among & nodes.alive).tolist():
+            node = nodes.node_in_view(row)
+            wanted = self._wanted_on(node, pod, claims)
+            own = inventory.by_node.get(node.metadata.name, ())
+            if not wanted or not (own or elsewhere):
+                result[row] = not wanted
                 continue
-            answer = known.get(name) if not elsewhere else None
+            known = self._devices.answers.setdefault(tuple(each.signature for each in wanted), {})
+            answer = known.get(node.metadata.name) if not elsewhere else None
             if answer is None:
                 offers = [*own, *(offer for offer, mask in elsewhere if mask is None or mask[row])]
-                answer = self._allocate(claims, offers) is not None
+                answer = self._allocate(claims, wanted, offers) is not None
                 if not elsewhere and not claims.failure:
-                    known[name] = answer
+                    known[node.metadata.name] = answer
             result[row] = answer
         return result
+
+    def _wanted_on(self, node: Node, pod: PodInfo, claims: PodClaims) -> Sequence[Wanted]:
+        """What has to be found for the pod on a node."""
+        if not claims.asked:
+            return claims.wanted
+        asked = without_plugin(node, claims.asked)
+        if not asked:
+            return claims.wanted
+        if asked not in claims.extended:
+            claims.extended[asked] = wanted_of(claim_for(pod.pod, asked), self._class)
+        return [*claims.wanted, claims.extended[asked]]
 
     def _note_changes(self, inventory: Inventory) -> None:
         """Forget what was worked out for nodes whose devices changed hands."""
@@ -239,10 +274,12 @@ class DynamicResources:
             return None
         return selector_mask(nodes, offer.selector)
 
-    def _allocate(self, claims: PodClaims, offers: Sequence[Offer]) -> list[list[Given]] | None:
+    def _allocate(
+        self, claims: PodClaims, wanted: Sequence[Wanted], offers: Sequence[Offer]
+    ) -> list[list[Given]] | None:
         try:
             allocator = Allocator(self._devices.inventory(), self._devices.ledger, self._devices.selectors, offers)
-            return allocator.allocate(claims.wanted)
+            return allocator.allocate(wanted)
         except SelectorError as error:
             claims.failure = str(error)
             return None
@@ -251,13 +288,16 @@ class DynamicResources:
 
     def reserve(self, state: CycleState, pod: PodInfo, node: str) -> Refusal | None:
         claims = state.get(CLAIMS)
-        if claims is None or not claims.wanted:
+        known = self._nodes.get(ObjectName("", node))
+        if claims is None or not claims.wants or known is None:
             return None
-        given = self._allocate(claims, self._offers_of(node))
+        wanted = self._wanted_on(known, pod, claims)
+        claims.reserved = without_plugin(known, claims.asked)
+        given = self._allocate(claims, wanted, self._offers_of(node))
         if given is None:
             return Refusal(claims.failure or REASON_CANNOT)
         now = self._clock.now().replace(microsecond=0)
-        for each, devices in zip(claims.wanted, given, strict=True):
+        for each, devices in zip(wanted, given, strict=True):
             allocation = allocation_of(each.claim, devices, self._class, now, node)
             claims.chosen[each.claim.metadata.uid] = allocation
             self._devices.ledger.assume(each.claim.metadata.uid, allocation)
@@ -284,8 +324,13 @@ class DynamicResources:
 
     def unreserve(self, state: CycleState, pod: PodInfo, node: str) -> None:
         claims = state.get(CLAIMS)
-        for uid in list(claims.chosen) if claims is not None else ():
+        if claims is None:
+            return
+        for uid in claims.chosen:
             self._devices.ledger.forget(uid)
+        if claims.made is not None:
+            made, claims.made = claims.made, None
+            self._handle.spawn(lambda: self._take_away(made), f"take away {key_of(made)}")
 
     async def pre_bind(self, state: CycleState, pod: PodInfo, node: str) -> Refusal | None:
         claims = state.get(CLAIMS)
@@ -298,11 +343,39 @@ class DynamicResources:
             if isinstance(result, str):
                 return Refusal(result)
             written.append(result)
+        if claims.reserved:
+            result = await self._make_extended(pod, claims)
+            if isinstance(result, str):
+                return Refusal(result)
+            written.append(result)
         for claim in written:
             failure = await self._made_ready(claim)
             if failure:
                 return Refusal(failure)
         return None
+
+    async def _make_extended(self, pod: PodInfo, claims: PodClaims) -> ResourceClaim | str:
+        """Make the claim for extended resources, and have the pod's status say so; or why that fails."""
+        for old in self._claims.by_index(BY_POD, pod.uid):
+            await self._take_away(old)  # of a binding that came to nothing
+        wanted = claims.extended[claims.reserved].claim
+        chosen = claims.chosen[wanted.metadata.uid]
+        async with self._handle.writes:
+            claims.made = await self._client.create(replace(wanted, metadata=replace(wanted.metadata, uid="")))
+            result = await self._write(claims.made, chosen, pod)
+            self._devices.ledger.forget(wanted.metadata.uid)
+            if isinstance(result, str):
+                return result
+            claims.made = result
+            patch = status_patch(pod.pod, result.metadata.name, claims.reserved)
+            await self._client.patch(Pod, pod.key, patch, subresource="status")
+        return result
+
+    async def _take_away(self, claim: ResourceClaim) -> None:
+        """Its devices are free at once; what is left of it the controller of claims removes."""
+        with suppress(NotFoundError):
+            await self._give_back(await self._client.get(ResourceClaim, key_of(claim)))
+            await self._client.delete(ResourceClaim, key_of(claim), only_if=Preconditions(uid=claim.metadata.uid))
 
     async def _made_ready(self, claim: ResourceClaim) -> str:
         """Wait for the devices of a claim; why they will not be ready, after they were given back."""

@@ -6,6 +6,7 @@ Strategies: LeastAllocated spreads, MostAllocated packs, RequestedToCapacityRati
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
@@ -13,7 +14,8 @@ from typing import ClassVar, Final, NamedTuple
 import numpy as np
 
 from tiphys.api.core.v1 import Node
-from tiphys.scheduler.framework.events import Event, Requeue
+from tiphys.scheduler.dra.extended import ExtendedResources
+from tiphys.scheduler.framework.events import Event, Requeue, always
 from tiphys.scheduler.framework.interface import MAX_SCORE, CycleState, Reason, Verdict
 from tiphys.scheduler.nodetable import Mask, NodeTable, Numbers
 from tiphys.scheduler.podinfo import CPU, MEMORY, PODS, PodInfo, amounts
@@ -78,7 +80,11 @@ def fits_now(pod: PodInfo, _old: object, new: object) -> bool:
     if not isinstance(new, Node):
         return True
     there = amounts(new.status.allocatable)
-    return there.get(PODS, 0.0) >= 1 and all(there.get(name, 0.0) >= amount for name, amount in pod.requests.items())
+    return there.get(PODS, 0.0) >= 1 and all(
+        # Devices may serve what the node does not count.
+        there.get(name, math.inf if "/" in name else 0.0) >= amount
+        for name, amount in pod.requests.items()
+    )
 
 
 def frees_resources(pod: PodInfo, old: object, new: object) -> bool:
@@ -103,14 +109,17 @@ class NodeResourcesFit:
         Event.POD_DELETE: frees_resources,
         Event.POD_UPDATE: frees_resources,
         Event.TARGET_POD_UPDATE: asks_less,
+        Event.DEVICE_CLASS: always,
     }
     scorer: Callable[[Numbers, Numbers], Numbers] = least_allocated
     resources: tuple[ResourceWeight, ...] = DEFAULT_RESOURCES
     ignored_resources: frozenset[str] = frozenset()
     ignored_groups: frozenset[str] = frozenset()  # prefixes of extended resources, without the slash
+    served: ExtendedResources | None = None  # where a node does not count such a resource, DynamicResources decides
 
     def filter(self, state: CycleState, pod: PodInfo, nodes: NodeTable) -> Verdict | None:
-        passed = nodes.follow(("fits", id(self), pod.request_key), lambda: self._fits(pod, nodes))
+        version = self.served.version if self.served is not None else 0
+        passed = nodes.follow(("fits", id(self), version, pod.request_key), lambda: self._fits(pod, nodes))
 
         def explain(rejected: Mask) -> list[Reason]:
             full = rejected & (nodes.requested[PODS_ROW] >= nodes.allocatable[PODS_ROW])
@@ -118,6 +127,8 @@ class NodeResourcesFit:
             for name in filter(self._counts, pod.requests):
                 number, amount = nodes.resource_id(name), pod.requests[name]
                 short = rejected & (nodes.allocatable[number] - nodes.requested[number] < amount)
+                if self._is_served(name):
+                    short &= nodes.allocatable[number] > 0
                 # Where even an empty node is too small evicting does not help.
                 reasons.append(Reason(f"Insufficient {name}", short, nodes.allocatable[number] >= amount))
             return [reason for reason in reasons if reason.rows.any()]
@@ -128,8 +139,13 @@ class NodeResourcesFit:
         passed: Mask = nodes.requested[PODS_ROW] < nodes.allocatable[PODS_ROW]
         for name in filter(self._counts, pod.requests):
             number = nodes.resource_id(name)
-            passed &= nodes.allocatable[number] - nodes.requested[number] >= pod.requests[name]
+            enough = nodes.allocatable[number] - nodes.requested[number] >= pod.requests[name]
+            passed &= enough | (nodes.allocatable[number] <= 0) if self._is_served(name) else enough
         return passed
+
+    def _is_served(self, name: str) -> bool:
+        """Whether devices serve the resource where nodes do not count it."""
+        return self.served is not None and self.served.class_of(name) is not None
 
     def score(self, state: CycleState, pod: PodInfo, nodes: NodeTable, feasible: Mask) -> Numbers | None:
         """How full the node would be, by the strategy: the weighted mean over the resources."""
