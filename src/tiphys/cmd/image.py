@@ -30,11 +30,12 @@ from tiphys.cmd.status import table
 from tiphys.runtime.errors import RuntimeFault
 from tiphys.runtime.images.archive import ArchiveError, import_archive
 from tiphys.runtime.images.assemble import PAUSE_IMAGE
-from tiphys.runtime.images.build import BuildError, build
+from tiphys.runtime.images.build import build
 from tiphys.runtime.images.dockerfile import DockerfileError
 from tiphys.runtime.images.layers import LayerError
 from tiphys.runtime.images.pull import Credentials, Puller
 from tiphys.runtime.images.reference import InvalidReference, parse
+from tiphys.runtime.images.stage import BuildError
 from tiphys.runtime.images.store import Image, ImageStore
 from tiphys.runtime.images.system import system_image_name
 from tiphys.runtime.options import RegistryOptions

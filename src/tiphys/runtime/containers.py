@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +18,14 @@ import msgspec
 
 from tiphys.api.cri import api_pb2
 from tiphys.base.log import get_logger
-from tiphys.runtime import filesystems, linux, monitors, process
+from tiphys.runtime import filesystems, linux, process
+from tiphys.runtime.container import STATES, Container
+from tiphys.runtime.endings import exit_code, read_exit_file, was_out_of_memory
 from tiphys.runtime.errors import FailedPrecondition, InvalidArgument, NotFound, RuntimeFault
 from tiphys.runtime.node import Node, now
 from tiphys.runtime.oci import Monitor, OCIError
 from tiphys.runtime.prepare import Joined, Request, prepare
+from tiphys.runtime.remains import clean_up, discard, finish_start, sweep_away
 from tiphys.runtime.signals import signal_number
 from tiphys.runtime.spec.mounts import SandboxFiles
 from tiphys.runtime.spec.resources import merge, oci_resources
@@ -31,46 +33,8 @@ from tiphys.runtime.state import ContainerRecord, Records, SandboxRecord, new_id
 
 log = get_logger(__name__)
 
-# Exit codes as the kubelet knows them: could not be started; ended while nobody watched.
+# Exit code of what could not be started, as the kubelet knows it.
 START_ERROR = 128
-UNKNOWN_EXIT = 255
-# conmon writes the exit code a few milliseconds after the process has ended.
-EXIT_FILE_WAIT = 5.0
-# How long a monitor may take for what it was about when the runtime that started it was killed.
-MONITOR_WAIT = 30.0
-
-
-class Container:
-    """One container in memory: its record, and an event that is set when it has ended and is cleaned up."""
-
-    def __init__(self, record: ContainerRecord, handler: str) -> None:
-        self.record = record
-        self.handler = handler
-        self.config = api_pb2.ContainerConfig.FromString(record.config)
-        self.lock = asyncio.Lock()
-        self.ended = asyncio.Event()  # the process is gone and its exit code known
-        self.clean = asyncio.Event()  # nothing of it is left in the kernel
-        self.exit_written = asyncio.Event()
-        self.watch: process.ExitWatch | None = None
-        self.finishing = False
-
-    @property
-    def id(self) -> str:
-        return self.record.id
-
-    @property
-    def running(self) -> bool:
-        return self.record.state == "running"
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the container's first process; nothing happens when it is gone."""
-        with contextlib.suppress(ProcessLookupError, OSError):
-            handle = process.Handle.open(self.record.pid)
-            try:
-                if process.start_time(self.record.pid) == self.record.pid_started:
-                    signal.pidfd_send_signal(handle.fd, number)
-            finally:
-                handle.close()
 
 
 class Containers:
@@ -151,7 +115,7 @@ class Containers:
             request = Request(config, sandbox_config, image, files, joined)
             record = await self._node.blocking(self._create, record, request)
         except BaseException:
-            await asyncio.shield(self._node.blocking(self._discard, record))
+            await asyncio.shield(self._node.blocking(discard, self._node, self._records, record))
             raise
         container = Container(record, sandbox.runtime_handler)
         self._all[record.id] = container
@@ -174,7 +138,7 @@ class Containers:
                 pid = await self._node.blocking(self._start, container)
             except (OCIError, OSError) as error:
                 message = f"failed to create container task: {error}"
-                await self._node.blocking(self._clean_up, container)
+                await self._node.blocking(clean_up, self._node, container)
                 moment = now()
                 self._update(
                     container,
@@ -267,8 +231,8 @@ class Containers:
                     return
             if container.watch is not None:
                 container.watch.close()
-            code, moment, known = await self._exit_code(container)
-            oom = await self._node.blocking(self._was_out_of_memory, container.record)
+            code, moment, known = await exit_code(self._node, container)
+            oom = await self._node.blocking(was_out_of_memory, self._node, container.record)
             reason = "Completed" if code == 0 else "Error"
             message = ""
             if not known:
@@ -279,66 +243,13 @@ class Containers:
             moment = max(moment, container.record.started_at)
             self._update(container, state="exited", finished_at=moment, exit_code=code, reason=reason, message=message)
             container.ended.set()
-            await self._node.blocking(self._clean_up, container)
+            await self._node.blocking(clean_up, self._node, container)
             self._node.children.sweep()
         except Exception:
             log.exception("cleaning up after container %s failed", container.id)
         finally:
             container.finishing = False
             container.clean.set()
-
-    async def _exit_code(self, container: Container) -> tuple[int, int, bool]:
-        """(code, nanoseconds when, whether it is known)."""
-        found = self._read_exit_file(container.id)
-        if found is None:
-            await self._wait_for_monitor(container)
-            found = self._read_exit_file(container.id)
-        reaped = self._node.children.reap(container.record.pid)
-        if found is not None:
-            return *found, True
-        if reaped is not None:  # its monitor was killed and it became our child
-            return reaped, now(), True
-        return UNKNOWN_EXIT, now(), False
-
-    async def _wait_for_monitor(self, container: Container) -> None:
-        """Return when conmon has written the exit code, or is itself gone."""
-        try:
-            pid = int((self._node.options.bundle(container.id) / "conmon.pid").read_text())
-            handle = process.Handle.open(pid)
-        except (OSError, ValueError):
-            return
-        gone = asyncio.ensure_future(process.wait_for_exit(handle))
-        written = asyncio.ensure_future(container.exit_written.wait())
-        await asyncio.wait((gone, written), timeout=EXIT_FILE_WAIT, return_when=asyncio.FIRST_COMPLETED)
-        for waiter in (gone, written):
-            waiter.cancel()
-        await asyncio.gather(gone, written, return_exceptions=True)
-
-    def _read_exit_file(self, container_id: str) -> tuple[int, int] | None:
-        path = self._node.options.exits / container_id
-        try:
-            return int(path.read_text()), path.stat().st_mtime_ns
-        except (OSError, ValueError):
-            return None
-
-    def _was_out_of_memory(self, record: ContainerRecord) -> bool:
-        """The kernel's count while the group exists; conmon's mark when this runtime was not there."""
-        return (
-            self._node.cgroups.oom_kills(record.cgroup) > 0 or (self._node.options.bundle(record.id) / "oom").exists()
-        )
-
-    def _clean_up(self, container: Container) -> None:
-        """Free what an ended container holds in the kernel: processes, control groups, mounts, its monitor."""
-        record, bundle = container.record, self._node.options.bundle(container.id)
-        self._node.oci(container.handler).delete(record.id)
-        if self._node.cgroups.processes(record.cgroup):
-            self._node.cgroups.kill(record.cgroup)
-        self._node.cgroups.remove(record.cgroup)
-        linux.unmount(bundle / "rootfs")
-        filesystems.remove_mounts(self._node.options.mounts(container.id))
-        with contextlib.suppress(OSError, ValueError):
-            # conmon is our child if it was started by this process, and ends when the container has.
-            self._node.children.reap_within(int((bundle / "conmon.pid").read_text()), 2.0)
 
     # ---- stopping and removing
 
@@ -371,24 +282,8 @@ class Containers:
         async with container.lock:
             if self._all.get(container.id) is not container:
                 return
-            await self._node.blocking(self._discard, container.record)
+            await self._node.blocking(discard, self._node, self._records, container.record)
             del self._all[container.id]
-
-    def _discard(self, record: ContainerRecord) -> None:
-        """Everything of the container on disk, from a complete one to one that was hardly begun."""
-        options = self._node.options
-        bundle = options.bundle(record.id)
-        linux.unmount(bundle / "rootfs")
-        for place in (options.mounts(record.id), bundle / "layers"):
-            filesystems.remove_mounts(place)
-        for image_volume in (options.container_root(record.id) / "images").glob("*"):
-            linux.unmount(image_volume)
-        (options.exits / record.id).unlink(missing_ok=True)
-        self._records.remove(record.id)
-        shutil.rmtree(bundle, ignore_errors=True)
-        self._node.images.release(options.node, record.id)
-        if record.image_id and self._node.images.find(record.image_id) is None:
-            self._node.images.collect()
 
     # ---- changing
 
@@ -464,88 +359,33 @@ class Containers:
             broken += [path.name for path in bundles.iterdir() if path.name not in known]
         broken += [name for name in self._node.images.leases(self._node.options.node) if name not in known]
         for container_id in sorted(set(broken)):
-            await self._node.blocking(self._sweep_away, container_id)
+            await self._node.blocking(sweep_away, self._node, self._records, container_id)
         for record in records:
             sandbox = sandboxes.get(record.sandbox_id)
             if sandbox is None or record.state == "creating":
-                await self._node.blocking(self._sweep_away, record.id, record.cgroup)
+                await self._node.blocking(sweep_away, self._node, self._records, record.id, record.cgroup)
                 continue
             container = Container(record, sandbox.runtime_handler)
             self._all[record.id] = container
             if record.state == "exited":
                 container.ended.set()
-                await self._node.blocking(self._clean_up, container)
+                await self._node.blocking(clean_up, self._node, container)
                 container.clean.set()
             elif record.state == "starting":
                 await self._recover_starting(container)
             elif record.state == "running":
                 self._watch(container)
-                if self._read_exit_file(record.id) is not None:
+                if read_exit_file(self._node, record.id) is not None:
                     self._finish(container)
 
     async def _recover_starting(self, container: Container) -> None:
         """Killed while it started a container: what its monitor has made is started, the rest never will be."""
-        pid = await self._node.blocking(self._finish_start, container)
+        pid = await self._node.blocking(finish_start, self._node, container)
         if pid:
             self._update(container, state="running", pid=pid, pid_started=process.start_time(pid), started_at=now())
             self._watch(container)
-            if self._read_exit_file(container.id) is not None:
+            if read_exit_file(self._node, container.id) is not None:
                 self._finish(container)
             return
         # It never ran: it is as it was before, and may be started again.
         self._update(container, state="created")
-
-    def _finish_start(self, container: Container) -> int:
-        """The pid of the container's process once it has been started; 0 when it never was, and nothing of it is left.
-
-        Blocks.
-        """
-        runtime, bundle = self._node.oci(container.handler), self._node.options.bundle(container.id)
-        # The monitor goes on creating the container when nobody listens any more.
-        monitors.wait_for_pid(container.id, bundle / "pid", MONITOR_WAIT)
-        try:
-            pid = int((bundle / "pid").read_text())
-        except (OSError, ValueError):
-            pid = 0
-        alive = pid and (process.start_time(pid) or self._read_exit_file(container.id) is not None)
-        if alive and runtime.is_created(container.id):
-            try:
-                if not monitors.find(container.id):
-                    raise OCIError("it has lost its monitor")
-                runtime.start(container.id)
-            except (OCIError, OSError) as error:
-                log.warning("container %s was created and does not start: %s", container.id, error)
-                alive = 0
-        if alive:
-            return pid
-        monitors.kill(container.id)
-        runtime.delete(container.id)
-        self._node.cgroups.kill(container.record.cgroup)
-        self._node.cgroups.remove(container.record.cgroup)
-        for left in (bundle / "pid", bundle / "conmon.pid", self._node.options.exits / container.id):
-            left.unlink(missing_ok=True)
-        return 0
-
-    def _sweep_away(self, container_id: str, cgroup: str = "") -> None:
-        """A container without a usable record: whatever it left behind."""
-        bundle = self._node.options.bundle(container_id)
-        monitors.kill(container_id)
-        if not cgroup:
-            with contextlib.suppress(OSError, msgspec.MsgspecError, KeyError, TypeError):
-                cgroup = msgspec.json.decode((bundle / "config.json").read_bytes())["linux"]["cgroupsPath"]
-        self._node.oci("").delete(container_id)
-        if cgroup:
-            self._node.cgroups.kill(cgroup)
-            self._node.cgroups.remove(cgroup)
-        self._discard(
-            ContainerRecord(id=container_id, sandbox_id="", config=b"", resources=b"", created_at=0, state="creating")
-        )
-
-
-STATES = {
-    "creating": api_pb2.CONTAINER_CREATED,
-    "created": api_pb2.CONTAINER_CREATED,
-    "starting": api_pb2.CONTAINER_CREATED,
-    "running": api_pb2.CONTAINER_RUNNING,
-    "exited": api_pb2.CONTAINER_EXITED,
-}

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from tiphys.api.cri import api_pb2
-from tiphys.runtime.containers import STATES, Container
+from tiphys.runtime.container import STATES, Container
 from tiphys.runtime.sandboxes import Sandbox
 from tiphys.runtime.signals import to_cri
 

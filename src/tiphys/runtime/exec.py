@@ -26,7 +26,7 @@ from typing import Final
 import msgspec
 
 from tiphys.runtime import process
-from tiphys.runtime.containers import Container
+from tiphys.runtime.container import Container
 from tiphys.runtime.errors import DeadlineExceeded, RuntimeFault
 from tiphys.runtime.fdio import Reader, Writer
 from tiphys.runtime.node import Node

@@ -14,7 +14,8 @@ from tiphys import __version__
 from tiphys.api.cri import api_pb2
 from tiphys.base.log import get_logger
 from tiphys.runtime import convert
-from tiphys.runtime.containers import Container, Containers
+from tiphys.runtime.container import Container
+from tiphys.runtime.containers import Containers
 from tiphys.runtime.errors import InvalidArgument, NotFound, Unimplemented
 from tiphys.runtime.exec import Execs
 from tiphys.runtime.node import Node, now

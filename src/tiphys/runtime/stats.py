@@ -13,7 +13,7 @@ from typing import Final
 from tiphys.api.cri import api_pb2
 from tiphys.runtime import namespaces
 from tiphys.runtime.cgroups import Usage
-from tiphys.runtime.containers import Container
+from tiphys.runtime.container import Container
 from tiphys.runtime.images.store import disk_usage
 from tiphys.runtime.node import Node, now
 from tiphys.runtime.sandboxes import Sandbox

@@ -21,7 +21,8 @@ from tiphys.machinery.streaming import http, portforward, remotecommand
 from tiphys.machinery.streaming.bytestream import SocketStream
 from tiphys.machinery.streaming.remotecommand import STDERR, STDOUT, Session, Streams
 from tiphys.runtime import namespaces
-from tiphys.runtime.containers import Container, Containers
+from tiphys.runtime.container import Container
+from tiphys.runtime.containers import Containers
 from tiphys.runtime.errors import RuntimeFault
 from tiphys.runtime.exec import ExecProcess, Execs
 from tiphys.runtime.node import Node

@@ -9,8 +9,9 @@ import pytest
 
 from tests.e2e.runtime.harness import Client
 from tiphys.api.cri import api_pb2 as cri
-from tiphys.runtime.images.build import BuildError, build
+from tiphys.runtime.images.build import build
 from tiphys.runtime.images.dockerfile import DockerfileError
+from tiphys.runtime.images.stage import BuildError
 from tiphys.runtime.images.store import Image, ImageStore
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.unit.kubelet.builders import START, make_pod
 from tiphys.base.clock import FakeClock
 from tiphys.kubelet.pods.services import NodeFacts, PodServices
-from tiphys.kubelet.pods.worker import PodWorker
+from tiphys.kubelet.pods.volumes import CurrentVolumes
 from tiphys.kubelet.volumes.manager import PodVolumes
 from tiphys.kubelet.volumes.plugin import Mounted
 
@@ -36,11 +36,11 @@ async def test_a_change_while_volumes_are_set_up_is_not_lost(refresh_after: floa
     volumes = Volumes(refresh_after)
     services = SimpleNamespace(clock=FakeClock(START), volumes=volumes, node=NodeFacts())
     pod = make_pod()
-    worker = PodWorker(cast("PodServices", services), pod)
-    volumes.meanwhile = worker.objects_changed
-    await worker._current_volumes(pod)
+    current = CurrentVolumes(cast("PodServices", services))
+    volumes.meanwhile = current.look_now
+    await current.current(pod, (), 1.0)
     volumes.meanwhile = lambda: None
-    await worker._current_volumes(pod)
+    await current.current(pod, (), 1.0)
     assert volumes.count == 2
-    await worker._current_volumes(pod)
+    await current.current(pod, (), 1.0)
     assert volumes.count == 2

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
 from typing import Final
@@ -25,7 +25,7 @@ from typing import Final
 from tiphys.api.core.v1 import Pod
 from tiphys.api.cri import api_pb2 as cri
 from tiphys.base.log import get_logger
-from tiphys.kubelet.containers.errors import CRASH_LOOP_BACK_OFF, IMAGE_TROUBLE, StartError
+from tiphys.kubelet.containers.errors import IMAGE_TROUBLE, StartError
 from tiphys.kubelet.containers.starter import Place, start_container
 from tiphys.kubelet.containers.termination import termination_message
 from tiphys.kubelet.cri.client import CRIError
@@ -33,7 +33,6 @@ from tiphys.kubelet.cri.state import RuntimeContainer, RuntimePod
 from tiphys.kubelet.dra.manager import PrepareError
 from tiphys.kubelet.pod import (
     AnyContainer,
-    container_hash,
     container_named,
     describe,
     grace_period,
@@ -43,6 +42,7 @@ from tiphys.kubelet.pod import (
 )
 from tiphys.kubelet.pods.actions import PodActions, compute_pod_actions
 from tiphys.kubelet.pods.cleanup import collect_dead, remove_traces
+from tiphys.kubelet.pods.holds import Holds
 from tiphys.kubelet.pods.kill import kill_for_action, kill_pod
 from tiphys.kubelet.pods.restart import restart_trigger
 from tiphys.kubelet.pods.restart_all import is_restarting, restart_all, restarted
@@ -50,6 +50,7 @@ from tiphys.kubelet.pods.sandbox import SandboxError, make_sandbox, sandbox_conf
 from tiphys.kubelet.pods.services import PodServices
 from tiphys.kubelet.pods.starts import count_failed_start
 from tiphys.kubelet.pods.terminations import count_terminations
+from tiphys.kubelet.pods.volumes import CurrentVolumes
 from tiphys.kubelet.resize.pod_resize import PodResize
 from tiphys.kubelet.status.containers import CREATING, INITIALIZING, ContainerFacts, Waiting
 from tiphys.kubelet.status.pod_status import StatusInputs, Verdict, make_pod_status, rejected_status
@@ -57,7 +58,6 @@ from tiphys.kubelet.volumes.manager import MountError, PodVolumes
 from tiphys.kubelet.volumes.plugin import Mounted
 from tiphys.kubelet.waiting import unless, wait_event
 from tiphys.machinery.errors import StatusError
-from tiphys.machinery.time import format_duration
 
 log = get_logger(__name__)
 
@@ -72,14 +72,6 @@ class Phase(Enum):
     TERMINATING = "terminating"
     TERMINATED = "terminated"
     GONE = "gone"
-
-
-@dataclass(frozen=True, slots=True)
-class _Hold:
-    """A container whose start waits: why, and until when (monotonic seconds)."""
-
-    waiting: Waiting
-    until: float
 
 
 class PodWorker:
@@ -110,9 +102,8 @@ class PodWorker:
         self._stop = asyncio.Event()  # set once the pod must end: interrupts a start that takes long
         self._hurry = asyncio.Event()  # set when the grace period has become shorter
         self._dirty = True
-        self._holds: dict[str, _Hold] = {}
-        self._volumes: PodVolumes | None = None
-        self._volumes_due: float | None = None
+        self._holds = Holds(services, self._began)
+        self._volumes = CurrentVolumes(services)
         self._sandbox_config: cri.PodSandboxConfig | None = None
         self._retry = FIRST_RETRY
         self._delete_sent = False
@@ -131,8 +122,8 @@ class PodWorker:
 
     def objects_changed(self) -> None:
         """A ConfigMap or Secret of the pod has changed: bring the volumes up to date, try held starts again."""
-        self._volumes_due = 0.0
-        self._holds = {name: hold for name, hold in self._holds.items() if _is_back_off(hold)}
+        self._volumes.look_now()
+        self._holds.keep_back_offs()
         self._wake.set()
 
     def update(self, pod: Pod) -> None:
@@ -146,7 +137,7 @@ class PodWorker:
             self._grace = grace
             self._begin_stop()
         if before.metadata.annotations != pod.metadata.annotations or before.metadata.labels != pod.metadata.labels:
-            self._volumes_due = 0.0  # the downward API shows them
+            self._volumes.look_now()  # the downward API shows them
         self._wake.set()
 
     def remove(self) -> None:
@@ -166,13 +157,13 @@ class PodWorker:
     @property
     def mounted(self) -> Mapping[str, Mounted]:
         """The pod's volumes that are ready, by name."""
-        return self._volumes.mounted if self._volumes is not None else {}
+        return self._volumes.ready.mounted if self._volumes.ready is not None else {}
 
     def waiting_reason(self, name: str) -> str:
         """Why a container has not started, as a client is told who asks for its log."""
-        hold = self._holds.get(name)
-        if hold is not None:
-            return IMAGE_TROUBLE.get(hold.waiting.reason, hold.waiting.reason)
+        waiting = self._holds.waiting().get(name)
+        if waiting is not None:
+            return IMAGE_TROUBLE.get(waiting.reason, waiting.reason)
         return INITIALIZING if self.pod.spec.init_containers else CREATING
 
     # -- the loop ------------------------------------------------------------------------------------
@@ -267,10 +258,9 @@ class PodWorker:
         if acted:
             self._dirty = True
             return 0.0
-        waits = [hold.until - self.s.clock.monotonic() for hold in self._holds.values()]
+        waits = [*self._holds.left(), *self._volumes.left()]
         waits += [overdue] if overdue is not None else []
         waits += [self.resize.retry_at - self.s.clock.monotonic()] if self.resize.retry_at is not None else []
-        waits += [self._volumes_due - self.s.clock.monotonic()] if self._volumes_due is not None else []
         waits.append(self.s.config.sync_frequency.total_seconds())
         return max(0.0, min(waits))
 
@@ -295,7 +285,7 @@ class PodWorker:
                 return True
         for kill in actions.kill:
             await kill_for_action(self.s, pod, kill)
-        volumes = asyncio.ensure_future(self._current_volumes(pod))
+        volumes = asyncio.ensure_future(self._volumes.current(pod, self._pod_ips(pod), self._retry))
         try:
             made = await self._sandbox(pod, actions)
             ready = await unless(self._stop, volumes)
@@ -310,34 +300,6 @@ class PodWorker:
             started = await self._start(pod, container, actions, ready) or started
         await collect_dead(self.s, pod, self.runtime)
         return started or resized or bool(actions.kill)
-
-    async def _current_volumes(self, pod: Pod) -> PodVolumes:
-        """The pod's volumes, set up or brought up to date where that is due."""
-        due = self._volumes_due is not None and self._volumes_due <= self.s.clock.monotonic()
-        if self._volumes is not None and not due:
-            return self._volumes
-        self._volumes_due = None
-        try:
-            volumes = await self.s.volumes.set_up(
-                pod, host_ips=self.s.node.host_ips, allocatable=self.s.node.allocatable, pod_ips=self._pod_ips(pod)
-            )
-        except MountError as error:
-            for message in error.failures.values():
-                self.s.event(pod, "Warning", "FailedMount", message)
-            if self._volumes is None:
-                raise
-            # What is mounted stays as it is; only its renewal failed.
-            self._refresh_volumes_in(self._retry)
-            return self._volumes
-        self._volumes = volumes
-        if volumes.refresh_after is not None:
-            self._refresh_volumes_in(volumes.refresh_after)
-        return volumes
-
-    def _refresh_volumes_in(self, seconds: float) -> None:
-        """Look at the volumes again then; a change that was told while they were set up keeps its earlier turn."""
-        due = self.s.clock.monotonic() + seconds
-        self._volumes_due = due if self._volumes_due is None else min(self._volumes_due, due)
 
     async def _sandbox(self, pod: Pod, actions: PodActions) -> bool:
         """Make the sandbox when one is wanted; True when one was made."""
@@ -363,51 +325,25 @@ class PodWorker:
             pod_ips=self._pod_ips(pod),
             volumes=volumes,
         )
-        self._holds.pop(container.name, None)
+        self._holds.drop(container.name)
         self.resize.started(pod, container.name)
         try:
             await unless(self._stop, start_container(self.s, pod, container, self.runtime, place))
         except StartError as error:
             count_failed_start(pod)
-            self._hold(container, Waiting(error.reason, error.message), error.retry_after or START_RETRY)
+            waiting = Waiting(error.reason, error.message)
+            self._holds.add(container.name, waiting, error.retry_after or START_RETRY)
             self._report(self.s.status.with_status(self.pod))
         return True
 
     def _held(self, pod: Pod, container: AnyContainer) -> bool:
         """Whether the start must wait: for an earlier failure, or because the container keeps ending."""
-        hold = self._holds.get(container.name)
-        if hold is not None and hold.until > self.s.clock.monotonic():
+        if self._holds.active(container.name):
             return True
-        last = self.runtime.container(container.name)
-        if last is not None and last.running:
-            # Killed in this round, after the state was read: the end before this one counts, as upstream.
-            last = self.runtime.previous(container.name)
-        if last is None or not last.exited or last.finished_at is None:
-            return False
-        key = f"{self.uid}/{container.name}/{container_hash(container)}"
-        if last.restart_count and last.finished_at < self._began:
-            # It kept ending under a kubelet before this one: go on where that was.
-            self.s.crash_backoff.resume(key, last.restart_count, last.finished_at)
-        left = self.s.crash_backoff.remaining(key, last.finished_at)
-        if left <= timedelta(0):
-            self.s.crash_backoff.next(key, last.finished_at)
-            return False
-        period = format_duration(self.s.crash_backoff.period(key))
-        where = describe(pod)
-        self.s.event(
-            pod,
-            "Warning",
-            "BackOff",
-            f"Back-off restarting failed container {container.name} in pod {where}",
-            container,
-        )
-        message = f"back-off {period} restarting failed container={container.name} pod={where}"
-        self._hold(container, Waiting(CRASH_LOOP_BACK_OFF, message), left.total_seconds())
-        self._report(self.s.status.with_status(self.pod))
-        return True
-
-    def _hold(self, container: AnyContainer, waiting: Waiting, seconds: float) -> None:
-        self._holds[container.name] = _Hold(waiting, self.s.clock.monotonic() + seconds)
+        held = self._holds.back_off(pod, container, self.runtime)
+        if held:
+            self._report(self.s.status.with_status(self.pod))
+        return held
 
     # -- ending --------------------------------------------------------------------------------------
 
@@ -484,7 +420,7 @@ class PodWorker:
         else:
             facts = ContainerFacts(
                 runtime_name=self.s.node.runtime_name,
-                waiting={name: hold.waiting for name, hold in self._holds.items()},
+                waiting=self._holds.waiting(),
                 ready=lambda container: self.s.probes.ready(pod, container),
                 started=lambda container: self.s.probes.started(pod, container),
                 resources=self.resize.in_force,
@@ -525,10 +461,6 @@ class PodWorker:
         if pod.spec.host_network:
             return self.s.node.host_ips
         return self.runtime.sandbox.ips if self.runtime.sandbox else ()
-
-
-def _is_back_off(hold: _Hold) -> bool:
-    return hold.waiting.reason.endswith("BackOff")
 
 
 def _with_messages(runtime: RuntimePod) -> RuntimePod:

@@ -12,58 +12,28 @@ import glob
 import os
 import posixpath
 import secrets
-import shutil
 import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from tiphys.runtime import linux
-from tiphys.runtime.cgroups import Cgroups
 from tiphys.runtime.filesystems import mount_overlay
 from tiphys.runtime.images import layers
-from tiphys.runtime.images.assemble import CONFIG_TYPE, LAYER_TYPE, MANIFEST_TYPE
+from tiphys.runtime.images.commit import commit
 from tiphys.runtime.images.dockerfile import DockerfileError, Instruction, expand, ignore_rules, ignored, pairs, parse
 from tiphys.runtime.images.reference import InvalidReference
 from tiphys.runtime.images.reference import parse as parse_reference
-from tiphys.runtime.images.store import Image, ImageStore, layer_names
-from tiphys.runtime.images.trees import NotADirectory, copy_one, directory_digest, give_owner, resolve_directory
-from tiphys.runtime.linux import architecture
-from tiphys.runtime.spec import users
-from tiphys.runtime.spec.capabilities import DEFAULT, NAMES
-from tiphys.runtime.spec.mounts import default_mounts
+from tiphys.runtime.images.run_step import run_step
+from tiphys.runtime.images.stage import BuildError, Stage, moment
+from tiphys.runtime.images.store import Image, ImageStore
+from tiphys.runtime.images.trees import NotADirectory, copy_one, give_owner, resolve_directory
 
 _ARGUMENTS_BEFORE_FROM: Final = frozenset({"FROM", "ARG"})
-
-
-class BuildError(Exception):
-    """The image cannot be built; the text names the line."""
-
-
-@dataclass(slots=True)
-class _Stage:
-    """A stage being built."""
-
-    base: tuple[str, ...]  # layer names, lowest first
-    diff_ids: list[str]
-    config: dict[str, Any]
-    merged: Path
-    upper: Path
-    history: list[dict[str, Any]] = field(default_factory=list)
-    arguments: dict[str, str] = field(default_factory=dict)
-    shell: list[str] = field(default_factory=lambda: ["/bin/sh", "-c"])
-    size: int = 0
-
-    def values(self) -> dict[str, str]:
-        """What `$name` means: build arguments under the environment."""
-        environment = dict(entry.split("=", 1) for entry in self.config.get("Env") or [])
-        return {**self.arguments, **environment}
 
 
 def build(
@@ -99,7 +69,7 @@ def build(
         try:
             stage = builder.run(instructions, target)
             builder.unmount()
-            return builder.commit(stage, [f"{x.name}:{x.tag}" for x in references])
+            return commit(store, stage, [f"{x.name}:{x.tag}" for x in references])
         finally:
             builder.unmount()
 
@@ -126,7 +96,7 @@ class _Builder:
         self._oci_runtime = oci_runtime
         self._say = say
         self._fetch = fetch
-        self._stages: dict[str, _Stage] = {}
+        self._stages: dict[str, Stage] = {}
         self._mounts: list[Path] = []
         ignore = context / ".dockerignore"
         self._ignore = ignore_rules(ignore.read_text()) if ignore.is_file() else []
@@ -138,9 +108,9 @@ class _Builder:
 
     # ---- the story
 
-    def run(self, instructions: Sequence[Instruction], target: str) -> _Stage:
+    def run(self, instructions: Sequence[Instruction], target: str) -> Stage:
         """Carry out the instructions; the stage called `target`, or the last."""
-        stage: _Stage | None = None
+        stage: Stage | None = None
         outer: dict[str, str] = {}
         for instruction in instructions:
             if instruction.name == "FROM":
@@ -161,7 +131,7 @@ class _Builder:
             raise BuildError(f"target stage {target!r} could not be found")
         return stage
 
-    def _from(self, instruction: Instruction, outer: Mapping[str, str]) -> _Stage:
+    def _from(self, instruction: Instruction, outer: Mapping[str, str]) -> Stage:
         words = expand(instruction.text, outer).split()
         if len(words) not in (1, 3) or (len(words) == 3 and words[1].upper() != "AS"):
             raise DockerfileError(f"line {instruction.line}: FROM requires either one or three arguments")
@@ -171,7 +141,7 @@ class _Builder:
             self._stages[words[2].lower()] = stage
         return stage
 
-    def _new_stage(self, base: str) -> _Stage:
+    def _new_stage(self, base: str) -> Stage:
         directory = self._work / secrets.token_hex(4)
         upper, merged = directory / "upper", directory / "merged"
         upper.mkdir(parents=True)
@@ -180,16 +150,16 @@ class _Builder:
             # The earlier stage has no layer of its own yet: begin with a copy of what it has written.
             lower = [self._store.layer(name) for name in earlier.base]
             config = msgspec.json.decode(msgspec.json.encode(earlier.config))
-            stage = _Stage(earlier.base, list(earlier.diff_ids), config, merged, upper, list(earlier.history))
+            stage = Stage(earlier.base, list(earlier.diff_ids), config, merged, upper, list(earlier.history))
             subprocess.run(["cp", "--archive", f"{earlier.upper}/.", str(upper)], check=True)
         elif base == "scratch":
             lower = []
-            stage = _Stage((), [], {}, merged, upper)
+            stage = Stage((), [], {}, merged, upper)
         else:
             image = self._store.find(base) or self._fetch(base)
             document = msgspec.json.decode(self._store.blob(image.id).read_bytes())
             lower = [self._store.layer(name) for name in image.layers]
-            stage = _Stage(
+            stage = Stage(
                 image.layers,
                 list(document["rootfs"]["diff_ids"]),
                 dict(document.get("config") or {}),
@@ -206,7 +176,7 @@ class _Builder:
         self._mounts.append(merged)
         return stage
 
-    def _apply(self, stage: _Stage, instruction: Instruction, outer: Mapping[str, str]) -> None:
+    def _apply(self, stage: Stage, instruction: Instruction, outer: Mapping[str, str]) -> None:
         name, config = instruction.name, stage.config
         values = stage.values()
         text = expand(instruction.text, values)
@@ -214,7 +184,7 @@ class _Builder:
         if name in ("COPY", "ADD"):
             self._copy(stage, expanded, values)
         elif name == "RUN":
-            self._run(stage, instruction)
+            run_step(stage, instruction, work=self._work, oci_runtime=self._oci_runtime, say=self._say)
         elif name == "ENV":
             environment = dict(entry.split("=", 1) for entry in config.get("Env") or [])
             environment.update(pairs(expanded))
@@ -249,7 +219,7 @@ class _Builder:
             return
         stage.history.append(
             {
-                "created": _moment(),
+                "created": moment(),
                 "created_by": f"{name} {instruction.text}",
                 **({} if name in ("COPY", "ADD", "RUN", "WORKDIR") else {"empty_layer": True}),
             }
@@ -264,7 +234,7 @@ class _Builder:
 
     # ---- COPY and ADD
 
-    def _copy(self, stage: _Stage, instruction: Instruction, values: Mapping[str, str]) -> None:
+    def _copy(self, stage: Stage, instruction: Instruction, values: Mapping[str, str]) -> None:
         words = instruction.words()
         if len(words) < 2:
             raise DockerfileError(f"line {instruction.line}: {instruction.name} requires at least two arguments")
@@ -275,7 +245,7 @@ class _Builder:
             raise DockerfileError(f"line {instruction.line}: unknown flag: {', '.join(sorted(unknown))}")
         with self._source_root(flags.get("from", ""), instruction) as root:
             sources = [found for pattern in patterns for found in self._find(root, pattern, instruction)]
-            owner = self._owner(stage, flags.get("chown", ""))
+            owner = stage.owner(flags.get("chown", ""))
             mode = int(flags["chmod"], 8) if "chmod" in flags else None
             place = posixpath.join(stage.config.get("WorkingDir") or "/", destination)
             if len(sources) > 1 and not place.endswith("/"):
@@ -321,7 +291,7 @@ class _Builder:
 
     def _place(
         self,
-        stage: _Stage,
+        stage: Stage,
         root: Path,
         source: Path,
         place: str,
@@ -357,151 +327,6 @@ class _Builder:
                 if not (filtered and ignored(str(path.relative_to(root)), self._ignore)):
                     copy_one(path, target_directory / name, owner, mode)
 
-    def _owner(self, stage: _Stage, text: str) -> tuple[int, int]:
-        if not text:
-            return 0, 0
-        fd = os.open(stage.merged, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            found = users.resolve(
-                text,
-                run_as_group=None,
-                supplemental=(),
-                merge_image_groups=False,
-                passwd=users.passwd_entries(users.read_lines(fd, "/etc/passwd")),
-                group=users.group_entries(users.read_lines(fd, "/etc/group")),
-            )
-        except users.UserNotFound as error:
-            raise BuildError(str(error)) from error
-        finally:
-            os.close(fd)
-        gid = found.gid if ":" in text or not text.isdigit() else int(text)
-        return found.uid, gid
-
-    # ---- RUN
-
-    def _run(self, stage: _Stage, instruction: Instruction) -> None:
-        if instruction.flags:
-            raise DockerfileError(f"line {instruction.line}: RUN --{next(iter(instruction.flags))} is not supported")
-        argv = instruction.array() or [*stage.shell, instruction.text]
-        bundle = Path(tempfile.mkdtemp(dir=self._work))
-        cgroup = f"/tiphys-build-{bundle.name}"
-        environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", **stage.values()}
-        user = self._run_user(stage)
-        held = linux.effective_capabilities()
-        from_names = [name for number, name in enumerate(NAMES) if number in held and name in DEFAULT]
-        spec = {
-            "ociVersion": "1.0.2",
-            "process": {
-                "user": {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)},
-                "args": argv,
-                "env": [f"{key}={value}" for key, value in environment.items()],
-                "cwd": stage.config.get("WorkingDir") or "/",
-                "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), from_names),
-            },
-            "root": {"path": str(stage.merged)},
-            "mounts": [
-                *default_mounts(privileged=False),
-                {
-                    "destination": "/etc/resolv.conf",
-                    "type": "bind",
-                    "source": "/etc/resolv.conf",
-                    "options": ["rbind", "ro"],
-                },
-            ],
-            "linux": {
-                "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")],
-                "cgroupsPath": cgroup,
-            },
-        }
-        (bundle / "config.json").write_bytes(msgspec.json.encode(spec))
-        command = [self._oci_runtime, f"--root={bundle / 'oci'}", "run", "--bundle", str(bundle), bundle.name]
-        try:
-            status, last = self._stream(command)
-        except FileNotFoundError as error:
-            raise BuildError(f"RUN needs {self._oci_runtime}, which is not installed on this machine") from error
-        finally:
-            Cgroups().remove(cgroup)
-        if status != 0:
-            raise BuildError(
-                f'process "{" ".join(argv)}" did not complete successfully: exit code: {status}{last and f": {last}"}'
-            )
-
-    def _stream(self, command: Sequence[str]) -> tuple[int, str]:
-        """Run a command to its end, saying what it writes as it comes: its exit status and its last line."""
-        last = ""
-        with subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
-        ) as running:
-            for line in running.stdout or ():
-                last = line.rstrip()
-                self._say(last)
-        return running.returncode, last
-
-    def _run_user(self, stage: _Stage) -> users.User:
-        fd = os.open(stage.merged, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            return users.resolve(
-                stage.config.get("User") or "",
-                run_as_group=None,
-                supplemental=(),
-                merge_image_groups=True,
-                passwd=users.passwd_entries(users.read_lines(fd, "/etc/passwd")),
-                group=users.group_entries(users.read_lines(fd, "/etc/group")),
-            )
-        except users.UserNotFound as error:
-            raise BuildError(str(error)) from error
-        finally:
-            os.close(fd)
-
-    # ---- the result
-
-    def commit(self, stage: _Stage, tags: Sequence[str]) -> Image:
-        """Enter the stage as an image."""
-        diff_ids = list(stage.diff_ids)
-        digest, size = directory_digest(stage.upper)
-        changed = any(stage.upper.iterdir())
-        if changed or not diff_ids:
-            diff_ids.append(digest)
-        names = layer_names(diff_ids)
-        if len(names) > len(stage.base):
-
-            def fill(directory: Path) -> None:
-                directory.rmdir()
-                shutil.move(stage.upper, directory)
-
-            self._store.make_layer(names[-1], fill)
-        document = {
-            "created": _moment(),
-            "architecture": architecture(),
-            "os": "linux",
-            "config": stage.config,
-            "rootfs": {"type": "layers", "diff_ids": diff_ids},
-            "history": stage.history,
-        }
-        image_id = self._store.put_blob(msgspec.json.encode(document))
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST_TYPE,
-            "config": {
-                "mediaType": CONFIG_TYPE,
-                "digest": image_id,
-                "size": self._store.blob(image_id).stat().st_size,
-            },
-            "layers": [{"mediaType": LAYER_TYPE, "digest": diff_id, "size": 0} for diff_id in diff_ids],
-        }
-        manifest_digest = self._store.put_blob(msgspec.json.encode(manifest))
-        return self._store.add(
-            Image(
-                id=image_id,
-                manifest=manifest_digest,
-                layers=names,
-                size=stage.size + size,
-                tags=tuple(tags),
-                digests=tuple(str(parse_reference(tag).with_digest(manifest_digest)) for tag in tags),
-                pinned=True,
-            )
-        )
-
 
 @contextlib.contextmanager
 def _located(instruction: Instruction) -> Iterator[None]:
@@ -512,7 +337,3 @@ def _located(instruction: Instruction) -> Iterator[None]:
         text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         where = f"line {instruction.line}: "
         raise BuildError(text if text.startswith(where) else where + text) from error
-
-
-def _moment() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
