@@ -17,10 +17,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
+from pyroute2 import IPRoute
 
 from tests.e2e.kubelet.containerd import Containerd
 from tiphys.api.core.v1 import ConfigMap, Event, Namespace, Node, Pod, ServiceAccount
@@ -38,6 +40,7 @@ from tiphys.kubelet.kubelet import Kubelet
 from tiphys.kubelet.mounts import unmount_below
 from tiphys.machinery.errors import NotFoundError
 from tiphys.machinery.meta import ObjectName
+from tiphys.runtime import namespaces
 from tiphys.runtime.images.assemble import ensure_busybox, ensure_pause
 from tiphys.runtime.images.store import ImageStore
 from tiphys.runtime.network import NetworkResult, NetworkStatus, PodNetwork
@@ -58,10 +61,7 @@ class AddressOnly:
 
     async def add(self, pod: PodNetwork) -> NetworkResult:
         address = f"10.244.77.{next(self._numbers) % 250 + 2}"
-        for command in (["ip", "link", "set", "lo", "up"], ["ip", "addr", "add", f"{address}/32", "dev", "lo"]):
-            process = await asyncio.create_subprocess_exec("nsenter", f"--net={pod.netns_path}", *command)
-            if await process.wait() != 0:
-                raise RuntimeError(f"{' '.join(command)} failed")
+        await asyncio.to_thread(namespaces.inside, pod.netns_path, partial(_own_address, address))
         return NetworkResult((address,), ("lo",))
 
     async def delete(self, pod: PodNetwork) -> None:
@@ -75,6 +75,11 @@ class AddressOnly:
 
     async def update_config(self, pod_cidr: str) -> None:
         return None
+
+
+def _own_address(address: str) -> None:
+    with IPRoute() as ip:
+        ip.addr("add", index=1, address=address, prefixlen=32)
 
 
 @dataclass
