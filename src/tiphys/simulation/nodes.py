@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, ClassVar, Final
 
 from tiphys.api.coordination.v1 import Lease, LeaseSpec
@@ -46,6 +47,8 @@ RENEW_EVERY: Final = 10.0  # seconds, as kubelets do
 RENEW_MANY_EVERY: Final = 25.0
 MANY: Final = 500
 WRITES_AT_ONCE: Final = 32
+RETRY_AFTER: Final = 1.0  # seconds
+LATE: Final = 3.0  # seconds
 TICK: Final = 0.5  # seconds; the longest the heartbeats sleep, as nodes may come
 
 
@@ -148,6 +151,7 @@ class NodeSimulator(Controller[ObjectName]):
         self._nodes = informers.of(Node)
         super().__init__(clock, (self._nodes,))
         self._free = asyncio.Semaphore(WRITES_AT_ONCE)
+        self._beats = asyncio.Semaphore(WRITES_AT_ONCE)
         self._due: list[tuple[float, str]] = []  # a heap: when each node's lease is to be renewed next
         self._beating: set[str] = set()  # the nodes in it
         self.made = 0  # nodes, of those to be made
@@ -186,28 +190,40 @@ class NodeSimulator(Controller[ObjectName]):
         async with asyncio.TaskGroup() as group:
             for number in missing:
                 await self._free.acquire()
-                group.create_task(self._create(make_node(number, template, self.clock.now())))
+                while self._due and self._due[0][0] < self.clock.monotonic() - LATE:
+                    await self.clock.sleep(TICK)  # the nodes there are must not fall silent for those that come
+                group.create_task(self._surely(partial(self._create, number, template)))
             for name in surplus:
                 await self._free.acquire()
-                group.create_task(self._delete(name))
+                group.create_task(self._surely(partial(self._delete, name)))
 
-    async def _create(self, node: Node) -> None:
+    async def _surely(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Try again while the server cannot be reached: among thousands of requests one is lost now and then."""
+        try:
+            while True:
+                try:
+                    return await write()
+                except ApiConnectionError as error:
+                    log.info("%s; trying again", error)
+                    await self.clock.sleep(RETRY_AFTER)
+        finally:
+            self._free.release()
+
+    async def _create(self, number: int, template: NodeTemplate) -> None:
+        node = make_node(number, template, self.clock.now())
         try:
             made = await self._client.create(node)
-            await self._create_lease(made)
-            self.made += 1
         except AlreadyExistsError:
-            log.warning("there is a node %s already, and it is not simulated", node.metadata.name)
-        finally:
-            self._free.release()
+            made = await self._client.get(Node, ObjectName("", node.metadata.name))
+            if made.metadata.labels.get(ORDINAL) != str(number):
+                log.warning("there is a node %s already, and it is not simulated", node.metadata.name)
+                return
+        await self._create_lease(made)
+        self.made += 1
 
     async def _delete(self, name: str) -> None:
-        try:
+        with suppress(NotFoundError):
             await self._client.delete(Node, ObjectName("", name))
-        except NotFoundError:
-            pass
-        finally:
-            self._free.release()
 
     # --- heartbeats -------------------------------------------------------------------------
 
@@ -236,7 +252,7 @@ class NodeSimulator(Controller[ObjectName]):
                 if node is None or not is_simulated(node) or is_lost(node):
                     self._beating.discard(name)
                     continue
-                await self._free.acquire()
+                await self._beats.acquire()
                 group.create_task(self._beat_once(node))
                 period = RENEW_EVERY if len(self._beating) <= MANY else RENEW_MANY_EVERY
                 heapq.heappush(self._due, (self.clock.monotonic() + period, name))
@@ -247,7 +263,7 @@ class NodeSimulator(Controller[ObjectName]):
         except (StatusError, ApiConnectionError) as error:
             log.debug("heartbeat of %s: %s", node.metadata.name, error)  # the next one comes soon
         finally:
-            self._free.release()
+            self._beats.release()
 
     async def _renew(self, node: Node) -> None:
         name = ObjectName(LEASES, node.metadata.name)
