@@ -232,6 +232,16 @@ class Informers:
                 self._start(self._tasks, key)
         return informer
 
+    def whole(self, endpoint: Endpoint[Any]) -> SharedInformer[Any] | None:
+        """The informer of all objects of this resource that somebody asked for in another form; None: nobody has.
+
+        For who needs only their metadata: one watch and one copy of each object are enough for a process.
+        """
+        for key, informer in self._informers.items():
+            if key[:5] == (endpoint.prefix, endpoint.plural, "", "", "") and key[5] != endpoint.list_accept:
+                return informer
+        return None
+
     async def synced(self) -> None:
         """Wait until every informer asked for so far has its first list."""
         for informer in list(self._informers.values()):

@@ -96,11 +96,26 @@ class GarbageCollector(Controller[str]):
         node = self.graph.nodes.get(key)
         if node is None:
             return DONE
+        if self._is_settled(node):
+            return DONE
         if node.orphaning:
             await self._orphan(node)
         elif node.virtual or not node.deleting or node.foreground:
             await self._collect(node)
         return DONE
+
+    def _is_settled(self, node: GraphNode) -> bool:
+        """Whether every owner it names is known to be there: then the server need not be asked.
+
+        When a manager starts, dependents are often listed before their owners; by now those have come too.
+        """
+        if node.virtual or node.deleting:
+            return False
+        owners = [(owner, self.graph.nodes.get(owner.uid)) for owner in node.owners]
+        return all(
+            known is not None and not known.virtual and not known.deleting and known.is_what(owner, node)
+            for owner, known in owners
+        )
 
     async def _collect(self, node: GraphNode) -> None:
         resource = self._resource(node.identity)

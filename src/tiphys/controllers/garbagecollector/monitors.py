@@ -36,6 +36,7 @@ class Monitors:
         self._on_seen = on_seen
         self._on_gone = on_gone
         self._monitors: dict[ApiResource, SharedInformer[PartialObject]] = {}
+        self._own: set[ApiResource] = set()  # those nobody else follows
         self.discovery = Discovery((), {})
 
     async def refresh(self) -> None:
@@ -53,7 +54,7 @@ class Monitors:
             self._begin(resource)
         for resource in self._monitors.keys() - wanted:
             if resource.api_version not in self.discovery.failed:
-                await self._informers.forget(self._monitors.pop(resource))
+                await self._end(resource)
 
     async def synced(self) -> None:
         """Wait until every kind has been listed, or is gone."""
@@ -77,7 +78,11 @@ class Monitors:
         return True
 
     def _begin(self, resource: ApiResource) -> None:
-        informer = self._informers.of(resource.endpoint)
+        # Pods and the like are cached whole for other controllers already; their metadata is part of that.
+        informer = self._informers.whole(resource.endpoint)
+        if informer is None:
+            informer = self._informers.of(resource.endpoint)
+            self._own.add(resource)
         self._monitors[resource] = informer
 
         def identity(obj: PartialObject) -> Identity:
@@ -86,6 +91,22 @@ class Monitors:
 
         informer.add_handler(
             lambda obj: self._on_seen(identity(obj), obj),
-            lambda _, obj: self._on_seen(identity(obj), obj),
+            lambda old, new: None if _is_same(old, new) else self._on_seen(identity(new), new),
             lambda obj: self._on_gone(identity(obj), obj),
         )
+
+    async def _end(self, resource: ApiResource) -> None:
+        informer = self._monitors.pop(resource)
+        if resource in self._own:
+            self._own.discard(resource)
+            await self._informers.forget(informer)
+
+
+def _is_same(old: PartialObject, new: PartialObject) -> bool:
+    """Whether a change was one of those, nearly all, that have nothing to do with owning and deleting."""
+    before, after = old.metadata, new.metadata
+    return (
+        before.owner_references == after.owner_references
+        and before.deletion_timestamp == after.deletion_timestamp
+        and before.finalizers == after.finalizers
+    )

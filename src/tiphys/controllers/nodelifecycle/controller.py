@@ -43,7 +43,8 @@ class NodeLifecycleController(Controller[ObjectName]):
         self._options = context.options
         self._recorder = context.recorder("node-controller")
         self._nodes = context.informers.of(Node)
-        self._leases = context.informers.of(Lease, namespace=LEASES)
+        # All of them: the garbage collector follows leases too, and shares this watch.
+        self._leases = context.informers.of(Lease)
         self._pods = context.informers.of(Pod)
         super().__init__(context.clock, (self._nodes, self._leases, self._pods))
         self._pods.add_index(BY_NODE, lambda pod: (pod.spec.node_name,))
