@@ -7,5 +7,6 @@ pods.py       what the watch of all pods shows
 probe.py      a client that asks all the while, and how long it waits
 scrape.py     histograms of components, read between two moments
 usage.py      CPU and memory of every process
-results.py    what was found: a file after every phase, tables at the end
+standing.py   many pods put into the datastore, where only what they cost others is of interest
+    results.py    what was found: a file after every phase, tables at the end
 """

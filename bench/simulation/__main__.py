@@ -24,10 +24,12 @@ from pathlib import Path
 
 import uvloop
 
-from bench.clusters import Running, cluster, free_ports
+from bench.clusters import Running, cluster, free_ports, tiphys
 from bench.simulation.phases import Found, Phases, Sizes
 from bench.simulation.results import Phase, Results, probed, remaining, served, used, worked
 from bench.simulation.rig import Rig, Stuck
+from bench.simulation.standing import QUOTA, fill, prepare
+from bench.simulation.workloads import SIZES, plan, shares
 from tiphys.client import ApiConnectionError
 from tiphys.machinery.errors import StatusError
 
@@ -93,11 +95,33 @@ async def measure(running: Running, ports: dict[str, int], options: argparse.Nam
                 return
 
 
+def stand(running: Running, options: argparse.Namespace) -> None:
+    """Write the pods into the datastore, while the cluster is down, and start it again."""
+    sets = plan(options.pods, shares(options.sizes))
+    state = Path(running.status()["stateDir"])
+
+    async def make() -> None:
+        rig = Rig(running, {}, options.nodes, 0.0, options.ends)
+        async with rig.working():
+            await prepare(rig, sets)
+
+    uvloop.run(make())
+    tiphys("down", "--name", running.name)
+    began = time.monotonic()
+    number = uvloop.run(fill(state, sets, options.nodes))
+    print(f"  {number} pods written: {time.monotonic() - began:.1f} s", flush=True)
+    began = time.monotonic()
+    tiphys("up", "--name", running.name)
+    print(f"  the cluster is up with them: {time.monotonic() - began:.1f} s", flush=True)
+
+
 def sizes_of(options: argparse.Namespace) -> Sizes:
     """What is asked for; what is not said follows from the number of pods."""
     pods: int = options.pods
     return Sizes(
         pods=pods,
+        sizes=shares(options.sizes),
+        standing=options.standing,
         starts=options.starts,
         rolling=min(options.rolling if options.rolling is not None else 10_000, pods),
         zone=options.zone,
@@ -113,7 +137,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=1000)
     parser.add_argument("--pods", type=int, default=10000)
+    text = "begin with pods that stand there: they are written into the datastore, not brought up"
+    parser.add_argument("--standing", action="store_true", help=text)
     parser.add_argument("--phases", default=",".join(NAMES), help="which of them")
+    parser.add_argument("--sizes", default=SIZES, help=f"replicas of Deployments=share of the pods ({SIZES})")
     parser.add_argument("--starts", type=int, default=400, help="pods one after another, 20 a second (400)")
     parser.add_argument("--rolling", type=int, help="pods to replace (10,000, at most all)")
     parser.add_argument("--zone", default="zone-2", help="the zone that is lost, one of five (zone-2)")
@@ -142,13 +169,16 @@ def main() -> int:
     first, *_ = free_ports(3)
     ports = {"controller-manager": first, "scheduler": first + 1, "simulator": first + 2}
     began = time.monotonic()
-    flags = ("--control-plane-only", "--simulated-nodes", str(options.nodes), "--component-ports", str(first))
+    flags = ["--control-plane-only", "--simulated-nodes", str(options.nodes), "--component-ports", str(first)]
+    flags += ["--quota-backend-bytes", str(QUOTA)]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the cluster is taken away then too
     try:
         with cluster(*flags) as running:
             took = time.monotonic() - began
             print(f"  {options.nodes} nodes: {took:.1f} s with the start of the cluster", flush=True)
             try:
+                if options.standing:
+                    stand(running, options)
                 uvloop.run(measure(running, ports, options, results))
             except (asyncio.CancelledError, KeyboardInterrupt):
                 print("interrupted")

@@ -21,6 +21,7 @@ MERGE: Final = str(PatchType.MERGE)
 LOST: Final = "simulation.tiphys.dev/lost"
 ZONE: Final = "topology.kubernetes.io/zone"
 LONE_PODS_A_SECOND: Final = 20.0
+SETTLE: Final = 20.0  # seconds in which controllers may do what they should not
 JOBS: Final = "jobs"
 TENANT: Final = "tenant-"
 
@@ -30,6 +31,8 @@ class Sizes:
     """How much of everything."""
 
     pods: int
+    sizes: dict[int, float]  # of Deployments → share of the pods
+    standing: bool
     starts: int
     rolling: int
     zone: str
@@ -81,13 +84,13 @@ class Phases:
     def __init__(self, rig: Rig, sizes: Sizes) -> None:
         self._rig = rig
         self._sizes = sizes
-        self._sets = plan(sizes.pods)
+        self.sets = plan(sizes.pods, sizes.sizes)
 
     def table(self) -> dict[str, Callable[[Found], Awaitable[None]]]:
         """All of them, in their order."""
         return {
             "nodes": self.nodes,
-            "pods": self.pods,
+            "pods": self.standing if self._sizes.standing else self.pods,
             "starts": self.starts,
             "rolling": self.rolling,
             "zone": self.zone,
@@ -107,22 +110,30 @@ class Phases:
         ready = await ready_nodes(self._rig)
         found.problems += [f"{ready} nodes are Ready"] if ready != self._rig.nodes else []
 
+    async def standing(self, found: Found) -> None:
+        """The pods were there when the cluster started: everybody sees them, and nothing is changed."""
+        rig, total = self._rig, self._sizes.pods
+        await rig.until(f"{total} pods Ready", lambda: len(rig.pods.ready) >= total, lambda: len(rig.pods.ready))
+        found.figures["Deployments"] = str(len(self.sets))
+        await asyncio.sleep(SETTLE)
+        await self._settled(found, "1")
+
     async def pods(self, found: Found) -> None:
         """All Deployments at once, until every pod is Ready."""
         rig, total = self._rig, self._sizes.pods
-        for name in sorted({each.namespace for each in self._sets}):
+        for name in sorted({each.namespace for each in self.sets}):
             await rig.client.request_json("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
         rig.pods.forget_starts()
         began = time.monotonic()
         making = asyncio.ensure_future(
-            rig.each(self._sets, lambda each: self._post("apps/v1", each.namespace, "deployments", deployment(each)))
+            rig.each(self.sets, lambda each: self._post("apps/v1", each.namespace, "deployments", deployment(each)))
         )
         try:
             await rig.until(f"{total} pods Ready", lambda: len(rig.pods.ready) >= total, lambda: len(rig.pods.ready))
         finally:
             found.rate("pods brought to Ready", len(rig.pods.ready), time.monotonic() - began)
             making.cancel() if not making.done() else making.result()
-        found.figures["Deployments"] = str(len(self._sets))
+        found.figures["Deployments"] = str(len(self.sets))
         # Of a flood the time in the scheduler's queue is most; the objective is for pods one after another.
         found.latencies.append(started(rig.pods.starts, 0.0))
         await self._settled(found, "1")
@@ -145,12 +156,12 @@ class Phases:
         path = f"/api/v1/namespaces/{namespace}/pods/lone-"
         await rig.each(range(number), lambda turn: rig.client.request_json("DELETE", f"{path}{turn}"))
         await rig.until("lone pods gone", lambda: len(rig.pods.there) <= len(seen), lambda: len(rig.pods.there))
-        found.problems += await check_pods(rig, self._sets, {})
+        found.problems += await check_pods(rig, self.sets, {})
 
     async def rolling(self, found: Found) -> None:
         """A new template for the largest Deployments together, until no old pod is left."""
         rig = self._rig
-        sets = chosen(self._sets, self._sizes.rolling)
+        sets = chosen(self.sets, self._sizes.rolling)
         replaced = Replaced(rig, sets)
         total = replaced.total
         rig.pods.forget_starts()
@@ -230,13 +241,13 @@ class Phases:
         await rig.client.request_json("DELETE", f"/apis/batch/v1/namespaces/{JOBS}/jobs", options)
         await rig.until("pods of Jobs gone", lambda: len(rig.pods.there) <= there, lambda: len(rig.pods.there) - there)
         found.rate("deleted with their pods", number, time.monotonic() - began)
-        found.problems += await check_pods(rig, self._sets, {})
+        found.problems += await check_pods(rig, self.sets, {})
 
     async def services(self, found: Found) -> None:
         """Services on the Deployments, until every one has exactly its pods as endpoints."""
         rig, number = self._rig, self._sizes.services
         # The smallest first: most Services are small.
-        targets = [self._sets[-1 - turn % len(self._sets)] for turn in range(number)]
+        targets = [self.sets[-1 - turn % len(self.sets)] for turn in range(number)]
         wanted = {f"{each.namespace}/svc-{turn}": each.replicas for turn, each in enumerate(targets)}
         async with Slices(rig) as slices:
             began = time.monotonic()
@@ -301,7 +312,7 @@ class Phases:
         began = time.monotonic()
         path = "/apis/apps/v1/namespaces/{}/deployments/{}"
         await rig.each(
-            self._sets, lambda each: rig.client.request_json("DELETE", path.format(each.namespace, each.name))
+            self.sets, lambda each: rig.client.request_json("DELETE", path.format(each.namespace, each.name))
         )
         await rig.until("pods gone", lambda: not rig.pods.there, lambda: len(rig.pods.there))
         found.rate("pods gone", there, time.monotonic() - began)
@@ -316,7 +327,7 @@ class Phases:
     async def _settled(self, found: Found, version: str, sets: list[Set] | None = None) -> None:
         """Deployments say what is so, and what is so is exact."""
         rig = self._rig
-        sets = self._sets if sets is None else sets
+        sets = self.sets if sets is None else sets
         wanted = {each.app: each.replicas for each in sets}
 
         async def behind() -> int:
@@ -334,7 +345,7 @@ class Phases:
         took = await rig.until_async("Deployments report it", behind)
         found.figures["Deployments report it"] = f"{took:.1f} s later"
         versions = {each.app: version for each in sets} if version else {}
-        found.problems += await check_pods(rig, self._sets, versions)
+        found.problems += await check_pods(rig, self.sets, versions)
 
     async def _change(self, each: Set) -> None:
         path = f"/apis/apps/v1/namespaces/{each.namespace}/deployments/{each.name}"

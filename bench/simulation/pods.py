@@ -96,6 +96,10 @@ class Pods:
         self.at = time.monotonic()  # when something was seen last
         self._seen: dict[str, float] = {}
 
+    async def load(self, client: Client) -> str:
+        """Take in what is there; the revision to follow from."""
+        return await self._again(client)
+
     def forget_starts(self) -> None:
         """Begin to count starts."""
         self.starts = []

@@ -9,11 +9,12 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Awaitable
+from contextlib import suppress
 from itertools import count
 from typing import Any, Final
 
 from tiphys.client import ApiConnectionError, Client, PatchType
-from tiphys.machinery.errors import StatusError
+from tiphys.machinery.errors import AlreadyExistsError, StatusError
 
 HOME: Final = "bench-probe"
 EVERY: Final = 0.25  # seconds between requests
@@ -36,8 +37,9 @@ class Probe:
 
     async def prepare(self, client: Client) -> None:
         """Make what it writes to."""
-        await client.request_json("POST", "/api/v1/namespaces", {"metadata": {"name": HOME}})
-        await client.request_json("POST", f"/api/v1/namespaces/{HOME}/configmaps", {"metadata": {"name": "probe"}})
+        with suppress(AlreadyExistsError):
+            await client.request_json("POST", "/api/v1/namespaces", {"metadata": {"name": HOME}})
+            await client.request_json("POST", f"/api/v1/namespaces/{HOME}/configmaps", {"metadata": {"name": "probe"}})
 
     async def run(self, client: Client) -> None:
         """Ask until cancelled."""

@@ -7,16 +7,17 @@ import http.client
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from bench.clusters import Running
-from bench.simulation.pods import PODS, Pods
+from bench.simulation.pods import Pods
 from bench.simulation.probe import HOME, Probe
 from bench.simulation.usage import Usage
 from tiphys.base.tasks import Supervised
 from tiphys.client import Client, RestConfig
+from tiphys.machinery.errors import AlreadyExistsError
 
 WRITERS: Final = 24
 PAGE: Final = 500
@@ -48,7 +49,7 @@ class Rig:
     async def working(self) -> AsyncIterator[None]:
         """The watch, the probe and the looks at memory, all the while."""
         async with self.client, Client(self.config, "bench-watch") as watcher, Client(self.config, "probe") as prober:
-            revision = (await self.client.list(PODS, limit=1)).resource_version
+            revision = await self.pods.load(self.client)
             await self.probe.prepare(self.client)
             async with Supervised() as tasks:
                 tasks.spawn(lambda: self.pods.follow(watcher, revision), name="watch")
@@ -149,14 +150,15 @@ class Rig:
 
     async def _make_token(self) -> str:
         account = {"metadata": {"name": "bench"}}
-        await self.client.request_json("POST", f"/api/v1/namespaces/{HOME}/serviceaccounts", account)
         binding = {
             "metadata": {"name": "bench-metrics"},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
             "subjects": [{"kind": "ServiceAccount", "name": "bench", "namespace": HOME}],
         }
         bindings = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings"
-        await self.client.request_json("POST", bindings, binding)
+        with suppress(AlreadyExistsError):
+            await self.client.request_json("POST", f"/api/v1/namespaces/{HOME}/serviceaccounts", account)
+            await self.client.request_json("POST", bindings, binding)
         path = f"/api/v1/namespaces/{HOME}/serviceaccounts/bench/token"
         asked = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 86400}}
         token: str = (await self.client.request_json("POST", path, asked))["status"]["token"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-# Replicas of one Deployment → the share of all pods in such.
-SIZES: Final = {1000: 0.4, 250: 0.3, 30: 0.2, 5: 0.1}
+# Replicas of one Deployment = the share of all pods in such.
+SIZES: Final = "1000=0.4,250=0.3,30=0.2,5=0.1"
 PODS_A_NAMESPACE: Final = 2000
 LOAD: Final = "load-"
 
@@ -27,12 +27,18 @@ class Set:
         return f"{self.namespace}/{self.name}"
 
 
-def plan(pods: int) -> list[Set]:
-    """The Deployments of so many pods, the large ones first."""
+def shares(text: str) -> dict[int, float]:
+    """Sizes and shares as a user writes them, the large ones first. Raises ValueError."""
+    pairs = [each.partition("=") for each in text.split(",")]
+    return dict(sorted(((int(size), float(share)) for size, _, share in pairs), reverse=True))
+
+
+def plan(pods: int, sizes: dict[int, float]) -> list[Set]:
+    """The Deployments of so many pods, the large ones first; what is left over is of the smallest size."""
     found: list[Set] = []
     left, number, filled = pods, 0, 0
-    for size, share in SIZES.items():
-        last = size == min(SIZES)
+    for size, share in sizes.items():
+        last = size == min(sizes)
         wanted = left if last else min(left, int(pods * share) // size * size)
         left -= wanted
         while wanted > 0:
