@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from tests.e2e.kubelet.dra_driver import KIND, ToyDriver, serving
 from tests.e2e.kubelet.node import TestNode, eventually
 from tests.e2e.kubelet.test_pod import busybox
-from tiphys.api.core.v1 import Pod
+from tiphys.api.core.v1 import Binding, ObjectReference, Pod
+from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.api.podresources import api_pb2 as podresources
 from tiphys.api.podresources import api_pb2_grpc
 from tiphys.api.resource.v1 import ResourceClaim, ResourceSlice
@@ -117,6 +118,30 @@ async def test_a_kubelet_that_begins_anew_knows_what_is_prepared(node: TestNode,
     await node.delete("p")
     await node.gone("p")
     assert driver.unprepared == ["kept"]
+
+
+async def test_devices_serve_extended_resources(node: TestNode, driver: ToyDriver) -> None:
+    """The scheduler has made a claim for the pod, and its status says which container has what of it."""
+    claim = await allocated(node, "default", "made")
+    other = {**busybox(), "name": "other", "command": ["sleep", "1000"]}
+    toy = {**busybox(), "command": ["sleep", "1000"], "resources": {"limits": {"example.test/toy": "1"}}}
+    spec = {"containers": [toy, other], "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": False}
+    raw = {"metadata": {"name": "p", "namespace": "default"}, "spec": spec}
+    await node.client.create(msgspec.convert(raw, Pod))
+    key = ObjectName("default", "p")
+    await reserve(node, claim, "p")
+    mapping = {"containerName": toy["name"], "resourceName": "example.test/toy", "requestName": "req"}
+    told = {"extendedResourceClaimStatus": {"resourceClaimName": "made", "requestMappings": [mapping]}}
+    await node.client.patch(Pod, key, {"status": told}, subresource="status")
+    named, target = ObjectMeta(name="p", namespace="default"), ObjectReference(kind="Node", name=node.name)
+    await node.client.create_subresource(Pod, key, "binding", Binding(metadata=named, target=target))
+    await node.running("p")
+    assert await node.exec("p", "sh", "-c", "echo $TOY") == "made\n"
+    assert await node.exec("p", "sh", "-c", "echo $TOY", container="other") == "\n"
+    assert (await node.client.get(Pod, key)).status.extended_resource_claim_status is not None
+    await node.delete("p")
+    await node.gone("p")
+    assert driver.unprepared == ["made"]
 
 
 async def test_slices_of_a_driver_that_stays_away_go(node: TestNode, monkeypatch: pytest.MonkeyPatch) -> None:

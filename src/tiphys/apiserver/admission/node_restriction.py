@@ -134,6 +134,9 @@ class NodeRestriction(AdmissionPlugin):
             raise refuse(attributes, f'node "{node}" cannot update labels through pod status')
         if old.get("status", {}).get("resourceClaimStatuses") != new.get("status", {}).get("resourceClaimStatuses"):
             raise refuse(attributes, f'node "{node}" cannot update resource claim statuses')
+        extended = "extendedResourceClaimStatus"
+        if old.get("status", {}).get(extended) != new.get("status", {}).get(extended):
+            raise refuse(attributes, f'node "{node}" cannot update extended resource claim status')
 
     def _eviction(self, node: str, attributes: AdmissionAttributes) -> None:
         if attributes.operation is not Operation.CREATE:

@@ -17,7 +17,7 @@ from tiphys.apiserver.authz.references import references
 
 Reference = tuple[str, str, str]  # resource, namespace, name
 _GENERATION: Final = re.compile(rb'"uid":"([^"]*)","resourceVersion":"\d+"(?:,"generation":(\d+))?')
-_CLAIM_STATUSES: Final = b'"resourceClaimStatuses"'
+_CLAIM_STATUSES: Final = b"esourceClaimStatus"  # of resourceClaimStatuses and extendedResourceClaimStatus
 
 
 class PodEntry(Protocol):

@@ -55,8 +55,9 @@ def _of_claims(pod: Object) -> Iterator[tuple[str, str]]:
             yield "persistentvolumeclaims", volume["persistentVolumeClaim"].get("claimName", "")
         elif volume.get("ephemeral") is not None:
             yield "persistentvolumeclaims", f"{pod['metadata'].get('name', '')}-{volume['name']}"
-    statuses = (pod.get("status") or {}).get("resourceClaimStatuses") or ()
-    for claim in (*(spec.get("resourceClaims") or ()), *statuses):
+    status = pod.get("status") or {}
+    extended = [status["extendedResourceClaimStatus"]] if status.get("extendedResourceClaimStatus") else ()
+    for claim in (*(spec.get("resourceClaims") or ()), *(status.get("resourceClaimStatuses") or ()), *extended):
         yield "resourceclaims", claim.get("resourceClaimName") or ""
 
 

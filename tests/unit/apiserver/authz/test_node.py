@@ -208,3 +208,12 @@ def test_the_index_survives_a_history_that_is_too_short() -> None:
 def test_references_of_pods(spec: dict[str, Any], expected: tuple[str, str]) -> None:
     resource, name = expected
     assert (resource, "d", name) in set(references({"metadata": {"name": "p", "namespace": "d"}, "spec": spec}))
+
+
+def test_references_of_a_pods_status() -> None:
+    status = {
+        "resourceClaimStatuses": [{"name": "toy", "resourceClaimName": "from-template"}],
+        "extendedResourceClaimStatus": {"resourceClaimName": "for-extended-resources", "requestMappings": []},
+    }
+    found = set(references({"metadata": {"name": "p", "namespace": "d"}, "spec": {}, "status": status}))
+    assert found >= {("resourceclaims", "d", "from-template"), ("resourceclaims", "d", "for-extended-resources")}
