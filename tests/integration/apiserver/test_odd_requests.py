@@ -264,3 +264,57 @@ async def test_tokens_for_something_else(tmp_path: Path, body: Object, code: int
         status, answer = await cluster.ask("POST", path, body, context=cluster.context("root", "system:masters"))
         assert (status, told in answer.get("message", "")) == (code, True)
         assert status != 201 or answer["metadata"]["labels"] == {"a": "b"}
+
+
+SCALERS = "/apis/autoscaling/v1/namespaces/d/horizontalpodautoscalers"
+
+
+async def test_a_patch_by_an_old_client_keeps_the_target(api: Api) -> None:
+    target = {"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"}
+    spec = {"maxReplicas": 3, "targetCPUUtilizationPercentage": 7, "scaleTargetRef": target}
+    await api.post(SCALERS, {"metadata": {"name": "h"}, "spec": spec})
+    changed = await api.merge(f"{SCALERS}/h", {"metadata": {"labels": {"a": "b"}}})
+    assert changed["spec"]["targetCPUUtilizationPercentage"] == 7
+
+
+FEATURE_RULE = (
+    "must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or "
+    "MyFeature/mySubFeature), and contain only alphanumeric characters and slashes"
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        ({"declaredFeatures": ["A", "Bc/D", "Bc/d"]}, ""),
+        (
+            {"declaredFeatures": ["A", "b"]},
+            f'status.declaredFeatures[1]: Invalid value: "b": invalid feature name "b": {FEATURE_RULE}',
+        ),
+        ({"declaredFeatures": ["A", "A"]}, 'status.declaredFeatures[1]: Duplicate value: "A"'),
+        (
+            {"declaredFeatures": ["B", "A"]},
+            'status.declaredFeatures[1]: Invalid value: "A": list must be sorted alphabetically',
+        ),
+        (
+            {"addresses": [{"type": "Hostname", "address": "a"}] * 2},
+            'status.addresses[1]: Duplicate value: {"Type":"Hostname","Address":"a"}',
+        ),
+    ],
+)
+async def test_statuses_of_nodes(api: Api, status: Object, told: str) -> None:
+    await api.post("/api/v1/nodes", {"metadata": {"name": "n"}})
+    answer = await api.merge("/api/v1/nodes/n/status", {"status": status})
+    assert (api.status, answer.get("message", "")) == ((422, f'Node "n" is invalid: {told}') if told else (200, ""))
+
+
+async def test_what_a_node_no_longer_says(api: Api) -> None:
+    given = {"configSource": {"configMap": {"name": "c", "namespace": "d", "kubeletConfigKey": "k"}}}
+    node = await api.post("/api/v1/nodes", {"metadata": {"name": "n"}, "spec": given, "status": {"config": {}}})
+    assert ("configSource" in node["spec"], "config" in node["status"]) == (False, False)
+    answer = await api.merge("/api/v1/nodes/n", {"spec": {"externalID": "x"}})
+    assert answer["message"] == 'Node "n" is invalid: spec.externalID: Forbidden: may not be updated'
+    answer = await api.post(
+        "/api/v1/nodes", {"metadata": {"name": "m"}, "status": {"nodeInfo": {"swap": {"capacity": -1}}}}
+    )
+    assert answer["details"]["causes"][0]["field"] == "metadata.nodeSwapStatus.capacity"

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Final
 
 from tiphys.apiserver.registry.autoscaling.metrics import metrics_errors, reference_errors, targets_text
+from tiphys.apiserver.registry.conversions.autoscaling import drop_v1_annotations
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
 from tiphys.apiserver.registry.strategy import Cell, Object, age
 from tiphys.apiserver.registry.tables import UNSET
@@ -39,6 +40,7 @@ class HorizontalPodAutoscalerStrategy(StatusStrategy):
     initial_status: ClassVar[Mapping[str, Any]] = {"desiredReplicas": 0, "currentMetrics": None}
 
     def default(self, obj: Object) -> None:
+        drop_v1_annotations(obj)
         spec = obj.setdefault("spec", {})
         if spec.get("minReplicas") is None:
             spec["minReplicas"] = 1

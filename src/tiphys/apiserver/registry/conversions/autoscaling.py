@@ -15,6 +15,13 @@ from typing import Any, Final
 
 import orjson
 
+from tiphys.apiserver.registry.conversions.autoscaling_metrics import (
+    behavior_from_v1,
+    behavior_to_v1,
+    metric_from_v1,
+    metric_to_v1,
+)
+
 Object = dict[str, Any]
 
 PREFIX: Final = "autoscaling.alpha.kubernetes.io/"
@@ -22,6 +29,7 @@ METRICS: Final = PREFIX + "metrics"
 BEHAVIOR: Final = PREFIX + "behavior"
 CONDITIONS: Final = PREFIX + "conditions"
 CURRENT_METRICS: Final = PREFIX + "current-metrics"
+OURS: Final = frozenset({METRICS, BEHAVIOR, CONDITIONS, CURRENT_METRICS})
 
 
 def _is_cpu_utilization(metric: Object) -> bool:
@@ -45,24 +53,47 @@ def _loads(text: str) -> Any:
         return None  # somebody wrote the annotation by hand: ignored, as upstream does
 
 
+def _items(text: str) -> list[Any]:
+    """The list of an annotation; none when it is something else."""
+    found = _loads(text)
+    return found if isinstance(found, list) else []
+
+
+def _with_own_parts(obj: Object) -> Object:
+    """A copy whose metadata, spec and status may be changed: patches compare with what they began with."""
+    own = {name: dict(obj.get(name) or {}) for name in ("metadata", "spec", "status") if obj.get(name) is not None}
+    return {**obj, **own}
+
+
+def drop_v1_annotations(obj: Object) -> None:
+    """Objects as they are stored have no annotations that stand for fields, whoever wrote them."""
+    metadata = obj.get("metadata") or {}
+    annotations = metadata.get("annotations")
+    if annotations:
+        metadata["annotations"] = {key: value for key, value in annotations.items() if key not in OURS}
+        if not metadata["annotations"]:
+            del metadata["annotations"]
+
+
 class HorizontalPodAutoscalerV1:
     """See the module."""
 
     field_labels: Mapping[str, str] = {}
 
     def to_storage(self, obj: Object) -> Object:
-        """To autoscaling/v2."""
+        """To autoscaling/v2. A new object, whose parts may be those of `obj` where they stay the same."""
+        obj = _with_own_parts(obj)
         annotations = dict(obj.get("metadata", {}).get("annotations") or {})
         spec = obj.setdefault("spec", {})
-        metrics = _loads(annotations.pop(METRICS, "null")) or []
+        metrics = [metric_from_v1(one) for one in _items(annotations.pop(METRICS, ""))]
         percent = spec.pop("targetCPUUtilizationPercentage", None)
         if percent is not None:
             metrics = [_utilization_metric(percent), *metrics]
         if metrics:
             spec["metrics"] = metrics
         behavior = _loads(annotations.pop(BEHAVIOR, "null"))
-        if behavior:
-            spec["behavior"] = behavior
+        if behavior and isinstance(behavior, dict):
+            spec["behavior"] = behavior_from_v1(behavior)
         self._status_to_storage(obj, annotations)
         if annotations:
             obj["metadata"]["annotations"] = annotations
@@ -73,20 +104,21 @@ class HorizontalPodAutoscalerV1:
     @staticmethod
     def _status_to_storage(obj: Object, annotations: dict[str, str]) -> None:
         status = obj.setdefault("status", {})
-        current = _loads(annotations.pop(CURRENT_METRICS, "null")) or []
+        current = [metric_from_v1(one, current=True) for one in _items(annotations.pop(CURRENT_METRICS, ""))]
         percent = status.pop("currentCPUUtilizationPercentage", None)
-        if percent is not None:
+        if percent is not None and not current:  # else it is among them
             resource = {"name": "cpu", "current": {"averageUtilization": percent}}
-            current = [{"type": "Resource", "resource": resource}, *current]
+            current = [{"type": "Resource", "resource": resource}]
         status["currentMetrics"] = current or None
-        conditions = _loads(annotations.pop(CONDITIONS, "null"))
+        conditions = _items(annotations.pop(CONDITIONS, ""))
         if conditions:
             status["conditions"] = conditions
         if not status.get("currentReplicas"):
             status.pop("currentReplicas", None)
 
     def from_storage(self, obj: Object) -> Object:
-        """To autoscaling/v1."""
+        """To autoscaling/v1. A new object, whose parts may be those of `obj` where they stay the same."""
+        obj = _with_own_parts(obj)
         metadata = obj.setdefault("metadata", {})
         annotations = dict(metadata.get("annotations") or {})
         spec = obj.setdefault("spec", {})
@@ -97,10 +129,10 @@ class HorizontalPodAutoscalerV1:
             else:
                 other.append(metric)
         if other:
-            annotations[METRICS] = orjson.dumps(other).decode()
+            annotations[METRICS] = orjson.dumps([metric_to_v1(one) for one in other]).decode()
         behavior = spec.pop("behavior", None)
         if behavior:
-            annotations[BEHAVIOR] = orjson.dumps(behavior).decode()
+            annotations[BEHAVIOR] = orjson.dumps(behavior_to_v1(behavior)).decode()
         self._status_from_storage(obj.setdefault("status", {}), annotations)
         if annotations:
             metadata["annotations"] = annotations
@@ -108,16 +140,15 @@ class HorizontalPodAutoscalerV1:
 
     @staticmethod
     def _status_from_storage(status: Object, annotations: dict[str, str]) -> None:
-        other: list[Object] = []
-        for metric in status.pop("currentMetrics", None) or ():
+        metrics = status.pop("currentMetrics", None) or ()
+        for metric in metrics:
             resource = metric.get("resource") or {}
             percent = (resource.get("current") or {}).get("averageUtilization")
             if metric.get("type") == "Resource" and resource.get("name") == "cpu" and percent is not None:
                 status["currentCPUUtilizationPercentage"] = percent
-            else:
-                other.append(metric)
-        if other:
-            annotations[CURRENT_METRICS] = orjson.dumps(other).decode()
+        if metrics:
+            shown = [metric_to_v1(metric, current=True) for metric in metrics]
+            annotations[CURRENT_METRICS] = orjson.dumps(shown).decode()
         conditions = status.pop("conditions", None)
         if conditions:
             annotations[CONDITIONS] = orjson.dumps(conditions).decode()

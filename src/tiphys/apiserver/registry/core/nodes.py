@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -16,7 +17,7 @@ from tiphys.apiserver.registry.validation.pod_warnings import ip_warnings
 from tiphys.apiserver.registry.validation.resources import validate_quantity
 from tiphys.apiserver.registry.validation.scheduling import effect_errors
 from tiphys.machinery import field, formats
-from tiphys.machinery.field import FieldError, Path
+from tiphys.machinery.field import FieldError, Path, quote
 
 METADATA: Final = Path("metadata")
 SPEC: Final = Path("spec")
@@ -25,6 +26,11 @@ ROLE_PREFIX: Final = "node-role.kubernetes.io/"
 TAINTS_DETAIL: Final = "taints must be unique by key and effect pair"
 
 
+FEATURE: Final = re.compile("[A-Z][A-Za-z0-9]*(/[A-Za-z][A-Za-z0-9]*)*")
+FEATURE_RULE: Final = (
+    "must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or "
+    "MyFeature/mySubFeature), and contain only alphanumeric characters and slashes"
+)
 # Fields that do nothing any more.
 DEPRECATED: Final = {"externalID": "this field is deprecated, and is unused by Kubernetes"}
 
@@ -46,9 +52,23 @@ class NodeStrategy(TableStrategy):
 
     def prepare_for_create(self, ctx: RequestContext, obj: Object) -> None:
         """The status is kept: a kubelet registers with it."""
+        _drop_configuration(obj)
+
+    def prepare_for_update(self, ctx: RequestContext, new: Object, old: Object) -> None:
+        super().prepare_for_update(ctx, new, old)
+        _drop_configuration(new)
+
+    def prepare_for_status_update(self, ctx: RequestContext, new: Object, old: Object) -> None:
+        super().prepare_for_status_update(ctx, new, old)
+        _drop_configuration(new)
 
     def validate(self, obj: Object) -> list[FieldError]:
-        return _errors(obj)
+        errors = _errors(obj)
+        capacity = ((status_of(obj).get("nodeInfo") or {}).get("swap") or {}).get("capacity")
+        if capacity is not None and capacity < 0:
+            where = METADATA.child("nodeSwapStatus", "capacity")
+            errors.append(field.invalid(where, capacity, "must be greater than zero"))
+        return errors
 
     def validate_update(self, new: Object, old: Object) -> list[FieldError]:
         errors = _errors(new)
@@ -59,10 +79,12 @@ class NodeStrategy(TableStrategy):
         if known.get("providerID") and spec.get("providerID") != known["providerID"]:
             detail = 'node updates may not change providerID except from "" to valid'
             errors.append(field.forbidden(SPEC.child("providerID"), detail))
+        if (spec.get("externalID") or "") != (known.get("externalID") or ""):
+            errors.append(field.forbidden(SPEC.child("externalID"), "may not be updated"))
         return errors
 
     def validate_status_update(self, new: Object, old: Object) -> list[FieldError]:
-        return _status_errors(new)
+        return _status_errors(new) + _address_errors(status_of(new).get("addresses") or ())
 
     def warnings(self, obj: Object, old: Object | None) -> list[str]:
         found: list[str] = []
@@ -166,4 +188,35 @@ def _status_errors(node: Object) -> list[FieldError]:
         quantities: Mapping[str, str] = status.get(kind) or {}
         for name in sorted(quantities):
             errors += validate_quantity(name, quantities[name], STATUS.child(kind, name))
+    return errors + _feature_errors(status.get("declaredFeatures") or ())
+
+
+def _address_errors(addresses: Sequence[Object]) -> list[FieldError]:
+    errors: list[FieldError] = []
+    seen: set[tuple[str, str]] = set()
+    for index, address in enumerate(addresses):
+        kind, text = address.get("type") or "", address.get("address") or ""
+        if (kind, text) in seen:
+            errors.append(field.duplicate(STATUS.child("addresses").index(index), {"Type": kind, "Address": text}))
+        seen.add((kind, text))
     return errors
+
+
+def _feature_errors(features: Sequence[str]) -> list[FieldError]:
+    """Features are named like types, and sorted."""
+    errors: list[FieldError] = []
+    for index, name in enumerate(features):
+        where = STATUS.child("declaredFeatures").index(index)
+        if index and name == features[index - 1]:
+            errors.append(field.duplicate(where, name))
+        elif index and name < features[index - 1]:
+            errors.append(field.invalid(where, name, "list must be sorted alphabetically"))
+        if not FEATURE.fullmatch(name):
+            errors.append(field.invalid(where, name, f"invalid feature name {quote(name)}: {FEATURE_RULE}"))
+    return errors
+
+
+def _drop_configuration(node: Object) -> None:
+    """Kubelets are no longer configured through their nodes: what says so is dropped."""
+    (node.get("spec") or {}).pop("configSource", None)
+    (node.get("status") or {}).pop("config", None)
