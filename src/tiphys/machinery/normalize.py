@@ -404,12 +404,15 @@ def _special(one: FieldSchema, form: str) -> Convert:
     """Any JSON; but a JSON schema's parts that may be a schema or something else are normal as schemas."""
     if not one.type_name or one.resolve is None:
         return lambda value: value
-    resolve = one.resolve
+    resolve, boolean = one.resolve, one.type_name.endswith("OrBool")
+    listed = one.type_name.endswith("OrArray")
 
     def step(value: Any) -> Any:
         if type(value) is dict:
             return _walker(resolve("apiextensions.v1.JSONSchemaProps"), form)(value)
-        return value
+        if boolean and type(value) is not bool:
+            raise DecodeError("boolean or JSON schema expected")
+        return _DROP if listed and type(value) is not list else value
 
     return step
 

@@ -98,7 +98,10 @@ def declared_errors(versions: Sequence[Json], path: Path) -> list[FieldError]:
 
 def _declared_schema(version: Json, path: Path) -> list[FieldError]:
     schema = (version.get("schema") or {}).get("openAPIV3Schema")
-    return schema_errors_of(schema, path.child("openAPIV3Schema")) if isinstance(schema, Mapping) else []
+    if not isinstance(schema, Mapping):
+        return []
+    status = (version.get("subresources") or {}).get("status") is not None
+    return schema_errors_of(schema, path.child("openAPIV3Schema"), status=status)
 
 
 def _declared_subresources(version: Json, path: Path) -> list[FieldError]:
@@ -206,7 +209,9 @@ def _selectable_errors(fields: Sequence[Json], schema: Json, path: Path) -> list
             )
             if not node:
                 detail = "is an invalid path: does not refer to a valid field"
-                if not text.startswith((".", "[")):
+                if re.search(r"\[\d+\]", text):
+                    detail = "is an invalid path: array notation is not allowed"
+                elif not text.startswith((".", "[")):
                     detail = f"is an invalid path: expected [ or . but got: {text}"
             errors.append(field.invalid(where, text, detail))
         elif text.startswith(".metadata."):
@@ -216,28 +221,60 @@ def _selectable_errors(fields: Sequence[Json], schema: Json, path: Path) -> list
 
 # --- schemas --------------------------------------------------------------------------------------
 _LOGICAL: Final = ("allOf", "anyOf", "oneOf")
-_NOT_IN_LOGIC: Final = ("description", "type", "default", "additionalProperties", "nullable")
+_NOT_IN_LOGIC: Final = (
+    "description",
+    "type",
+    "title",
+    "default",
+    "additionalProperties",
+    "nullable",
+    "x-kubernetes-embedded-resource",
+    "x-kubernetes-int-or-string",
+    "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-map-type",
+    "x-kubernetes-validations",
+)
 FORBIDDEN: Final = (
     ("uniqueItems", "uniqueItems cannot be set to true since the runtime complexity becomes quadratic"),
 )
-MUST_BE_EMPTY: Final = ("$ref", "definitions", "dependencies", "patternProperties", "additionalItems", "id", "$schema")
+MUST_BE_EMPTY: Final = ("$ref", "definitions", "dependencies", "patternProperties", "additionalItems", "id")
+STATUS_NEEDS: Final = (
+    'only "object" is allowed as the type at the root of the schema if the status subresource is enabled'
+)
+NO_SCHEMA: Final = "OpenAPIV3Schema 'schema' is not supported"
 
 
-def schema_errors_of(schema: Json, path: Path) -> list[FieldError]:
-    """What is wrong with a schema at a path."""
+def schema_errors_of(schema: Json, path: Path, *, status: bool = False) -> list[FieldError]:
+    """What is wrong with a schema at a path. `status`: its objects have the status subresource."""
     errors: list[FieldError] = []
     if schema.get("type") and schema["type"] != "object":
-        errors.append(field.invalid(path.child("type"), schema["type"], "must be object"))
+        if status:
+            errors.append(field.invalid(path.child("type"), schema["type"], STATUS_NEEDS))
+        errors.append(field.invalid(path.child("type"), schema["type"], "must be object at the root"))
     elif not schema.get("type"):
         errors.append(field.required(path.child("type"), "must not be empty at the root"))
     if schema.get("nullable"):
         errors.append(field.forbidden(path.child("nullable"), "nullable cannot be true at the root"))
+    if any(one.get("$schema") for one in nodes(schema)):
+        errors.append(field.invalid(path, "", NO_SCHEMA))
     errors += _node_errors(schema, path, root=True)
     if not errors:
         errors += _default_errors(schema, path)
     if not errors:
         errors += _rule_errors(schema, path)
     return errors
+
+
+def nodes(schema: Json) -> Iterator[Json]:
+    """A schema and every schema in it."""
+    yield schema
+    for _, _, inner in _inner(schema, Path()):
+        yield from nodes(inner)
+    for inner in [one for word in _LOGICAL for one in schema.get(word) or ()]:
+        yield from nodes(inner)
+    if isinstance(schema.get("not"), Mapping):
+        yield from nodes(schema["not"])
 
 
 def _node_errors(schema: Json, path: Path, *, root: bool = False) -> list[FieldError]:
@@ -274,14 +311,9 @@ def _own_errors(schema: Json, path: Path, *, root: bool) -> list[FieldError]:
         errors.append(field.not_supported(path.child("type"), kind, supported))
     elif not kind and not root and not mixed and not preserve:
         errors.append(field.required(path.child("type"), "must not be empty for specified object fields"))
-    for name, detail in FORBIDDEN:
-        if schema.get(name):
-            errors.append(field.forbidden(path.child(name), detail))
-    errors += [
-        field.forbidden(path.child(name), f"{name} is not supported")
-        for name in MUST_BE_EMPTY
-        if schema.get(name) or (name == "dependencies" and schema.get(name) is not None)
-    ]
+    errors += _unsupported_errors(schema, path)
+    if kind == "array" and not isinstance(schema.get("items"), Mapping):
+        errors.append(field.required(path.child("items"), "must be specified"))
     errors += extension_errors(schema, path)
     if schema.get("properties") and schema.get("additionalProperties") not in (None, False):
         errors.append(
@@ -289,10 +321,18 @@ def _own_errors(schema: Json, path: Path, *, root: bool) -> list[FieldError]:
                 path.child("additionalProperties"), "additionalProperties and properties are mutual exclusive"
             )
         )
-    if kind == "array" and not isinstance(schema.get("items"), Mapping):
-        errors.append(field.required(path.child("items"), "must be specified"))
     errors += _pattern_errors(schema, path)
     return errors
+
+
+def _unsupported_errors(schema: Json, path: Path) -> list[FieldError]:
+    """What JSON schema has and definitions of resources have not."""
+    errors = [field.forbidden(path.child(name), detail) for name, detail in FORBIDDEN if schema.get(name)]
+    return errors + [
+        field.forbidden(path.child(name), f"{name} is not supported")
+        for name in MUST_BE_EMPTY
+        if schema.get(name) or (name == "dependencies" and schema.get(name) is not None)
+    ]
 
 
 def _pattern_errors(schema: Json, path: Path) -> list[FieldError]:
@@ -325,8 +365,13 @@ def _default_errors(schema: Json, path: Path) -> list[FieldError]:
 _WORDS: Final = {
     "description": "empty",
     "type": "empty",
+    "title": "empty",
     "default": "undefined",
     "additionalProperties": "undefined",
+    "x-kubernetes-list-type": "undefined",
+    "x-kubernetes-list-map-keys": "empty",
+    "x-kubernetes-map-type": "undefined",
+    "x-kubernetes-validations": "empty",
 }
 
 
@@ -336,9 +381,11 @@ def _logic_errors(schema: Json, path: Path, owner: Json) -> list[FieldError]:
     errors = [
         field.forbidden(path.child(name), f"must be {_WORDS.get(name, 'false')} to be structural")
         for name in _NOT_IN_LOGIC
-        if schema.get(name) and not (name == "type" and allowed)
+        if (schema.get(name) or (name == "default" and schema.get(name) is not None))
+        and not (name == "type" and allowed)
     ]
-    errors += _pattern_errors(schema, path)
+    extensions = {key: value for key, value in schema.items() if key != "x-kubernetes-embedded-resource"}
+    errors += _unsupported_errors(schema, path) + extension_errors(extensions, path) + _pattern_errors(schema, path)
     for word in _LOGICAL:
         for index, one in enumerate(schema.get(word) or ()):
             errors += _logic_errors(one, path.child(word).index(index), owner)
@@ -348,7 +395,7 @@ def _logic_errors(schema: Json, path: Path, owner: Json) -> list[FieldError]:
     for name, where, inner in _inner(schema, path):
         beside = known.get(name) if name else owner.get("items")
         errors += _logic_errors(inner, where, beside or {})
-        if name and beside is None and not owner.get("additionalProperties"):
+        if name and inner and beside is None and not owner.get("additionalProperties"):
             missing = _beside_logic(path).child("properties").key(name)
             errors.append(field.required(missing, f"because it is defined in {where}"))
     return errors
@@ -407,6 +454,9 @@ def _own_rule_errors(rule: Json, where: Path, own: Type, costs: Costs, count: in
         compiled = compile_rule(0, rule, own)
     except RuleError as error:
         return [*errors, field.invalid(where.child(error.where), _shown(rule), str(error))]
+    if rule.get("optionalOldSelf") is not None and not compiled.transition:
+        detail = "may not be set if oldSelf is not used in rule"
+        errors.append(field.invalid(where.child("optionalOldSelf"), rule["optionalOldSelf"], detail))
     old = old_type(rule, own)
     errors += costs.take(worst_cost(compiled.program, own, old) * count, where.child("rule"), "rule")
     if compiled.message is not None:

@@ -29,13 +29,26 @@ def extension_errors(schema: Json, path: Path) -> list[FieldError]:
     if schema.get("x-kubernetes-embedded-resource") and not schema.get("properties") and not schema.get(_PRESERVE):
         detail = f"must not be empty if x-kubernetes-embedded-resource is true without {_PRESERVE}"
         errors.append(field.required(path.child("properties"), detail))
+    if schema.get("x-kubernetes-embedded-resource"):
+        errors += _type_errors(schema, path, "object", "x-kubernetes-embedded-resource is true")
     kind = schema.get("x-kubernetes-map-type")
+    if kind is not None:
+        errors += _type_errors(schema, path, "object", "x-kubernetes-map-type is specified")
     if kind is not None and kind not in ("atomic", "granular"):
         errors.append(field.not_supported(path.child("x-kubernetes-map-type"), kind, ["atomic", "granular"]))
     for index, rule in enumerate(schema.get("x-kubernetes-validations") or ()):
         if (rule.get("rule") or "").strip():
             errors += _rule_errors(rule, path.child("x-kubernetes-validations").index(index), schema)
-    return errors + _list_type_errors(schema, path) + _set_errors(schema, path)
+    return errors + _set_errors(schema, path) + _list_type_errors(schema, path)
+
+
+def _type_errors(schema: Json, path: Path, wanted: str, why: str) -> list[FieldError]:
+    """The error of a node whose extension needs another type."""
+    kind, where = schema.get("type") or "", path.child("type")
+    detail = f"must be {wanted} if {why}"
+    if kind == wanted:
+        return []
+    return [field.invalid(where, kind, detail) if kind else field.required(where, detail)]
 
 
 def _set_errors(schema: Json, path: Path) -> list[FieldError]:
@@ -54,18 +67,16 @@ def _list_type_errors(schema: Json, path: Path) -> list[FieldError]:
     errors: list[FieldError] = []
     kind, keys = schema.get("x-kubernetes-list-type"), schema.get("x-kubernetes-list-map-keys") or ()
     where = path.child("x-kubernetes-list-type")
-    if kind is not None and schema.get("type") != "array":
-        errors.append(
-            field.invalid(
-                path.child("type"), schema.get("type") or "", "must be array if x-kubernetes-list-type is specified"
-            )
-        )
+    if kind is not None:
+        errors += _type_errors(schema, path, "array", "x-kubernetes-list-type is specified")
     if kind is not None and kind not in ("atomic", "map", "set"):
         errors.append(field.not_supported(where, kind, ["atomic", "set", "map"]))
     if keys and kind != "map":
         detail = "must be map if x-kubernetes-list-map-keys is non-empty"
         errors.append(field.invalid(where, kind, detail) if kind is not None else field.required(where, detail))
     items = schema.get("items")
+    if kind == "map" and items is None:
+        errors.append(field.required(path.child("items"), "must have a schema if x-kubernetes-list-type is map"))
     if kind == "map" and isinstance(items, Mapping):
         at = path.child("x-kubernetes-list-map-keys")
         if not keys:
@@ -90,7 +101,7 @@ def _rule_errors(rule: Json, where: Path, schema: Json) -> list[FieldError]:
     errors: list[FieldError] = []
     message = rule.get("message") or ""
     if message and not message.strip():
-        errors.append(field.invalid(where.child("message"), message, "message must be non-empty if specified"))
+        errors.append(field.invalid(where.child("message"), message, "must be non-empty if specified"))
     elif "\n" in message.strip():
         errors.append(field.invalid(where.child("message"), message, "must not contain line breaks"))
     elif "\n" in rule["rule"].strip() and not message.strip() and not rule.get("messageExpression"):

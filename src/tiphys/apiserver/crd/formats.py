@@ -76,6 +76,15 @@ _CHECKS: Final[dict[str, Callable[[str], bool]]] = {
 }
 
 
+# Formats of numbers, and the one of texts that any text has.
+_UNCHECKED: Final = frozenset({"int32", "int64", "float", "double", "password"})
+
+
+def is_known(name: str) -> bool:
+    """Whether a schema may name this format without a warning."""
+    return name in _CHECKS or name in _UNCHECKED
+
+
 def is_format(name: str, text: str) -> bool:
     """Whether a text has a format; True for formats nobody knows."""
     check = _CHECKS.get(name)

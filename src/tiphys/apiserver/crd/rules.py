@@ -260,5 +260,5 @@ def default_errors(node: Structural, path: Path) -> list[FieldError]:
     except RuleError as error:
         if not str(error.value).strip():
             return []  # that there is no rule is said where it should be
-        return [errors.invalid(path, shown(node.default, node), f"rule compile error: {error}")]
+        return [errors.invalid(path, node.type, f"rule compile error: {error}")]
     return rule_errors(ruled, node.default, path=path)

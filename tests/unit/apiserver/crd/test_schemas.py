@@ -169,7 +169,7 @@ def test_schemas_must_be_structural(schema: Any, expected: str) -> None:
     ("node", "expected"),
     [
         (
-            {"type": "string", "x-kubernetes-map-type": "x"},
+            {"type": "object", "x-kubernetes-map-type": "x"},
             'x-kubernetes-map-type: Unsupported value: "x": supported values: "atomic", "granular"',
         ),
         (

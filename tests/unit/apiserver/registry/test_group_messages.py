@@ -281,3 +281,63 @@ def test_what_may_not_change_is_printed_whole() -> None:
         'spec: Invalid value: {"Attacher":"d","Source":{"PersistentVolumeName":"p","InlineVolumeSpec":null},'
         '"NodeName":"m"}: field is immutable'
     ]
+
+
+def definition(schema: dict[str, Any], **version: Any) -> dict[str, Any]:
+    whole = {"type": "object", "properties": {"a": schema}}
+    return {
+        "metadata": {"name": "foos.example.com"},
+        "spec": {
+            "group": "example.com",
+            "scope": "Cluster",
+            "names": {"plural": "foos", "kind": "Foo"},
+            "versions": [
+                {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": whole}, **version}
+            ],
+        },
+    }
+
+
+AT = "spec.validation.openAPIV3Schema.properties[a]"
+
+
+@pytest.mark.parametrize(
+    ("schema", "wanted"),
+    [
+        (
+            {"type": "string", "x-kubernetes-map-type": "atomic"},
+            [f'{AT}.type: Invalid value: "string": must be object if x-kubernetes-map-type is specified'],
+        ),
+        (
+            {"x-kubernetes-int-or-string": True, "x-kubernetes-list-type": "atomic"},
+            [f"{AT}.type: Required value: must be array if x-kubernetes-list-type is specified"],
+        ),
+        (
+            {"type": "string", "$schema": "x"},
+            ["spec.validation.openAPIV3Schema: Invalid value: \"\": OpenAPIV3Schema 'schema' is not supported"],
+        ),
+        (
+            {"type": "string", "not": {"default": 0, "title": "t", "$ref": "x"}},
+            [
+                f"{AT}.not.$ref: Forbidden: $ref is not supported",
+                f"{AT}.not.default: Forbidden: must be undefined to be structural",
+                f"{AT}.not.title: Forbidden: must be empty to be structural",
+            ],
+        ),
+        (
+            {"type": "string", "x-kubernetes-validations": [{"rule": "true", "optionalOldSelf": True}]},
+            [
+                f"{AT}.x-kubernetes-validations[0].optionalOldSelf: Invalid value: true: may not be set if oldSelf is "
+                "not used in rule"
+            ],
+        ),
+    ],
+)
+def test_schemas(schema: dict[str, Any], wanted: list[str]) -> None:
+    found, _ = judged("customresourcedefinitions", definition(schema), "apiextensions.k8s.io")
+    assert found == wanted
+
+
+def test_formats_nobody_knows_are_told() -> None:
+    obj = definition({"type": "string", "format": "foo"})
+    assert judged("customresourcedefinitions", obj, "apiextensions.k8s.io") == ([], ['unrecognized format "foo"'])

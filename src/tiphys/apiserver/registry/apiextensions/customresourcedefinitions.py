@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-from tiphys.apiserver.crd.definition import declared_errors
+from tiphys.apiserver.crd.definition import declared_errors, nodes
+from tiphys.apiserver.crd.formats import is_known
 from tiphys.apiserver.crd.terminating import mark_terminating
 from tiphys.apiserver.registry.apiextensions.conversion import conversion_errors
 from tiphys.apiserver.registry.kinds import StatusStrategy, name_of, spec_of, status_of
@@ -84,13 +85,24 @@ class CustomResourceDefinitionStrategy(StatusStrategy):
             errors.append(field.invalid(Path("metadata").child("name"), name, detail))
         errors += _group_errors(spec.get("group") or "", obj)
         scope = spec.get("scope") or ""
-        if scope not in ("Cluster", "Namespaced"):
+        if not scope:
+            errors.append(field.required(SPEC.child("scope"), ""))
+        elif scope not in ("Cluster", "Namespaced"):
             errors.append(field.not_supported(SPEC.child("scope"), scope, ["Cluster", "Namespaced"]))
         errors += _version_errors(spec)
         if spec.get("preserveUnknownFields"):
+            if _has_defaults(spec):
+                detail = "must be false in order to use defaults in the schema"
+                errors.append(field.invalid(SPEC.child("preserveUnknownFields"), True, detail))
             errors.append(field.invalid(SPEC.child("preserveUnknownFields"), True, PRESERVE_DETAIL))
         errors += _names_errors(names, SPEC.child("names"))
         return errors + conversion_errors(spec.get("conversion") or {}, SPEC.child("conversion"))
+
+    def warnings(self, obj: Object, old: Object | None) -> list[str]:
+        schemas = [(one.get("schema") or {}).get("openAPIV3Schema") for one in spec_of(obj).get("versions") or ()]
+        named = (one.get("format") for schema in schemas if isinstance(schema, Mapping) for one in nodes(schema))
+        unknown = dict.fromkeys(name for name in named if name and not is_known(name))
+        return [f"unrecognized format {field.quote(name)}" for name in unknown]
 
     def holds_deletion(self, obj: Object) -> bool:
         """A deletion only begins: the instances go first, and a finalizer waits for them."""
@@ -125,6 +137,13 @@ class CustomResourceDefinitionStrategy(StatusStrategy):
             for index, one in enumerate(stored)
             if one not in names
         ]
+
+
+def _has_defaults(spec: Json) -> bool:
+    schemas = [(one.get("schema") or {}).get("openAPIV3Schema") for one in spec.get("versions") or ()]
+    return any(
+        one.get("default") is not None for schema in schemas if isinstance(schema, Mapping) for one in nodes(schema)
+    )
 
 
 def _group_errors(group: str, obj: Object) -> list[FieldError]:
@@ -195,7 +214,7 @@ def _version_errors(spec: Json) -> list[FieldError]:
         errors += [field.invalid(SPEC.child("version"), name, message) for message in formats.dns1035_label(name)]
     if stored != 1:
         detail = "must have exactly one version marked as storage version"
-        errors.append(field.invalid(where, _shown_versions(versions), detail))
+        errors.append(field.invalid(where, _shown_versions(versions) if versions else spec.get("versions"), detail))
     if not stored:
         errors.append(
             field.invalid(Path("status").child("storedVersions"), None, "must have at least one stored version")
