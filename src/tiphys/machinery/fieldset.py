@@ -167,7 +167,8 @@ def ordered(node: Node) -> Node:
     """The same set with every key in the order in which the server writes it."""
     if not node or type(node) is Ordered:
         return node
-    return {key: ordered(node[key]) for key in (node if len(node) == 1 else sorted(node, key=order))}
+    keys = node if len(node) == 1 else sorted(node, key=order)
+    return {key: ordered(child) if (child := node[key]) else child for key in keys}
 
 
 def key_element(keys: Node) -> str:

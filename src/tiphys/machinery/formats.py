@@ -41,6 +41,7 @@ _header = re.compile(HTTP_HEADER)
 _identifier = re.compile(C_IDENTIFIER)
 _http_path = re.compile(HTTP_PATH)
 _sysctl = re.compile(SYSCTL[1:-1])
+_plain_ipv4 = re.compile(r"(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?:\.|\Z)){4}(?<!\.)", re.ASCII)
 _env_name = re.compile(r"[ -<>-~]+")
 
 
@@ -332,6 +333,8 @@ def parse_ip_sloppy(value: str) -> IPAddress | None:
 
 def ip_address(value: str) -> list[str]:
     """An IPv4 or IPv6 address without leading zeros, not IPv4-mapped."""
+    if _plain_ipv4.fullmatch(value):
+        return []
     address = parse_ip_sloppy(value)
     if address is None:
         return [MUST_BE_IP]

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Protocol
 
-from tiphys.apiserver.admission.interface import AdmissionAttributes, Operation
+from tiphys.apiserver.admission.interface import AdmissionAttributes, Operation, idle
 from tiphys.apiserver.admission.webhooks.interface import Versions, WebhookCaller
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authz.interface import Authorizer
@@ -85,9 +85,11 @@ class AdmissionPlugin:
             resource = f"{resource}/{attributes.subresource}"
         return (attributes.resource.group, resource) in self.resources
 
+    @idle
     async def admit(self, attributes: AdmissionAttributes) -> None:
         """Nothing is changed."""
 
+    @idle
     async def validate(self, attributes: AdmissionAttributes) -> None:
         """Everything passes."""
 

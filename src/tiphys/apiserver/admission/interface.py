@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, Protocol
+from enum import StrEnum
+from typing import Any, Protocol, TypeVar
 
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authz.interface import Undecided
 from tiphys.machinery.meta import GroupVersionKind, GroupVersionResource
 
 
-class Operation(Enum):
+class Operation(StrEnum):
     """What is done to the object; CONNECT is exec, attach, port-forward and proxy."""
 
     CREATE = "CREATE"
@@ -69,13 +69,23 @@ class Plugin(Protocol):
         """Raise StatusError to refuse."""
 
 
+Half = TypeVar("Half", bound=Callable[..., Any])
+_IDLE: set[object] = set()
+
+
+def idle(half: Half) -> Half:
+    """Decorates a half of a plug-in that does nothing: it is not called."""
+    _IDLE.add(half)
+    return half
+
+
 class AdmissionChain:
     """The ordered table of plug-ins, run as one."""
 
     def __init__(self, plugins: Sequence[Plugin] = ()) -> None:
         self._plugins = tuple(plugins)
         # Those that look at a kind of write, by operation, group, resource and subresource.
-        self._handling: dict[tuple[str, str, str, str], tuple[Plugin, ...]] = {}
+        self._handling: dict[tuple[Operation, str, str, str], tuple[Judges, Judges]] = {}
 
     @property
     def empty(self) -> bool:
@@ -96,26 +106,35 @@ class AdmissionChain:
         """
         if attributes.operation is Operation.DELETE:
             await self._admit(attributes)
-        for plugin in self._plugins_for(attributes):
-            await _settled(plugin.validate, attributes)
+        await _settled(self._judges(attributes)[1], attributes)
 
     async def _admit(self, attributes: AdmissionAttributes) -> None:
-        for plugin in self._plugins_for(attributes):
-            await _settled(plugin.admit, attributes)
+        await _settled(self._judges(attributes)[0], attributes)
 
-    def _plugins_for(self, attributes: AdmissionAttributes) -> tuple[Plugin, ...]:
+    def _judges(self, attributes: AdmissionAttributes) -> tuple[Judges, Judges]:
+        """The halves that have something to do with such a write: (`admit`, `validate`)."""
         resource = attributes.resource
-        key = attributes.operation.value, resource.group, resource.resource, attributes.subresource
+        key = attributes.operation, resource.group, resource.resource, attributes.subresource
         found = self._handling.get(key)
         if found is None:
-            found = self._handling[key] = tuple(plugin for plugin in self._plugins if plugin.handles(attributes))
+            plugins = [plugin for plugin in self._plugins if plugin.handles(attributes)]
+            found = self._handling[key] = (
+                tuple(plugin.admit for plugin in plugins if type(plugin).admit not in _IDLE),
+                tuple(plugin.validate for plugin in plugins if type(plugin).validate not in _IDLE),
+            )
         return found
 
 
-async def _settled(judge: Callable[[AdmissionAttributes], Awaitable[None]], attributes: AdmissionAttributes) -> None:
-    """Run half a plug-in, again after whoever it needs to know something from has been asked."""
-    while True:
-        try:
-            return await judge(attributes)
-        except Undecided as open_question:
-            await open_question.ask()
+Judges = tuple[Callable[[AdmissionAttributes], Awaitable[None]], ...]
+
+
+async def _settled(judges: Judges, attributes: AdmissionAttributes) -> None:
+    """Run halves of plug-ins, one again after whoever it needs to know something from has been asked."""
+    for judge in judges:
+        while True:
+            try:
+                await judge(attributes)
+                break
+            except Undecided as open_question:
+                question = open_question
+            await question.ask()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from tiphys.apiserver.authn.interface import (
     ANONYMOUS,
@@ -30,9 +31,22 @@ _ANONYMOUS_USER = UserInfo(ANONYMOUS, groups=(GROUP_ALL_UNAUTHENTICATED,))
 
 def with_authenticated_group(user: UserInfo) -> UserInfo:
     """Everyone who has proven an identity is in system:authenticated."""
-    if GROUP_ALL_AUTHENTICATED in user.groups or GROUP_ALL_UNAUTHENTICATED in user.groups:
-        return user
-    return replace(user, groups=(*user.groups, GROUP_ALL_AUTHENTICATED))
+    known = _GROUPED.get(id(user))
+    if known is not None and known[0] is user:
+        return known[1]
+    found = user
+    if GROUP_ALL_AUTHENTICATED not in user.groups and GROUP_ALL_UNAUTHENTICATED not in user.groups:
+        found = replace(user, groups=(*user.groups, GROUP_ALL_AUTHENTICATED))
+    if len(_GROUPED) >= _REMEMBERED:
+        _GROUPED.clear()
+    _GROUPED[id(user)] = user, found
+    return found
+
+
+# Users of certificates and of tokens that were seen before are the same objects each time; what is kept stays alive,
+# and so its id is nobody else's.
+_GROUPED: dict[int, tuple[UserInfo, UserInfo]] = {}
+_REMEMBERED: Final = 1024
 
 
 class TokenChain:

@@ -59,10 +59,9 @@ async def bind_pod(api: ApiRequest, served: ServedResource) -> Response:
     async def make(old: Object | None, revision: int) -> Object:
         assert old is not None
         _check_bindable(ctx, served.store, old, metadata, revision)
-        new: Object = served.store.decode(served.store.get(ctx.namespace, ctx.name))
-        _assign(api, new, binding, target)
-        new["metadata"].pop("resourceVersion", None)
-        return new
+        _assign(api, old, binding, target)
+        old["metadata"].pop("resourceVersion", None)
+        return old  # a copy that is ours
 
     await served.store.update(ctx, make, _Unasked(), patching=True)
     return value_response(201, CREATED, api.wanted)

@@ -108,7 +108,9 @@ class ApiRequest:
         if manager:
             return manager
         agent = self.request.headers.get("user-agent", "").partition("/")[0]
-        return "".join(char for char in agent if char.isprintable())[:128] or "unknown"
+        if not agent.isprintable():
+            agent = "".join(char for char in agent if char.isprintable())
+        return agent[:128] or "unknown"
 
     def context(self, *, name: str | None = None, subresource: str | None = None) -> RequestContext:
         """The strategy's view of this request."""

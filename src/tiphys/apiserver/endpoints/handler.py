@@ -27,6 +27,7 @@ from tiphys.apiserver.authz.interface import Attributes, Undecided, Verdict, set
 from tiphys.apiserver.authz.wording import forbidden_error
 from tiphys.apiserver.endpoints.compression import compressed
 from tiphys.apiserver.endpoints.context import ApiRequest, Services
+from tiphys.apiserver.endpoints.deadlines import Deadlines
 from tiphys.apiserver.endpoints.delete import delete_collection, delete_object
 from tiphys.apiserver.endpoints.encoding import refusal
 from tiphys.apiserver.endpoints.forms import form_for
@@ -91,6 +92,7 @@ class ApiHandler:
         self._metrics = metrics
         self._gate = gate
         self._auditor = auditor
+        self._deadlines = Deadlines(REQUEST_TIMEOUT)
         self.ready = False
         self.router: Router | None = None
 
@@ -146,6 +148,11 @@ class ApiHandler:
         limit = time_limit(request, info)
         if limit is None:
             return await self._serve(request, info)
+        if limit == REQUEST_TIMEOUT:
+            try:
+                return await self._deadlines.within(self._serve(request, info))
+            except TimeoutError:
+                raise timeout(LATE) from None
         deadline = asyncio.timeout(limit)
         try:
             async with deadline:

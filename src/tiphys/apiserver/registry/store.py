@@ -411,8 +411,9 @@ class ResourceStore(StoredObjects):
             if not validated:
                 await admission.validate(None, obj)
                 validated = True
-                entry = await self.current(ctx.namespace, ctx.name)
-                obj = self.decode(entry)
+                judged, entry = entry, await self.current(ctx.namespace, ctx.name)
+                if entry is not judged:
+                    obj = self.decode(entry)
             try:
                 return await self._delete(ctx, entry, obj, options)
             except CompareFailed as error:

@@ -224,19 +224,20 @@ def _in_order(merged: list[Any], wanted: list[Any], server: list[Any], key: str)
     """
     rank = {_identity(item, key): i for i, item in reversed(list(enumerate(wanted)))}
     place = {_identity(item, key): i for i, item in reversed(list(enumerate(server)))}
-    ours = sorted((i for i in merged if _identity(i, key) in rank), key=lambda i: rank[_identity(i, key)])
-    others = sorted(
-        (i for i in merged if _identity(i, key) not in rank), key=lambda i: place.get(_identity(i, key), len(place))
-    )
+    named = [(_identity(item, key), item) for item in merged]
+    ours = sorted((one for one in named if one[0] in rank), key=lambda one: rank[one[0]])
+    others = sorted((one for one in named if one[0] not in rank), key=lambda one: place.get(one[0], len(place)))
+    if not others:
+        return [item for _, item in ours]
     out: list[Any] = []
     at = 0
-    for item in ours:
-        own = place.get(_identity(item, key))
-        while own is not None and at < len(others) and place.get(_identity(others[at], key), own) < own:
-            out.append(others[at])
+    for name, item in ours:
+        own = place.get(name)
+        while own is not None and at < len(others) and place.get(others[at][0], own) < own:
+            out.append(others[at][1])
             at += 1
         out.append(item)
-    return out + others[at:]
+    return out + [item for _, item in others[at:]]
 
 
 def _ordered_lists(original: Map, patch: Map, schema: TypeSchema | None) -> tuple[Map, Map]:
@@ -332,10 +333,14 @@ def _is_directive(item: Any) -> bool:
 
 def without_directives_map(value: Map) -> Map:
     return {
-        key: without_directives(one)
+        key: without_directives(one) if isinstance(one, (dict, list)) else one
         for key, one in value.items()
         if one is not None
-        and not _is_directive(one)
-        and key not in {DIRECTIVE, RETAIN_KEYS}
-        and not key.startswith((DELETE_LIST, ELEMENT_ORDER))
+        and not (key[:1] == "$" and _says_how(key))
+        and not (isinstance(one, dict) and _is_directive(one))
     }
+
+
+def _says_how(key: str) -> bool:
+    """A key that is no field but a directive."""
+    return key in (DIRECTIVE, RETAIN_KEYS) or key.startswith((DELETE_LIST, ELEMENT_ORDER))

@@ -77,8 +77,9 @@ def _fields(shape: FieldSchema) -> Mapping[str, FieldSchema]:
 def child_shape(shape: FieldSchema, name: str) -> FieldSchema:
     """The shape of a struct's field or a map's value."""
     if shape.kind == "@":
-        assert shape.type is not None
-        return shape.type.fields.get(name) or shape.type.unknown or _LEAF_SHAPE
+        struct = shape.type
+        assert struct is not None
+        return struct.fields.get(name) or struct.unknown or _LEAF_SHAPE
     return shape.items or _DEDUCED
 
 
@@ -237,12 +238,15 @@ def whole(value: Any, shape: FieldSchema) -> Node:
         return LEAF
     if role is Role.LIST and isinstance(value, list):
         items = shape.items or _DEDUCED
-        below = {key: whole(item, items) for key, item in _by_element(value, shape).items()}
-    elif isinstance(value, dict):
-        below = {f"f:{name}": whole(one, child_shape(shape, name)) for name, one in value.items()}
-    else:
+        return {MEMBER: LEAF, **{key: whole(item, items) for key, item in _by_element(value, shape).items()}}
+    if not isinstance(value, dict):
         return LEAF
-    return {MEMBER: LEAF, **below}
+    below: Node = {MEMBER: LEAF}
+    for name, one in value.items():
+        child = child_shape(shape, name)
+        # Most of what is in a struct is a leaf.
+        below["f:" + name] = LEAF if not one or child.role is Role.LEAF else whole(one, child)
+    return below
 
 
 def field_set(obj: Object, schema: TypeSchema) -> Node:

@@ -33,6 +33,8 @@ class ValidatingAdmissionWebhook(AdmissionPlugin):
             shown_as = self._matcher.match(hook, attributes)
             if shown_as is not None and self._conditions.hold(hook, attributes, shown_as):
                 asked.append(ask(hook, attributes, shown_as, self._caller, self._versions))
+        if not asked:
+            return
         if len(asked) == 1:
             await asked[0]
             return

@@ -51,10 +51,11 @@ def validate_object_meta(
     errors = name_errors(metadata, NAME_FUNCTIONS[name_rule], path)
     if not metadata.get("name"):
         errors.append(field.required(path.child("name"), "name or generateName is required"))
-    errors += _namespace_errors(metadata.get("namespace", ""), namespaced, path.child("namespace"))
+    errors += _namespace_errors(metadata.get("namespace", ""), namespaced, path)
     if metadata.get("generation", 0) < 0:
         errors.append(field.invalid(path.child("generation"), metadata["generation"], NOT_NEGATIVE))
-    if labels := metadata.get("labels"):
+    labels = metadata.get("labels")
+    if labels and not _good_labels(labels):
         errors += validate_labels(labels, path.child("labels"))
     if annotations := metadata.get("annotations"):
         errors += validate_annotations(annotations, path.child("annotations"))
@@ -87,10 +88,15 @@ def _mask_trailing_dash(prefix: str) -> str:
 
 def _namespace_errors(namespace: str, namespaced: bool, path: Path) -> list[FieldError]:
     if not namespaced:
-        return [field.forbidden(path, "not allowed on this type")] if namespace else []
+        return [field.forbidden(path.child("namespace"), "not allowed on this type")] if namespace else []
     if not namespace:
-        return [field.required(path, "")]
-    return [field.invalid(path, namespace, message) for message in formats.dns1123_label(namespace)]
+        return [field.required(path.child("namespace"), "")]
+    return [field.invalid(path.child("namespace"), namespace, message) for message in formats.dns1123_label(namespace)]
+
+
+def _good_labels(labels: Mapping[str, str]) -> bool:
+    """Whether `validate_labels` finds nothing: the labels of most objects have been looked at before."""
+    return not any(formats.qualified_name(key) or formats.label_value(value) for key, value in labels.items())
 
 
 def validate_labels(labels: Mapping[str, str], path: Path) -> list[FieldError]:
@@ -122,6 +128,8 @@ def validate_annotations(annotations: Mapping[str, str], path: Path) -> list[Fie
 def validate_owner_references(owners: Sequence[Mapping[str, Any]], path: Path) -> list[FieldError]:
     """Each complete, none an Event, at most one the controller."""
     errors: list[FieldError] = []
+    if len(owners) == 1 and _complete(owners[0]):
+        return errors
     controller: str | None = None
     for owner in owners:
         errors += _owner_errors(owner, path)
@@ -136,6 +144,12 @@ def validate_owner_references(owners: Sequence[Mapping[str, Any]], path: Path) -
             )
             errors.append(field.invalid(path, list(owners), detail))
     return errors
+
+
+def _complete(owner: Mapping[str, Any]) -> bool:
+    """Whether `_owner_errors` finds nothing."""
+    version = owner.get("apiVersion", "").rpartition("/")[2]
+    return bool(version and owner.get("kind") and owner["kind"] != "Event" and owner.get("name") and owner.get("uid"))
 
 
 def _owner_errors(owner: Mapping[str, Any], path: Path) -> list[FieldError]:
@@ -193,12 +207,18 @@ def validate_object_meta_update(
             errors.append(field.forbidden(path.child("finalizers"), detail.replace('" "', '", "')))
     if not new.get("resourceVersion"):
         errors.append(field.invalid(path.child("resourceVersion"), "", "must be specified for an update"))
-    errors.extend(
-        field.invalid(path.child(name), new.get(name), IMMUTABLE)
-        for name in ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
-        if new.get(name) != old.get(name)
-    )
-    return errors
+    changed = [name for name in _IDENTITY if new.get(name) != old.get(name)]
+    return errors + [field.invalid(path.child(name), new.get(name), IMMUTABLE) for name in changed]
+
+
+_IDENTITY: Final = (
+    "name",
+    "namespace",
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+)
 
 
 IMMUTABLE: Final = "field is immutable"
