@@ -57,6 +57,11 @@ class NodeReferences(Protocol):
         """(namespace, name) of every object of a resource the node's pods refer to."""
 
 
+_ALLOW: Final = Decision(Verdict.ALLOW)
+_NO_OPINION: Final = Decision(Verdict.NO_OPINION)
+REMEMBERED: Final = 1024
+
+
 class NodeAuthorizer:
     """Allows what a kubelet needs. `rules` are those of the role system:node, which is bound to nobody."""
 
@@ -64,6 +69,9 @@ class NodeAuthorizer:
         self._pods = pods
         self._get = get
         self._rules = tuple(rules)
+        # What the rules say, where it does not depend on an object's name.
+        self._general = not any(rule.resource_names for rule in self._rules)
+        self._allowed: dict[tuple[str, ...], bool] = {}
 
     def authorize(self, attributes: Attributes) -> Decision:
         node = node_of(attributes.user)
@@ -73,9 +81,19 @@ class NodeAuthorizer:
             special = self._special(node, attributes)
             if special is not None:
                 return special
-        if any(rule.allows(attributes) for rule in self._rules):
-            return Decision(Verdict.ALLOW)
-        return Decision(Verdict.NO_OPINION)
+        return _ALLOW if self._by_rules(attributes) else _NO_OPINION
+
+    def _by_rules(self, attributes: Attributes) -> bool:
+        """Whether the role's rules allow it: asked again and again for the same few things."""
+        if not attributes.resource_request or not self._general:
+            return any(rule.allows(attributes) for rule in self._rules)
+        key = attributes.verb, attributes.api_group, attributes.resource, attributes.subresource
+        found = self._allowed.get(key)
+        if found is None:
+            if len(self._allowed) >= REMEMBERED:
+                self._allowed.clear()
+            found = self._allowed[key] = any(rule.allows(attributes) for rule in self._rules)
+        return found
 
     def resolved(self, user: UserInfo, namespace: str) -> Resolved:
         """See `Resolver`: what a node may do depends on its pods."""

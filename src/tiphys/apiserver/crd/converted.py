@@ -6,7 +6,7 @@ to the storage version at the end, answers and reads back from whatever version 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from tiphys.api.table import Resource
@@ -14,7 +14,7 @@ from tiphys.apiserver.crd.mirror import Mirror
 from tiphys.apiserver.crd.store import CustomStore
 from tiphys.apiserver.crd.strategy import CustomStrategy
 from tiphys.apiserver.crd.translator import Translator
-from tiphys.apiserver.registry.stored import MAX_OBJECT_BYTES, committed
+from tiphys.apiserver.registry.stored import MAX_OBJECT_BYTES, NOTHING, committed
 from tiphys.apiserver.registry.strategy import Object
 from tiphys.apiserver.registry.templates import Known
 from tiphys.apiserver.watchcache import Entry, WatchCache, encode_stored
@@ -78,6 +78,7 @@ class ConvertedStore(CustomStore):
         obj: Object,
         like: Object | None = None,
         template: tuple[Known, bytes] | None = None,
+        normal: Mapping[str, bytes] = NOTHING,
     ) -> bytes:
         # Nothing is said of labels and fields: in other versions of the object they may be others.
         value = encode_stored(obj, self.storage.kind, self.storage.api_version)

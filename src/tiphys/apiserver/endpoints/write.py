@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+import orjson
+
 from tiphys.apiserver.admission.interface import Operation
 from tiphys.apiserver.endpoints.body import BodyDecoder, check_write_options, media_type_of
 from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
@@ -142,6 +144,9 @@ async def prepare_changed(
 ) -> Object:
     """As prepare_new, for a replacement of `old` (in storage version, not changed)."""
     dedup_owners(obj, api.warnings)
+    if served.conversion is None and served.schema is not None and not served.schema.custom:
+        part = "status" if ctx.subresource == "status" else "spec"
+        ctx.normal = {part: orjson.dumps(obj[part])} if obj.get(part) else {}
     stored = served.to_storage(obj)
     served.strategy.default(stored)
     await with_conversions(lambda: own_fields(served, ctx, old, stored, api.emptied))
@@ -151,8 +156,6 @@ async def prepare_changed(
 
 def copier(obj: Object) -> Callable[[], Object]:
     """Fresh copies of a decoded object; the first is the object itself's, so a single use costs nothing."""
-    import orjson
-
     first: list[Object] = [obj]
     encoded: list[bytes] = []
 

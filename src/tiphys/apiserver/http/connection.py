@@ -22,7 +22,15 @@ import httptools
 
 from tiphys.apiserver.http.raw import RawStream
 from tiphys.apiserver.http.request import Request
-from tiphys.apiserver.http.response import STATUS_LINES, Answer, Response, StreamResponse, Upgrade, status_response
+from tiphys.apiserver.http.response import (
+    STATUS_LINES,
+    Answer,
+    Headers,
+    Response,
+    StreamResponse,
+    Upgrade,
+    status_response,
+)
 from tiphys.apiserver.http.stream import ChunkedStream
 from tiphys.base.log import get_logger
 from tiphys.machinery.errors import StatusError, bad_request, internal_error, request_entity_too_large, status_of
@@ -156,7 +164,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count_head(len(name) + len(value))
-        key = name.decode("latin-1").lower()
+        key = _NAMES.get(name) or _name(name)
         text = value.decode("latin-1")
         if key in self._headers:
             text = f"{self._headers[key]}, {text}"
@@ -402,9 +410,31 @@ class Connection(asyncio.Protocol):
             self.abort()
 
 
-def _header_lines(headers: object) -> list[bytes]:
-    return [
-        b"%b: %b\r\n"
-        % (name.encode("latin-1"), value.encode("latin-1", "replace").replace(b"\n", b" ").replace(b"\r", b" "))
-        for name, value in headers  # type: ignore[attr-defined]
-    ]
+# Header names as clients spell them, and those we understand; clients are few, and their headers always the same.
+_NAMES: Final[dict[bytes, str]] = {}
+_REMEMBERED: Final = 1024
+
+
+def _name(spelled: bytes) -> str:
+    name = spelled.decode("latin-1").lower()
+    if len(_NAMES) < _REMEMBERED and len(spelled) < 64:
+        _NAMES[spelled] = name
+    return name
+
+
+def _header_lines(headers: Headers) -> list[bytes]:
+    return [_LINES.get(header) or _line(header) for header in headers]
+
+
+# The headers that nearly all answers have: how flow control treated the request, and that nobody is to keep it.
+_LINES: Final[dict[tuple[str, str], bytes]] = {}
+_REPEATED: Final = frozenset({"Cache-Control", "X-Kubernetes-PF-FlowSchema-UID", "X-Kubernetes-PF-PriorityLevel-UID"})
+
+
+def _line(header: tuple[str, str]) -> bytes:
+    name, value = header
+    text = value.encode("latin-1", "replace").replace(b"\n", b" ").replace(b"\r", b" ")
+    line = b"%b: %b\r\n" % (name.encode("latin-1"), text)
+    if name in _REPEATED and len(_LINES) < _REMEMBERED:
+        _LINES[header] = line
+    return line

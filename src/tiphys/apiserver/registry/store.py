@@ -362,7 +362,7 @@ class ResourceStore(StoredObjects):
         try:
             if ctx.dry_run:
                 return Written(self._unsaved(ctx.namespace, ctx.name, new, entry.revision))
-            value = self._encode(key, await self.stored(new), old)
+            value = self._encode(key, await self.stored(new), old, normal=ctx.normal)
             try:
                 lease = await self._leases.current() if self._leases else 0
                 revision = await self._store.update(key, value, expect=entry.revision, lease=lease)

@@ -8,8 +8,9 @@ What is written and read are the same bytes; `registry.store` says when.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Final, Self
 
 import orjson
@@ -25,6 +26,7 @@ from tiphys.machinery.meta import GroupKind, GroupResource, join_api_version
 from tiphys.machinery.normalize import normalize
 from tiphys.machinery.schema import TypeSchema
 
+NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 MAX_OBJECT_BYTES: Final = 1536 * 1024  # what etcd takes in one request; larger objects are refused by every store alike
 
 
@@ -157,19 +159,34 @@ class StoredObjects:
         obj: Object,
         like: Object | None = None,
         template: tuple[Known, bytes] | None = None,
+        normal: Mapping[str, bytes] = NOTHING,
     ) -> bytes:
-        """The bytes to store; `like` is the version before, in normal form, if there was one."""
+        """The bytes to store; `like` is the version before, in normal form, if there was one.
+
+        `normal`: see RequestContext.
+        """
         if template is not None and self.schema is not None:
             value = self._bytes_with(obj, self.schema, *template)
         elif like is None or self.schema is None or self.schema.custom:
             value = self._bytes_of(obj)
         else:
-            value = encode_stored(normalize(obj, self.schema, like, checked=True), self.resource.kind, self.api_version)
+            value = self._bytes_like(obj, self.schema, like, normal)
         if len(value) > MAX_OBJECT_BYTES:
             raise request_entity_too_large(f"limit is {MAX_OBJECT_BYTES}")
         labels = obj["metadata"].get("labels") or {}
         self._cache.describe(key, value, labels, self.strategy.selectable_fields(obj))
         return value
+
+    def _bytes_like(self, obj: Object, schema: TypeSchema, like: Object, normal: Mapping[str, bytes]) -> bytes:
+        """As `_bytes_of`, what did not change taken from the version before."""
+        ready = {name: data for name, data in normal.items() if name in obj and orjson.dumps(obj[name]) == data}
+        if ready:
+            obj = {name: value for name, value in obj.items() if name not in ready}
+        found = normalize(obj, schema, like, checked=True)
+        if ready:
+            found |= {name: orjson.Fragment(data) for name, data in ready.items()}
+            found = {name: found[name] for name in schema.fields if name in found}
+        return encode_stored(found, self.resource.kind, self.api_version)
 
     def _bytes_with(self, obj: Object, schema: TypeSchema, known: Known, name: bytes) -> bytes:
         """As `_bytes_of`, the part of the template as it was encoded before."""

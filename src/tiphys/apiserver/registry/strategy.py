@@ -53,6 +53,8 @@ class RequestContext:
     field_manager: str = ""
     # The new spec has a list that was given as [] where there was none: one and the same when it is stored.
     emptied: bool = False
+    # Parts of the new object as they were in normal form, encoded: what is still so need not be made normal again.
+    normal: dict[str, bytes] = field(default_factory=dict)
     # "field is deprecated" and the like; each becomes one Warning header.
     warnings: list[str] = field(default_factory=list)
 

@@ -15,6 +15,8 @@ from tiphys.store.transactions import Txn, deletes, execute
 log = get_logger(__name__)
 
 ROOM: Final = 16 << 20  # bytes written at most between two looks at the size
+REMEMBERED: Final = 1024  # keys, with their newest values
+REMEMBERED_BYTES: Final = 8192  # larger values are read again: few are, and they are what would take the memory
 COMPACTION_CHUNK: Final = 5_000  # ids looked at in one transaction, so that writers wait milliseconds
 
 CURRENT: Final = f"SELECT {schema.COLUMNS} FROM history WHERE key = ? ORDER BY id DESC LIMIT 1"
@@ -39,12 +41,16 @@ class Database:
 
     def reload(self) -> None:
         """Read again what is kept in memory, after opening and after a rollback."""
+        # The newest versions of what was written last, None for what was deleted: it is mostly written again soon.
+        self._newest: dict[str, KeyValue | None] = {}
         self.revision = schema.newest_revision(self.connection)
         self.compacted = schema.meta(self.connection, "compacted")
         self.leases: dict[int, int] = dict(self.connection.execute("SELECT id, ttl FROM leases"))
         self.full = schema.is_full(self.connection)
 
     def current(self, key: str) -> KeyValue | None:
+        if key in self._newest:
+            return self._newest[key]
         row = self.connection.execute(CURRENT, (key,)).fetchone()
         return schema.to_key_value(row) if row is not None and row[4] else None
 
@@ -63,8 +69,18 @@ class Database:
             self._check_quota(events)
         for position, event in enumerate(events):
             self.connection.execute(schema.INSERT, schema.to_insert(event.kv, position))
+            self._remember(event)
         self.revision += bool(events)
         return Done(result, events)
+
+    def _remember(self, event: Event) -> None:
+        kv, newest = event.kv, self._newest
+        newest.pop(kv.key, None)
+        if len(kv.value) > REMEMBERED_BYTES:
+            return
+        newest[kv.key] = kv if event.type is EventType.PUT else None
+        if len(newest) > REMEMBERED:
+            del newest[next(iter(newest))]
 
     def size(self) -> tuple[int, int]:
         """Bytes of the file, and of what of it is in use."""

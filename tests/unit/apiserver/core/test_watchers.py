@@ -37,6 +37,13 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
+async def delivered(watchers: WatcherSet) -> None:
+    for _ in range(500):
+        if watchers.idle:
+            return
+        await asyncio.sleep(0.001)
+
+
 def change(cache: KindCache, watchers: WatcherSet, name: str, revision: int, **more: object) -> None:
     watchers.publish(cache.put(make_entry(name, revision, **more)))
 
@@ -92,12 +99,26 @@ async def test_a_slow_client_catches_up_in_order() -> None:
     sink.writable = False
     for revision in range(1, 4):
         change(cache, watchers, "a", revision)
-        await turns()
+        await delivered(watchers)
     sink.writable = True
     change(cache, watchers, "a", 4)
-    await turns()
+    await delivered(watchers)
     watcher.flush()
     assert sink.got == b"ADDED:a@1 MODIFIED:a@2 MODIFIED:a@3 MODIFIED:a@4 "
+
+
+async def test_changes_that_come_fast_are_written_together() -> None:
+    cache, sink = make_cache(), Sink()
+    watchers = WatcherSet(cache)
+    watcher = Watcher(sink, 0)
+    watchers.add(Filter(), Encoder(), watcher)
+    watcher.release()
+    for revision in range(1, 7):
+        change(cache, watchers, "a", revision)
+        await turns()
+    assert not watchers.idle
+    await delivered(watchers)
+    assert sink.got.split() == [b"ADDED:a@1", *(b"MODIFIED:a@%d" % revision for revision in range(2, 7))]
 
 
 async def test_a_client_that_never_reads_is_ended() -> None:
