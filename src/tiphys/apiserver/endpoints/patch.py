@@ -240,7 +240,7 @@ class Patch:
 
 
 def _emptied(spec: Any, known: Any) -> bool:
-    if not isinstance(spec, dict) or not isinstance(known, dict):
+    if spec is known or not isinstance(spec, dict) or not isinstance(known, dict):
         return False
     return any(value == [] and name not in known for name, value in spec.items())
 

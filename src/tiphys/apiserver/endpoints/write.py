@@ -148,7 +148,9 @@ async def prepare_changed(
         part = "status" if ctx.subresource == "status" else "spec"
         ctx.normal = {part: orjson.dumps(obj[part])} if obj.get(part) else {}
     stored = served.to_storage(obj)
-    served.strategy.default(stored)
+    # A pod's spec is large, and a new status comes with the one that has its defaults already.
+    if not served.strategy.defaults_spec_only or not ctx.subresource or stored.get("spec") != old.get("spec"):
+        served.strategy.default(stored)
     await with_conversions(lambda: own_fields(served, ctx, old, stored, api.emptied))
     await admission.mutate(stored, old)
     return stored

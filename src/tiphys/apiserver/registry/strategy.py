@@ -239,6 +239,8 @@ class Strategy:
     template_part: ClassVar[str] = ""
     # Where the object has a pod spec, if it has one.
     pod_spec: ClassVar[tuple[str, ...]] = ()
+    # `default` looks at nothing but the spec.
+    defaults_spec_only: ClassVar[bool] = False
     columns: Sequence[Column] = (NAME_COLUMN, CREATED_AT_COLUMN)
 
     def __init__(self, resource: Resource) -> None:

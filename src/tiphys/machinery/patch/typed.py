@@ -214,18 +214,19 @@ def _compare_children(old: Object, new: Object, shape: FieldSchema, prefix: str)
     modified: Node = {}
     removed: Node = {}
     for name, after in new.items():
-        child = child_shape(shape, name) if prefix else shape.items or _DEDUCED
-        if name not in old:
-            added[prefix + name] = whole(after, child)
+        known = name in old
+        before = old[name] if known else None
+        if known and (before is after or (before == after and type(before) is type(after))):
             continue
-        before = old[name]
-        if before is after or (before == after and type(before) is type(after)):
+        child = child_shape(shape, name) if prefix else shape.items or _DEDUCED
+        if not known:
+            added[prefix + name] = whole(after, child)
             continue
         parts = _compare(before, after, child)
         for part, into in zip(parts, (added, modified, removed), strict=True):
             if part is not None:
                 into[prefix + name] = part
-    for name, before in old.items():
+    for name, before in old.items() if old.keys() - new.keys() else ():
         if name not in new:
             removed[prefix + name] = whole(before, child_shape(shape, name) if prefix else shape.items or _DEDUCED)
     return added or None, modified or None, removed or None

@@ -36,6 +36,7 @@ class PodStrategy(TableStrategy):
 
     template_part = "spec"
     pod_spec = ("spec",)
+    defaults_spec_only = True
 
     def default(self, obj: Object) -> None:
         default_pod(obj)
