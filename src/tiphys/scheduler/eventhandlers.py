@@ -143,6 +143,8 @@ def node_changes(old: Node, new: Node) -> list[Event]:
         changes.append(Event.NODE_LABEL)
     if old.spec.taints != new.spec.taints or old.spec.unschedulable != new.spec.unschedulable:
         changes.append(Event.NODE_TAINT)
+    if old.status.declared_features != new.status.declared_features:
+        changes.append(Event.NODE_DECLARED_FEATURE)
     return changes
 
 

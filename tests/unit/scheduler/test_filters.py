@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.unit.scheduler.builders import (
@@ -323,3 +324,22 @@ def test_terminating_pods_are_not_spread() -> None:
     cache = make_cache(*zoned()[:3], placed={"a": [going]})
     pod = make_pod(labels={"app": "web"}, topologySpreadConstraints=spread())
     assert feasible_nodes(make_framework(), cache, pod) == {"a", "b", "c"}
+
+
+def test_features_that_nodes_declare() -> None:
+    rule = {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}
+    container = {"name": "c", "image": "app", "restartPolicyRules": [rule]}
+    old, new = make_node("old"), make_node("new")
+    status = msgspec.structs.replace(new.status, declared_features=("RestartAllContainersOnContainerExits", "Other"))
+    cache, framework = make_cache(old, msgspec.structs.replace(new, status=status)), make_framework()
+    assert feasible_nodes(framework, cache, make_pod()) == {"old", "new"}
+    assert feasible_nodes(framework, cache, make_pod(containers=[container])) == {"new"}
+    row = cache.nodes.row_of
+    # Also when one node is asked about, as preemption does.
+    assert framework.rejections(make_pod(containers=[container]), cache.nodes, row["old"])
+    assert not framework.rejections(make_pod(containers=[container]), cache.nodes, row["new"])
+    cache.remove_node("new")
+    assert feasible_nodes(framework, cache, make_pod(containers=[container])) == (
+        "0/1 nodes are available: 1 node declared features check failed - unsatisfied requirements: "
+        "RestartAllContainersOnContainerExits."
+    )

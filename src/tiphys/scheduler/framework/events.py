@@ -23,6 +23,7 @@ class Event(Enum):
     NODE_ALLOCATABLE = "NodeAllocatableChange"
     NODE_LABEL = "NodeLabelChange"
     NODE_TAINT = "NodeTaintChange"  # taints, or spec.unschedulable
+    NODE_DECLARED_FEATURE = "NodeDeclaredFeatureChange"
     NODE_DELETE = "NodeDelete"
     POD_ADD = "AssignedPodAdd"  # a pod now runs somewhere
     POD_UPDATE = "AssignedPodUpdate"  # its labels changed, or it asks for less

@@ -26,6 +26,7 @@ from tiphys.scheduler.plugins.dynamic_resources import BINDING_TIMEOUT, DynamicR
 from tiphys.scheduler.plugins.image_locality import ImageLocality
 from tiphys.scheduler.plugins.inter_pod_affinity import InterPodAffinity
 from tiphys.scheduler.plugins.node_affinity import NodeAffinity
+from tiphys.scheduler.plugins.node_declared_features import NodeDeclaredFeatures
 from tiphys.scheduler.plugins.node_name import NodeName
 from tiphys.scheduler.plugins.node_ports import NodePorts
 from tiphys.scheduler.plugins.node_resources_balanced_allocation import NodeResourcesBalancedAllocation
@@ -141,6 +142,7 @@ DEFAULT_PLUGINS: Final[dict[str, Entry]] = {
     "NodeName": Entry(0, lambda _: NodeName()),
     "TaintToleration": Entry(3, lambda _: TaintToleration()),
     "NodeAffinity": Entry(2, _node_affinity),
+    "NodeDeclaredFeatures": Entry(0, lambda _: NodeDeclaredFeatures()),
     "NodePorts": Entry(0, lambda _: NodePorts()),
     "NodeResourcesFit": Entry(1, _fit),
     "VolumeRestrictions": Entry(0, lambda making: VolumeRestrictions(_claims(making))),
