@@ -1,6 +1,6 @@
-"""What Services cost in nftables: loading them, changing one endpoint, restarting, and memory.
+"""What Services cost: loading them, changing one endpoint, restarting, and memory.
 
-    python bench/proxy.py [--services 1000,10000] [--endpoints 10] [--changes 300]
+    python -m bench.proxy [--mode nftables,iptables] [--services 1000,10000] [--endpoints 10] [--changes 300]
 
 Runs the proxy's own state and applier in a network namespace of its own (needs root); each line
 is one measurement. "values" is the time to decide, "kernel" the transaction.
@@ -16,13 +16,17 @@ import subprocess
 import time
 from collections.abc import Callable, Coroutine
 from functools import partial
+from itertools import product
 from typing import Any
 
 from tiphys.base.netns import call_in
 from tiphys.base.nft import AsyncNft
+from tiphys.proxy.iptables.applier import IptablesApplier
+from tiphys.proxy.iptables.chains import Site
 from tiphys.proxy.model import Choice, Endpoint, PortKey, ServiceKey, ServicePort
 from tiphys.proxy.nftables.applier import Applier
 from tiphys.proxy.nftables.layout import Layout
+from tiphys.proxy.rules import RuleWriter
 
 
 def service(number: int, node_port: bool = False) -> ServicePort:
@@ -50,11 +54,17 @@ def report(what: str, latencies: list[float]) -> None:
     print(f"{what:<52} p50 {p50:8.2f} ms   p99 {p99:8.2f} ms", flush=True)
 
 
-async def measure(services: int, endpoints: int, changes: int) -> None:
+def writer(mode: str, nft: AsyncNft) -> RuleWriter:
+    if mode == "iptables":
+        return IptablesApplier(nft, Site(cluster_cidr="10.128.0.0/9"))
+    return Applier(nft, Layout(cluster_cidr="10.128.0.0/9"))
+
+
+async def measure(mode: str, services: int, endpoints: int, changes: int) -> None:
     nft = AsyncNft()
-    applier = Applier(nft, Layout(cluster_cidr="10.128.0.0/9"))
+    applier = writer(mode, nft)
     await applier.start()
-    label = f"{services:,} services x {endpoints}"
+    label = f"{mode}, {services:,} x {endpoints}"
     begun = time.perf_counter()
     for number in range(services):
         applier.desired.set_service(service(number), choice(number, endpoints))
@@ -86,7 +96,7 @@ async def measure(services: int, endpoints: int, changes: int) -> None:
         latencies.append(time.perf_counter() - started)
     report(f"{label}: one service added", latencies)
     begun = time.perf_counter()
-    again = Applier(nft, Layout(cluster_cidr="10.128.0.0/9"))
+    again = writer(mode, nft)
     assert await again.start()
     for number in range(services + changes):
         again.desired.set_service(service(number), choice(number, endpoints))
@@ -103,15 +113,16 @@ def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mode", default="nftables", help="nftables or iptables, several by commas")
     parser.add_argument("--services", default="1000,10000", help="how many, several by commas")
     parser.add_argument("--endpoints", type=int, default=10)
     parser.add_argument("--changes", type=int, default=300)
     options = parser.parse_args()
-    for services in (int(each) for each in options.services.split(",")):
+    for mode, services in product(options.mode.split(","), (int(each) for each in options.services.split(","))):
         name = f"tph-test-bench-{os.getpid()}"
         subprocess.run(["ip", "netns", "add", name], check=True)
         try:
-            work = partial(measure, services, options.endpoints, options.changes)
+            work = partial(measure, mode, services, options.endpoints, options.changes)
             call_in(f"/run/netns/{name}", partial(run, work))
         finally:
             subprocess.run(["ip", "netns", "del", name], check=True)

@@ -43,7 +43,7 @@ from tiphys.machinery.meta import ObjectName
 from tiphys.runtime import namespaces
 from tiphys.runtime.images.assemble import ensure_busybox, ensure_pause
 from tiphys.runtime.images.store import ImageStore
-from tiphys.runtime.network import NetworkResult, NetworkStatus, PodNetwork
+from tiphys.runtime.network import NetworkResult, NetworkSetup, NetworkStatus, PodNetwork
 from tiphys.runtime.options import RuntimeOptions
 from tiphys.runtime.server import RuntimeServer
 
@@ -98,6 +98,7 @@ class TestNode:
     flags: KubeletFlags
     tasks: Supervised
     runtime_options: RuntimeOptions
+    network: NetworkSetup = field(default_factory=AddressOnly)  # of our runtime
     containerd: Containerd | None = None  # in place of our runtime
     kubelet: Kubelet | None = None
     kubelet_task: asyncio.Task[None] | None = None
@@ -108,7 +109,7 @@ class TestNode:
         if self.containerd is not None:
             await self.containerd.start()
             return
-        runtime = RuntimeServer(self.runtime_options, AddressOnly())
+        runtime = RuntimeServer(self.runtime_options, self.network)
         self.runtime_task = self.tasks.spawn(runtime.run, name="runtime")
         await asyncio.wait_for(runtime.ready.wait(), TIMEOUT)
 
@@ -231,7 +232,9 @@ def is_ready(pod: Pod) -> bool:
 
 
 @asynccontextmanager
-async def running_node(root: Path, *, containerd: Containerd | None = None, **config: Any) -> AsyncIterator[TestNode]:
+async def running_node(
+    root: Path, *, containerd: Containerd | None = None, network: NetworkSetup | None = None, **config: Any
+) -> AsyncIterator[TestNode]:
     """Everything up; everything gone afterwards, whatever happened."""
     mark = secrets.token_hex(3)
     cgroup_root = f"/tph-test-{mark}"
@@ -299,6 +302,7 @@ async def running_node(root: Path, *, containerd: Containerd | None = None, **co
                 flags=flags,
                 tasks=tasks,
                 runtime_options=runtime_options,
+                network=network or AddressOnly(),
                 containerd=containerd,
             )
             await _prepare(client)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import shutil
@@ -141,6 +142,30 @@ def test_names_are_found_again_after_dns_was_killed(site: Site) -> None:
         except OSError:
             continue
     until(found, "the name after DNS was killed", 60)
+
+
+def test_a_pod_without_an_address_says_why_and_runs_when_one_is_free(site: Site) -> None:
+    node = site.node(2)
+    addresses = Path(f"/var/lib/tiphys/{site.cluster.name}/nodes/{node}/network/addresses")
+    free = [each for each in map(str, ipaddress.ip_network(site.pod_cidrs[2][4])) if not (addresses / each).exists()]
+    for each in free:
+        (addresses / each).write_text("{}")  # nobody knows whose: they stay taken
+    container = {"name": "c", "image": "busybox:1.37", "command": ["sleep", "1000"]}
+    spec = {"nodeName": node, "terminationGracePeriodSeconds": 0, "containers": [container]}
+    metadata = {"name": "late", "namespace": "mx-b"}
+    try:
+        site.cluster.apply(json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}))
+
+        def told() -> bool:
+            events = site.cluster.get("events", "-n", "mx-b", "--field-selector", "involvedObject.name=late")["items"]
+            return any("no IP addresses available in range set: " in each["message"] for each in events)
+
+        until(told, "an event that says there is no address", 30)
+    finally:
+        for each in free:
+            (addresses / each).unlink()
+    site.cluster.wait_ready("late", "mx-b")
+    site.cluster.kubectl("delete", "pod", "late", "-n", "mx-b", "--timeout=60s")
 
 
 def test_a_pod_leaves_nothing_and_a_foreign_table_is_left_alone(site: Site) -> None:

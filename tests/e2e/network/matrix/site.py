@@ -135,8 +135,10 @@ def _fill(site: Site) -> None:
         data = {"probe.py": PROBE.read_text()}
         metadata = {"name": "probe", "namespace": space}
         objects.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
-    objects += [_pod(site, each) for each in (*site.pods(), *site.hosts())]
     cluster.apply("\n---\n".join(map(json.dumps, objects)))
+    for space in SPACES:  # on a busy machine their controller takes longer than a pod's admission waits
+        cluster.kubectl("wait", "--for=create", "serviceaccount/default", "-n", space, "--timeout=60s")
+    cluster.apply("\n---\n".join(json.dumps(_pod(site, each)) for each in (*site.pods(), *site.hosts())))
     for space in SPACES:
         cluster.kubectl("wait", "--for=condition=Ready", "pod", "--all", "-n", space, "--timeout=110s")
     for space in SPACES:
