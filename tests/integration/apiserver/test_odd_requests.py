@@ -318,3 +318,49 @@ async def test_what_a_node_no_longer_says(api: Api) -> None:
         "/api/v1/nodes", {"metadata": {"name": "m"}, "status": {"nodeInfo": {"swap": {"capacity": -1}}}}
     )
     assert answer["details"]["causes"][0]["field"] == "metadata.nodeSwapStatus.capacity"
+
+
+PODS = "/api/v1/namespaces/d/pods"
+RESIZED = {"spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "2"}}}]}}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "spec", "told"),
+    [
+        ({"annotations": {"kubernetes.io/config.mirror": "x"}}, {}, "[]: Forbidden: static pods cannot be resized"),
+        ({}, {"os": {"name": "windows"}}, "[]: Forbidden: windows pods cannot be resized"),
+        ({}, {}, 'spec: Invalid value: "BestEffort": Pod QOS Class may not change as a result of resizing'),
+    ],
+)
+async def test_pods_that_are_not_resized(api: Api, metadata: Object, spec: Object, told: str) -> None:
+    containers = [{"name": "c", "image": "i"}]
+    pod = {"metadata": {"name": "p", **metadata}, "spec": {"nodeName": "n", "containers": containers, **spec}}
+    await api.post(PODS, pod)
+    answer = await api.merge(f"{PODS}/p/resize", RESIZED)
+    assert (api.status, answer["message"]) == (422, f'Pod "p" is invalid: {told}')
+
+
+@pytest.mark.parametrize(
+    ("path", "metadata", "code", "told"),
+    [
+        ("pods/p/binding", {"name": "p", "namespace": "e"}, 400, "the namespace of the provided object does not match"),
+        (
+            "pods/p/binding",
+            {"name": "p", "resourceVersion": "1"},
+            409,
+            "Key: /registry/pods/d/p, ResourceVersion: 0, Add",
+        ),
+        (
+            "pods/p/eviction",
+            {"name": "p", "namespace": "e"},
+            400,
+            "the namespace of the provided object does not match",
+        ),
+        ("bindings", {}, 400, "Name parameter required."),
+        ("bindings", {"name": "p", "uid": "x"}, 201, ""),
+    ],
+)
+async def test_pods_of_somewhere_else(api: Api, path: str, metadata: Object, code: int, told: str) -> None:
+    await api.post(PODS, {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}})
+    answer = await api.post(f"/api/v1/namespaces/d/{path}", {"metadata": metadata, "target": {"name": "n"}})
+    assert (api.status, told in answer.get("message", "")) == (code, True)

@@ -16,7 +16,15 @@ from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.store import ResourceStore
 from tiphys.apiserver.registry.strategy import Object, RequestContext
 from tiphys.machinery import field
-from tiphys.machinery.errors import StatusError, bad_request, conflict, internal_error, status_of, too_many_requests
+from tiphys.machinery.errors import (
+    StatusError,
+    bad_request,
+    conflict,
+    internal_error,
+    plain_error,
+    status_of,
+    too_many_requests,
+)
 from tiphys.machinery.field import Path
 from tiphys.machinery.meta import GroupResource, GroupVersionKind
 from tiphys.machinery.selectors import LabelSelector
@@ -44,11 +52,16 @@ async def bind_pod(api: ApiRequest, served: ServedResource) -> Response:
     """POST pods/NAME/binding, and bindings: give an unassigned pod its node, once."""
     binding = _decode(api, BINDING)
     metadata = binding.get("metadata") or {}
+    _check_namespace(api, metadata)
     name = api.info.name or metadata.get("name", "")
     if api.info.name and metadata.get("name", "") != api.info.name:
         raise bad_request("name in URL does not match name in Binding object")
     target = binding.get("target") or {}
     _check_target(target)
+    if not name:
+        raise bad_request("Name parameter required.")
+    if not api.info.name:  # who binds by the collection means whatever has the name
+        metadata = {key: value for key, value in metadata.items() if key != "uid"}
     ctx = api.context(name=name, subresource="binding")
     admission = RequestAdmission(
         api, served, Operation.CREATE, {"kind": "CreateOptions"}, subresource="binding", kind=BINDING
@@ -67,6 +80,11 @@ async def bind_pod(api: ApiRequest, served: ServedResource) -> Response:
     return value_response(201, CREATED, api.wanted)
 
 
+def _check_namespace(api: ApiRequest, metadata: Object) -> None:
+    if metadata.get("namespace") not in (None, "", api.info.namespace):
+        raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+
+
 def _check_target(target: Object) -> None:
     errors = []
     if target.get("kind") not in (None, "", "Node"):
@@ -82,11 +100,9 @@ def _check_bindable(ctx: RequestContext, store: ResourceStore, pod: Object, want
     name = metadata["name"]
     uid, version = wanted.get("uid"), wanted.get("resourceVersion")
     if uid and uid != metadata["uid"]:
-        raise store.uid_conflict(ctx, uid, metadata["uid"])
+        raise store.precondition_conflict(ctx, "UID", uid, metadata["uid"])
     if version and version != str(revision):
-        message = f"Precondition failed: ResourceVersion in precondition: {version}"
-        message += f", ResourceVersion in object meta: {revision}"
-        raise conflict(BINDING_RESOURCE, name, message)
+        raise store.precondition_conflict(ctx, "ResourceVersion", version, str(revision))
     if metadata.get("deletionTimestamp"):
         raise conflict(BINDING_RESOURCE, name, f"pod {name} is being deleted, cannot be assigned to a host")
     if spec.get("nodeName"):
@@ -132,9 +148,14 @@ async def evict_pod(api: ApiRequest, served: ServedResource) -> Response:
     metadata = eviction.get("metadata") or {}
     if metadata.get("name", "") != api.info.name:
         raise bad_request("name in URL does not match name in Eviction object")
+    _check_namespace(api, metadata)
     raw = eviction.get("deleteOptions") or {}
-    if "dryRun" in api.query and not raw.get("dryRun"):
-        raw["dryRun"] = api.query["dryRun"]
+    asked, given = api.query.get("dryRun") or [], raw.get("dryRun") or []
+    if asked and given and asked != given:
+        shown = " and ".join(f"[{' '.join(one)}]" for one in (asked, given))
+        raise plain_error(f"Non-matching dry-run options in request and content: {shown}")
+    if asked:
+        raw["dryRun"] = asked
     options = DeleteOptions.parse(raw)
     store = served.store
     pod = store.decode(store.get(api.info.namespace, api.info.name))

@@ -125,7 +125,7 @@ def _check_uid(ctx: RequestContext, served: ServedResource, wanted: Object, old:
     if not uid or uid == known:
         return
     if not patched:
-        raise served.store.uid_conflict(ctx, uid, known)
+        raise served.store.precondition_conflict(ctx, "UID", uid, known)
     resource = GroupResource(served.resource.group, f"{served.resource.plural}/scale")
     message = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {known}"
     raise conflict(resource, ctx.name, message)

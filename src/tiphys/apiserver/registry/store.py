@@ -236,7 +236,7 @@ class ResourceStore(StoredObjects):
         new = await make(None, 0)
         metadata = new.setdefault("metadata", {})
         if metadata.get("uid"):
-            raise self.uid_conflict(ctx, metadata["uid"], "")
+            raise self.precondition_conflict(ctx, "UID", metadata["uid"], "")
         metadata.setdefault("name", ctx.name)
         if metadata.get("resourceVersion"):
             raise not_found(self.group_resource, ctx.name)
@@ -246,17 +246,14 @@ class ResourceStore(StoredObjects):
         except KeyExists:
             return None  # somebody else created it: this is an update then
 
-    def uid_conflict(self, ctx: RequestContext, wanted: str, found: str) -> StatusError:
-        """409: the object is another one than the request means, in the words of upstream's storage layer."""
+    def precondition_conflict(self, ctx: RequestContext, what: str, wanted: str, found: str) -> StatusError:
+        """409: the object has another UID (`what`) or so than the request means, in the words of upstream's storage."""
         upstream = upstream_place(self.resource.group, self.resource.plural)
         place = f"{ctx.namespace}/{ctx.name}" if self.resource.namespaced else ctx.name
         prefix = "" if ctx.dry_run else "/registry"  # a dry run ends above the store's own prefix
-        return conflict(
-            self.group_resource,
-            ctx.name,
-            f"StorageError: invalid object, Code: 4, Key: {prefix}/{upstream}/{place}, ResourceVersion: 0, "
-            f"AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}",
-        )
+        told = f"Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+        key = f"{prefix}/{upstream}/{place}, ResourceVersion: 0, AdditionalErrorMsg: {told}"
+        return conflict(self.group_resource, ctx.name, f"StorageError: invalid object, Code: 4, Key: {key}")
 
     def _check_version(self, ctx: RequestContext, new: Object, old: Object, entry: Entry, patching: bool) -> bool:
         """Optimistic concurrency; True when the client named the version it knows."""
@@ -264,7 +261,7 @@ class ResourceStore(StoredObjects):
         version = metadata.get("resourceVersion") or ""
         uid = metadata.get("uid")
         if uid and not patching and uid != old["metadata"]["uid"]:
-            raise self.uid_conflict(ctx, uid, old["metadata"]["uid"])
+            raise self.precondition_conflict(ctx, "UID", uid, old["metadata"]["uid"])
         if not version or version == "0":
             if patching or self.strategy.allow_unconditional_update:
                 return False

@@ -13,6 +13,7 @@ from tiphys.apiserver.registry.core.pod_qos import qos_class
 from tiphys.apiserver.registry.strategy import Object
 from tiphys.apiserver.registry.validation.internal import difference
 from tiphys.apiserver.registry.validation.meta import IMMUTABLE
+from tiphys.apiserver.registry.validation.pod import MIRROR_ANNOTATION
 from tiphys.machinery import field, formats
 from tiphys.machinery.field import FieldError, Path
 
@@ -225,7 +226,10 @@ def validate_ephemeral_update(new: Object, old: Object) -> list[FieldError]:
 
 
 def validate_resize(new: Object, old: Object) -> list[FieldError]:
-    """A resize changes cpu and memory of containers, and not the quality of service."""
+    """A resize changes cpu and memory of containers, and not the quality of service; some pods have none."""
+    for refused, kind in ((_is_static(old), "static"), (_is_windows(old), "windows")):
+        if refused:
+            return [field.forbidden(Path("[]"), f"{kind} pods cannot be resized")]
     spec, known = new.get("spec") or {}, old.get("spec") or {}
     for kind in ("containers", "initContainers"):
         names = [one.get("name") for one in spec.get(kind) or ()]
@@ -234,13 +238,22 @@ def validate_resize(new: Object, old: Object) -> list[FieldError]:
     errors = _removed_errors(spec, known)
     if errors:
         return errors
-    before, after = qos_class(known), qos_class(spec)
-    if before != after:
+    before = qos_class(known)
+    if before != qos_class(spec):
         detail = "Pod QOS Class may not change as a result of resizing"
-        errors.append(field.invalid(SPEC, before if before == "Burstable" else after, detail))
+        errors.append(field.invalid(SPEC, before, detail))
     if _without_compute(spec) != _without_compute(known):
         errors.append(field.forbidden(SPEC, RESIZE_DETAIL))
     return errors
+
+
+def _is_static(pod: Object) -> bool:
+    """A mirror of a pod that a kubelet was given by a file."""
+    return MIRROR_ANNOTATION in ((pod.get("metadata") or {}).get("annotations") or {})
+
+
+def _is_windows(pod: Object) -> bool:
+    return (((pod.get("spec") or {}).get("os")) or {}).get("name") == "windows"
 
 
 def _removed_errors(spec: Json, known: Json) -> list[FieldError]:
@@ -267,5 +280,4 @@ def _without_compute(spec: Json) -> Object:
                 owner["resources"].pop(list_name, None)
         if not owner.get("resources"):
             owner.pop("resources", None)
-        owner.pop("resizePolicy", None)
     return rest

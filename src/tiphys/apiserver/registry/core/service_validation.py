@@ -172,12 +172,14 @@ def validate_cluster_ips(spec: Json) -> list[FieldError]:
 def _cluster_ip_list_errors(ips: list[str], families: list[str], where: Path) -> list[FieldError]:
     if not ips:
         return []
-    if ips[0] == "None":
-        if len(ips) > 1:
-            return [field.invalid(where, ips, "may not hold more than one value when set to 'None'")]
+    if ips == ["None"]:
         return []
     errors: list[FieldError] = []
+    if ips[0] == "None":
+        errors.append(field.invalid(where, ips, "'None' must be the first and only value"))
     for index, text in enumerate(ips):
+        if not index and text == "None":
+            continue
         errors += [field.invalid(where.index(index), text, message) for message in formats.ip_address(text)]
     if errors:
         return errors

@@ -34,6 +34,7 @@ EPHEMERAL_FORBIDDEN: Final = (
     "lifecycle",
     "resources",
     "resizePolicy",
+    "restartPolicy",
 )
 
 
