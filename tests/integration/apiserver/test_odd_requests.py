@@ -364,3 +364,10 @@ async def test_pods_of_somewhere_else(api: Api, path: str, metadata: Object, cod
     await api.post(PODS, {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}})
     answer = await api.post(f"/api/v1/namespaces/d/{path}", {"metadata": metadata, "target": {"name": "n"}})
     assert (api.status, told in answer.get("message", "")) == (code, True)
+
+
+async def test_what_is_no_yaml(api: Api) -> None:
+    answer = await api.call("POST", CONFIG_MAPS, "a: b: c\n", Content_Type="application/yaml")
+    told = "the object provided is unrecognized (must be of type ConfigMap): yaml: "
+    assert (api.status, answer["message"].startswith(told)) == (400, True)
+    assert answer["message"].endswith("(613a20623a20630a)")

@@ -29,6 +29,7 @@ SCHEME: Final = "pkg/api/legacyscheme/scheme.go:30"
 # Groups that upstream serves from another of its servers say so in their errors.
 SCHEMES: Final = {"apiregistration.k8s.io": "pkg/apiserver/scheme/scheme.go:28"}
 MAX_MANAGER: Final = 128
+NOT_YAML: Final = "error converting YAML to JSON: "
 
 
 def unsupported_body() -> StatusError:
@@ -97,7 +98,9 @@ class BodyDecoder:
         except KeyError as error:
             raise bad_request(f"no kind is registered for {error.args[0]} in scheme {quote(SCHEME)}") from None
         except ValueError as error:
-            problem = str(error) if media_type == PROTOBUF else f"couldn't get version/kind; json parse error: {error}"
+            problem = f"couldn't get version/kind; json parse error: {error}"
+            if media_type != JSON:  # only JSON is looked into for its kind before it is read
+                problem = str(error).removeprefix(NOT_YAML)
             raise self._unrecognized(problem, data) from None
         if value is None:
             value = {}
