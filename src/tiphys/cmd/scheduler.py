@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -15,10 +16,20 @@ from tiphys.client import EventRecorder, Informers, LeadershipLost
 from tiphys.cmd.component import add_common_flags, begin_logging, connect, run
 from tiphys.cmd.election import add_election_flags, election_of
 from tiphys.cmd.errors import CommandError, UsageError
-from tiphys.cmd.flags import FlagParser
+from tiphys.cmd.flags import FlagParser, duration
 from tiphys.cmd.health import Says, add_health_flags, health_served
 from tiphys.scheduler.config import SchedulerConfig, document, load
 from tiphys.scheduler.scheduler import Scheduler
+
+# Of the file's leaderElection: the flag, and how a value is read. There is one kind of lock.
+_ELECTION: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
+    "leaderElect": ("leader_elect", bool),
+    "leaseDuration": ("leader_elect_lease_duration", duration),
+    "renewDeadline": ("leader_elect_renew_deadline", duration),
+    "retryPeriod": ("leader_elect_retry_period", duration),
+    "resourceName": ("leader_elect_resource_name", str),
+    "resourceNamespace": ("leader_elect_resource_namespace", str),
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,9 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     flags.add_argument("--config", type=Path, help="a KubeSchedulerConfiguration document")
     add_election_flags(flags, "kube-scheduler")
     add_health_flags(flags)
-    options = flags.parse(arguments)
+    config = _configuration(flags.parse(arguments).config)
+    flags.set_defaults(**_defaults(config))
+    options = flags.parse(arguments)  # flags go over the file
     begin_logging(options.verbosity)
-    config = _configuration(options.config)
     election = election_of(options)
     clock = SystemClock()
     at_work: Scheduler | None = None  # while it leads
@@ -74,6 +86,18 @@ def main(arguments: Sequence[str]) -> int:
                 raise CommandError(f"leader election lost: {error}") from error
 
     return run(work)
+
+
+def _defaults(config: SchedulerConfig) -> dict[str, Any]:
+    """What the file says instead of flags."""
+    given, found = config.leader_election, {}
+    try:
+        for name, (flag, read) in _ELECTION.items():
+            if given.get(name) not in (None, ""):
+                found[flag] = read(given[name])
+    except (TypeError, ValueError, argparse.ArgumentTypeError) as error:
+        raise UsageError(f"leaderElection: {error}") from error
+    return {**found, "kubeconfig": Path(config.kubeconfig)} if config.kubeconfig else found
 
 
 def _election(options: Any) -> dict[str, Any]:

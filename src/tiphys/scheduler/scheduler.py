@@ -23,7 +23,7 @@ from tiphys.scheduler.handle import Handle
 from tiphys.scheduler.nodetable import NodeTable
 from tiphys.scheduler.nominator import NominatedPods
 from tiphys.scheduler.ownership import Ownership
-from tiphys.scheduler.plugins import Entry, make_plugins
+from tiphys.scheduler.plugins import Entry, make_plugins, only_named
 from tiphys.scheduler.podstatus import PodStatusWriter
 from tiphys.scheduler.queue import SchedulingQueue
 from tiphys.scheduler.schedule_one import PodScheduler
@@ -83,7 +83,7 @@ class Scheduler:
                 self._spawn,
             )
             made = make_plugins(profile, handle, ownership.selector, plugins)
-            self.frameworks[profile.scheduler_name] = Framework(profile.scheduler_name, made)
+            self.frameworks[name] = Framework(name, made, profile.points, only_named(profile))
         self.cache = Cache(NodeTable(namespaces.labels))
         self.queue = SchedulingQueue(
             self.frameworks,

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.scheduler.builders import FixedNamespaces, PartialHandle
 from tiphys.scheduler.config import Profile, document, load
 from tiphys.scheduler.framework.runner import Framework
-from tiphys.scheduler.plugins import make_plugins
+from tiphys.scheduler.plugins import make_plugins, only_named
 
 HEAD = {"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration"}
 
@@ -17,6 +17,17 @@ HEAD = {"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerCo
 def weights(profile: Profile) -> dict[str, int]:
     handle = cast("Any", PartialHandle(FixedNamespaces()))
     return {plugin.name: weight for plugin, weight in make_plugins(profile, handle, lambda _: None)}
+
+
+def framework_of(profile: Profile) -> Framework:
+    handle = cast("Any", PartialHandle(FixedNamespaces()))
+    made = make_plugins(profile, handle, lambda _: None)
+    return Framework("x", made, profile.points, only_named(profile))
+
+
+def profile_of(**plugins: Any) -> Profile:
+    (profile,) = load({**HEAD, "profiles": [{"plugins": plugins}]}).profiles
+    return profile
 
 
 def test_defaults() -> None:
@@ -47,8 +58,10 @@ def test_profiles_change_plugins() -> None:
     }
     config = load(document)
     found = weights(config.profiles[1])
-    assert "ImageLocality" not in found
-    assert found["NodeAffinity"] == 9
+    assert found["ImageLocality"] == 1  # it is there, but not asked for a score
+    scores = [(name, weight) for name, _, weight in framework_of(config.profiles[1])._score]
+    assert scores[0] == ("NodeAffinity", 9)
+    assert "ImageLocality" not in dict(scores) and ("TaintToleration", 3) in scores
     assert config.pod_max_backoff_seconds == 60
 
 
@@ -102,9 +115,10 @@ def test_extenders_that_cannot_be_used_are_told(extender: dict[str, object], wor
 
 def test_what_is_shown_is_what_is_in_force() -> None:
     head = {"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration"}
+    everywhere = {"disabled": [{"name": "ImageLocality"}], "enabled": [{"name": "NodePorts"}]}
     profile = {
         "schedulerName": "packing",
-        "plugins": {"multiPoint": {"disabled": [{"name": "ImageLocality"}], "enabled": [{"name": "NodePorts"}]}},
+        "plugins": {"multiPoint": everywhere, "score": {"disabled": [{"name": "*"}]}},
         "pluginConfig": [{"name": "InterPodAffinity", "args": {"hardPodAffinityWeight": 5}}],
     }
     extender = {
@@ -115,3 +129,41 @@ def test_what_is_shown_is_what_is_in_force() -> None:
     }
     config = load({**head, "podMaxBackoffSeconds": 4, "profiles": [profile], "extenders": [extender]})
     assert load(document(config)) == config
+
+
+def test_a_plugin_that_does_not_score_filters_still() -> None:
+    framework = framework_of(profile_of(score={"disabled": [{"name": "PodTopologySpread"}]}))
+    assert "PodTopologySpread" not in [name for name, _, _ in framework._score]
+    assert "PodTopologySpread" in dict(framework._filter)
+
+
+def test_points_go_over_multi_point_and_that_over_the_defaults() -> None:
+    few = framework_of(
+        profile_of(
+            multiPoint={"disabled": [{"name": "*"}], "enabled": [{"name": "DefaultBinder"}, {"name": "PrioritySort"}]},
+            filter={"enabled": [{"name": "NodePorts"}, {"name": "NodeResourcesFit"}]},
+            score={"enabled": [{"name": "NodeResourcesFit", "weight": 7}]},
+        )
+    )
+    assert list(dict(few._filter)) == ["NodePorts", "NodeResourcesFit"]
+    assert [(name, weight) for name, _, weight in few._score] == [("NodeResourcesFit", 7)]
+    assert few._pre_filter == []  # both are where they are named only
+    first = framework_of(profile_of(filter={"enabled": [{"name": "NodePorts"}]}))
+    assert list(dict(first._filter))[:2] == ["NodePorts", "NodeUnschedulable"]
+    none = framework_of(profile_of(score={"disabled": [{"name": "*"}]}))
+    assert none._score == []
+    with pytest.raises(ValueError, match="PrioritySort does not extend filter"):
+        framework_of(profile_of(filter={"enabled": [{"name": "PrioritySort"}]}))
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({"leaderelection": {}}, 'unknown field "leaderelection"'),
+        ({"profiles": [{"plugin": {}}]}, 'profiles: unknown field "plugin"'),
+        ({"profiles": [{"plugins": {"filters": {}}}]}, 'plugins: unknown field "filters"'),
+    ],
+)
+def test_what_nobody_knows_is_refused(document: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        load({**HEAD, **document})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from time import perf_counter
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tiphys.scheduler import metrics
+from tiphys.scheduler.config import Point
 from tiphys.scheduler.framework.diagnosis import Unschedulable, diagnose
 from tiphys.scheduler.framework.events import Event, Hint
 from tiphys.scheduler.framework.interface import (
@@ -43,8 +44,20 @@ from tiphys.scheduler.podinfo import PodInfo
 class Framework:
     """The plugins of one profile, by extension point."""
 
-    def __init__(self, scheduler_name: str, plugins: Sequence[tuple[Plugin, int]]) -> None:
-        """`plugins` in order, each with its weight in the score (0 for those that do not score)."""
+    def __init__(
+        self,
+        scheduler_name: str,
+        plugins: Sequence[tuple[Plugin, int]],
+        points: Mapping[str, Point] | None = None,
+        only_named: Container[str] = (),
+    ) -> None:
+        """`plugins` in order, each with its weight in the score (0 for those that do not score).
+
+        `points` says which are left out, put first or added at single extension points; the plugins `only_named` are
+        nowhere else.
+        """
+        self._points = points or {}
+        self._only_named = only_named
         self.scheduler_name = scheduler_name
         self.plugins = tuple(plugin for plugin, _ in plugins)
         self.weights = {plugin.name: weight for plugin, weight in plugins}
@@ -54,30 +67,45 @@ class Framework:
         }
         self._times = metrics.PointTimes(scheduler_name)
         self._events: dict[frozenset[str], tuple[Event, ...]] = {}
-        sorters = self._of(QueueSortPlugin)
+        sorters = self._of(QueueSortPlugin, "queueSort")
         if len(sorters) != 1:
             raise ValueError(f"profile {scheduler_name} needs exactly one queue sort plugin, it has {len(sorters)}")
         self.queue_sort: QueueSortPlugin = sorters[0][1]
-        self._pre_enqueue: list[tuple[str, PreEnqueuePlugin]] = self._of(PreEnqueuePlugin)
-        self._pre_filter: list[tuple[str, PreFilterPlugin]] = self._of(PreFilterPlugin)
-        self._filter: list[tuple[str, FilterPlugin]] = self._of(FilterPlugin)
+        self._pre_enqueue: list[tuple[str, PreEnqueuePlugin]] = self._of(PreEnqueuePlugin, "preEnqueue")
+        self._pre_filter: list[tuple[str, PreFilterPlugin]] = self._of(PreFilterPlugin, "preFilter")
+        self._filter: list[tuple[str, FilterPlugin]] = self._of(FilterPlugin, "filter")
         self._row_local = {plugin.name for plugin in self.plugins if getattr(plugin, "row_local", False)}
-        self._post_filter: list[tuple[str, PostFilterPlugin]] = self._of(PostFilterPlugin)
-        self._pre_score: list[tuple[str, PreScorePlugin]] = self._of(PreScorePlugin)
+        self._post_filter: list[tuple[str, PostFilterPlugin]] = self._of(PostFilterPlugin, "postFilter")
+        self._pre_score: list[tuple[str, PreScorePlugin]] = self._of(PreScorePlugin, "preScore")
+        score = self._points.get("score", Point())
+        weights = {**self.weights, **{name: weight or self.weights.get(name) or 1 for name, weight in score.enabled}}
         self._score: list[tuple[str, ScorePlugin, int]] = [
-            (name, plugin, self.weights[name]) for name, plugin in self._of(ScorePlugin) if self.weights[name]
+            (name, plugin, weights[name]) for name, plugin in self._of(ScorePlugin, "score") if weights[name]
         ]
-        self._reserve: list[tuple[str, ReservePlugin]] = self._of(ReservePlugin)
-        self._permit: list[tuple[str, PermitPlugin]] = self._of(PermitPlugin)
-        self._pre_bind: list[tuple[str, PreBindPlugin]] = self._of(PreBindPlugin)
-        self._bind: list[tuple[str, BindPlugin]] = self._of(BindPlugin)
-        self._post_bind: list[tuple[str, PostBindPlugin]] = self._of(PostBindPlugin)
+        self._reserve: list[tuple[str, ReservePlugin]] = self._of(ReservePlugin, "reserve")
+        self._permit: list[tuple[str, PermitPlugin]] = self._of(PermitPlugin, "permit")
+        self._pre_bind: list[tuple[str, PreBindPlugin]] = self._of(PreBindPlugin, "preBind")
+        self._bind: list[tuple[str, BindPlugin]] = self._of(BindPlugin, "bind")
+        self._post_bind: list[tuple[str, PostBindPlugin]] = self._of(PostBindPlugin, "postBind")
         if not self._bind:
             raise ValueError(f"profile {scheduler_name} has no bind plugin")
 
-    def _of(self, point: Any) -> list[tuple[str, Any]]:
-        """The plugins that have an extension point, one of the Protocols of `interface`."""
-        return [(plugin.name, plugin) for plugin in self.plugins if isinstance(plugin, point)]
+    def _of(self, kind: Any, point: str) -> list[tuple[str, Any]]:
+        """The plugins at an extension point, one of the Protocols of `interface`.
+
+        First those the point names that are in the profile anyway, then the profile's others, then what it adds.
+        """
+        able = {plugin.name: plugin for plugin in self.plugins if isinstance(plugin, kind)}
+        said = self._points.get(point, Point())
+        everywhere = [name for name in able if name not in self._only_named]
+        named = [name for name, _ in said.enabled]
+        missing = [name for name in named if name not in able]
+        if missing:
+            raise ValueError(f"profile {self.scheduler_name}: plugin {missing[0]} does not extend {point}")
+        left = [name for name in everywhere if name not in named and not said.disabled & {name, "*"}]
+        order = [name for name in named if name in everywhere] + left
+        order += [name for name in named if name not in everywhere]
+        return [(name, able[name]) for name in order]
 
     def events_of(self, plugins: set[str]) -> tuple[Event, ...]:
         """The events that one of the named plugins asks for; of none: all."""

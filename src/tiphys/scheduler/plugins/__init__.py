@@ -172,15 +172,26 @@ def make_plugins(
     Raises ValueError for a name nobody knows.
     """
     registry = {**DEFAULT_PLUGINS, **(extra or {})}
-    unknown = (set(profile.enabled) | set(profile.args) | profile.disabled) - set(registry) - {"*"}
+    named = {name for point in profile.points.values() for name in (*dict(point.enabled), *point.disabled)}
+    unknown = (named | set(profile.enabled) | set(profile.args) | profile.disabled) - set(registry) - {"*"}
     if unknown:
         raise ValueError(f"profile {profile.scheduler_name}: unknown plugins {', '.join(sorted(unknown))}")
-    names = [name for name in DEFAULT_PLUGINS if not profile.disabled & {name, "*"}]
-    names += [name for name in profile.enabled if name not in names]
     return [
         (
             registry[name].make(Making(handle, default_selector, profile.args.get(name, {}))),
             profile.enabled.get(name) or registry[name].weight,
         )
-        for name in names
+        for name in [*_everywhere(profile), *only_named(profile)]
     ]
+
+
+def only_named(profile: Profile) -> list[str]:
+    """The plugins that are at the extension points which name them and nowhere else."""
+    everywhere = _everywhere(profile)
+    named = dict.fromkeys(name for point in profile.points.values() for name, _ in point.enabled)
+    return [name for name in named if name not in everywhere]
+
+
+def _everywhere(profile: Profile) -> list[str]:
+    names = [name for name in DEFAULT_PLUGINS if name in profile.enabled or not profile.disabled & {name, "*"}]
+    return names + [name for name in profile.enabled if name not in names]
