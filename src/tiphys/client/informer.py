@@ -23,6 +23,7 @@ from tiphys.client.endpoint import Endpoint, Object, endpoint_of
 from tiphys.client.reflector import Reflector
 from tiphys.client.rest import Client
 from tiphys.client.results import EventType, ListResult, WatchEvent
+from tiphys.client.sharing import Siblings
 from tiphys.machinery.meta import ObjectName
 
 log = get_logger(__name__)
@@ -42,8 +43,9 @@ class Handler(Generic[T]):
 class SharedInformer(Generic[T]):
     """The cache of one kind and its handlers. `name` is for logs."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, siblings: Siblings | None = None) -> None:
         self.name = name
+        self._siblings = siblings
         self.resource_version = ""
         self._indexer: Indexer[T] = Indexer()
         self.lister: Lister[T] = Lister(self._indexer)
@@ -126,6 +128,8 @@ class SharedInformer(Generic[T]):
             self._remove(key, None)
             old = None
         _trim(obj)
+        if self._siblings is not None:
+            self._siblings.share(key, obj, old, self._indexer.objects)
         self._indexer.put(key, obj)
         if old is not None:
             self._updated(old, obj)
@@ -224,7 +228,8 @@ class Informers:
         key = (endpoint.prefix, endpoint.plural, namespace, label_selector, field_selector, form)
         informer: SharedInformer[T] | None = self._informers.get(key)
         if informer is None:
-            informer = SharedInformer(f"{endpoint.plural}.{endpoint.api_version}")
+            siblings = Siblings() if (endpoint.prefix, endpoint.plural) == ("/api/v1", "pods") else None
+            informer = SharedInformer(f"{endpoint.plural}.{endpoint.api_version}", siblings)
             source = _ClientListWatch(self._client, endpoint, namespace, label_selector, field_selector)
             self._informers[key] = informer
             self._loops[key] = Reflector(source, informer, self._clock, informer.name)

@@ -17,6 +17,7 @@ from tiphys.client.endpoint import ListBody
 
 class OwnerView(Struct, frozen=True):
     kind: str = ""
+    uid: str = ""
     controller: bool = False
 
 
