@@ -16,6 +16,7 @@ import pytest
 from tests.e2e.cluster.harness import until
 from tests.e2e.netlab import ask, sh
 from tests.e2e.network.matrix.site import NODES, Site, site_of
+from tests.e2e.network.rolling import answers_while_rolling, failures
 
 pytestmark = [
     pytest.mark.root,
@@ -115,6 +116,14 @@ def test_a_router_learns_pods_and_balancers_and_is_believed_what_is_allowed(site
     assert server in ("a-1", "a-2") and client == BEYOND
     # Pods are reached without any translation.
     assert ask(site.outside, site.pod_ips["a-1"][4], 8080, source=BEYOND) == f"a-1 {BEYOND}"
+
+
+@pytest.mark.parametrize("policy", ["Cluster", "Local"])
+def test_a_balancer_answers_through_a_rolling_update(site: Site, policy: str) -> None:
+    configure(site)
+    answers = answers_while_rolling(site, policy, source=BEYOND)
+    assert len(answers) >= 50
+    assert failures(answers) == []
 
 
 def birds(site: Site, at: int) -> list[int]:
