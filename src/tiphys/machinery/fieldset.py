@@ -110,15 +110,11 @@ def intersection(left: Node, right: Node) -> Node:
 
 
 def paths(node: Node, prefix: str = "") -> Iterator[str]:
-    """Every member as text: `.spec.ports[port=80,protocol="TCP"].name`."""
-    for key in sorted(node, key=order):
-        if key == MEMBER:
-            continue
-        child = node[key]
-        path = prefix + element_text(key)
-        if is_member(child):
-            yield path
-        yield from paths(child, path)
+    """Every member as text: `.spec.ports[port=80,protocol="TCP"].name`; those of a level before those below them."""
+    keys = [key for key in sorted(node, key=order) if key != MEMBER]
+    yield from (prefix + element_text(key) for key in keys if is_member(node[key]))
+    for key in keys:
+        yield from paths(node[key], prefix + element_text(key))
 
 
 def element_text(key: str) -> str:

@@ -80,6 +80,6 @@ def test_paths_read_as_messages_show_them() -> None:
     assert list(paths(node)) == [
         '.spec[port=9,protocol="TCP"]',
         '.spec[port=80,protocol="TCP"]',
-        '.spec[port=80,protocol="TCP"].name',
         '.spec[="x"]',
+        '.spec[port=80,protocol="TCP"].name',
     ]

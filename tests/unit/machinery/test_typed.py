@@ -113,6 +113,10 @@ def test_the_order_of_a_merged_list(applied: list[str], merged: list[str]) -> No
         ({"containers": {}}, ".spec.containers: expected list, got &{map[]}"),
         ({"containers": [{"name": "a"}, {"name": "a"}]}, '.spec.containers: duplicate entries for key [name="a"]'),
         (
+            {"containers": [None]},
+            ".spec.containers: element 0: associative list with keys may not have a null element",
+        ),
+        (
             {"containers": [{"image": "a"}]},
             (
                 ".spec.containers: element 0: associative list with keys has an element that omits all key fields "

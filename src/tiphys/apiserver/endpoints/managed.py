@@ -14,7 +14,7 @@ from tiphys.api.table import resource_by_kind
 from tiphys.apiserver.registry.conversion import conversion_for
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.strategy import Object, RequestContext
-from tiphys.machinery.errors import bad_request
+from tiphys.machinery.errors import StatusError, status_of
 from tiphys.machinery.fieldset import difference, intersection, union
 from tiphys.machinery.meta import split_api_version
 from tiphys.machinery.normalize import DecodeError, normalize
@@ -114,8 +114,15 @@ def apply_fields(
         merged = normalize(result.object, schema)
     except DecodeError as error:
         # The kinds of its values are right, but not what they say: numbers out of range, times that are none.
-        kind, version = served.resource.kind, served.resource.version
-        raise bad_request(f'{kind} in version "{version}" cannot be handled as a {kind}: {error}') from None
+        kind, version = served.resource.kind, served.resource.api_version
+        shown = f"{version if '/' in version else '/' + version}, Kind={kind}"
+        metadata = applied.get("metadata") or {}
+        name = f"{metadata.get('namespace') or ''}/{metadata.get('name') or ''}"
+        message = (
+            f"failed to convert new object ({name}; {shown}) to proper version: unable to convert unstructured object "
+            f"to {shown}: {error.converted}"
+        )
+        raise StatusError(status_of(500, "", message)) from None
     merged["kind"], merged["apiVersion"] = served.resource.kind, served.resource.api_version
     return merged
 

@@ -343,9 +343,10 @@ def decode_applied(api: ApiRequest, kind: GroupVersionKind) -> tuple[Object, Seq
         document = decode_yaml(api.request.body)
     except ValueError as error:
         raise bad_request(f"error decoding YAML: {error}") from None
-    value = document.value
+    value = {} if document.value is None else document.value
     if not isinstance(value, dict):
-        problem = f"json: cannot unmarshal {_json_name(value)} into Go value of type map[string]interface {{}}"
+        found = f"json: cannot unmarshal {_json_name(value)} into Go value of type map[string]interface {{}}"
+        problem = f"error unmarshaling JSON: while decoding JSON: {found}"
         raise bad_request(f"error decoding YAML: {problem}")
     given_version, given_kind = value.get("apiVersion") or "", value.get("kind") or ""
     if given_version != kind.api_version or given_kind != kind.kind:

@@ -443,6 +443,9 @@ def _check_list(value: list[Any], shape: FieldSchema, path: str, out: list[str])
     seen: set[str] = set()
     for i, item in enumerate(value):
         key = element(item, shape, i) if merges else f"i:{i}"
+        if merges and item is None and shape.list_map_keys:
+            out.append(f"{path}: element {i}: associative list with keys may not have a null element")
+            continue
         if merges and key.startswith("i:"):
             names = ", ".join(f'"{name}"' for name in shape.list_map_keys).replace(", ", " ")
             out.append(
