@@ -58,3 +58,10 @@ async def test_numbers_that_do_not_fit_are_the_applier_s_fault() -> None:
         applied = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": spec}
         status = await api.apply("/apis/apps/v1/namespaces/d/deployments/d", applied, "m")
         assert (api.status, status["reason"]) == (400, "BadRequest")
+        spec["replicas"] = 1.5
+        status = await api.apply("/apis/apps/v1/namespaces/d/deployments/d", applied, "m")
+        assert (api.status, status["message"]) == (
+            500,
+            "failed to convert new object (/d; apps/v1, Kind=Deployment) to proper version: unable to convert "
+            "unstructured object to apps/v1, Kind=Deployment: cannot convert float64 to int32",
+        )

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from tiphys.api.schemas import has_schema, schema_of
-from tiphys.api.table import resource_by_kind
+from tiphys.api.table import Resource, resource_by_kind
 from tiphys.apiserver.registry.conversion import conversion_for
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.strategy import Object, RequestContext
-from tiphys.machinery.errors import StatusError, status_of
+from tiphys.machinery.errors import StatusError, bad_request, status_of
 from tiphys.machinery.fieldset import difference, intersection, union
 from tiphys.machinery.meta import split_api_version
 from tiphys.machinery.normalize import DecodeError, normalize
@@ -114,17 +114,24 @@ def apply_fields(
         merged = normalize(result.object, schema)
     except DecodeError as error:
         # The kinds of its values are right, but not what they say: numbers out of range, times that are none.
-        kind, version = served.resource.kind, served.resource.api_version
-        shown = f"{version if '/' in version else '/' + version}, Kind={kind}"
-        metadata = applied.get("metadata") or {}
-        name = f"{metadata.get('namespace') or ''}/{metadata.get('name') or ''}"
-        message = (
-            f"failed to convert new object ({name}; {shown}) to proper version: unable to convert unstructured object "
-            f"to {shown}: {error.converted}"
-        )
-        raise StatusError(status_of(500, "", message)) from None
+        raise _misfit(served.resource, applied, error) from None
     merged["kind"], merged["apiVersion"] = served.resource.kind, served.resource.api_version
     return merged
+
+
+def _misfit(resource: Resource, applied: Object, error: DecodeError) -> StatusError:
+    """The answer to values of the right kind that say what their type cannot hold."""
+    kind, version = resource.kind, resource.api_version
+    if error.converted.startswith("cannot convert int64 to int"):  # too large a number
+        return bad_request(f'{kind} in version "{resource.version}" cannot be handled as a {kind}: {error}')
+    shown = f"{version if '/' in version else '/' + version}, Kind={kind}"
+    metadata = applied.get("metadata") or {}
+    name = f"{metadata.get('namespace') or ''}/{metadata.get('name') or ''}"
+    message = (
+        f"failed to convert new object ({name}; {shown}) to proper version: unable to convert unstructured object "
+        f"to {shown}: {error.converted}"
+    )
+    return StatusError(status_of(500, "", message))
 
 
 REPLICAS: Final[Node] = {"f:spec": {"f:replicas": {}}}
