@@ -62,6 +62,8 @@ async def test_numbers_that_do_not_fit_are_the_applier_s_fault() -> None:
         status = await api.apply("/apis/apps/v1/namespaces/d/deployments/d", applied, "m")
         assert (api.status, status["message"]) == (
             500,
-            "failed to convert new object (/d; apps/v1, Kind=Deployment) to proper version: unable to convert "
-            "unstructured object to apps/v1, Kind=Deployment: cannot convert float64 to int32",
+            (
+                "failed to convert new object (/d; apps/v1, Kind=Deployment) to proper version: unable to convert "
+                "unstructured object to apps/v1, Kind=Deployment: cannot convert float64 to int32"
+            ),
         )
