@@ -5,13 +5,13 @@ fieldValidation: Strict refuses unknown and duplicate fields, Warn (the default)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from tiphys.api.protobuf import decode_object_protobuf
 from tiphys.api.retired import group_of_kind, is_retired
 from tiphys.api.schemas import has_schema
-from tiphys.apiserver.endpoints.negotiation import JSON, PROTOBUF, YAML
+from tiphys.apiserver.endpoints.negotiation import JSON, MEDIA_TYPES, PROTOBUF, YAML
 from tiphys.machinery import field
 from tiphys.machinery.codec import decode_json, decode_yaml, strict_message, strict_problems
 from tiphys.machinery.errors import StatusError, bad_request, invalid, status_of
@@ -39,14 +39,30 @@ def unsupported_body() -> StatusError:
     )
 
 
-def media_type_of(content_type: str, refusal: Callable[[], StatusError] = unsupported_body) -> str:
-    """The media type of a Content-Type header; none given means JSON. `refusal` (415) for what nobody reads."""
-    media = content_type.partition(";")[0].strip().lower()
-    if not media:
+def unknown_format(accepted: Sequence[str]) -> StatusError:
+    """415 where a path takes whatever comes and its handler does not."""
+    listed = ", ".join(accepted)
+    message = f"the body of the request was in an unknown format - accepted media types include: {listed}"
+    return StatusError(status_of(415, "UnsupportedMediaType", message))
+
+
+def media_type_of(content_type: str) -> str:
+    """The media type of a Content-Type header; none given means JSON. StatusError (415) for what nobody reads."""
+    if not content_type.strip():
         return JSON
-    if media not in (JSON, YAML, PROTOBUF, "*/*"):
-        raise refusal()
-    return JSON if media == "*/*" else media
+    media = content_type.partition(";")[0].strip().lower()
+    if media not in MEDIA_TYPES:
+        raise unknown_format(MEDIA_TYPES)
+    return media
+
+
+def syntax_problem(problem: str, media: str) -> str:
+    """What is wrong with a body, in the words of the parser that has seen it."""
+    # Only JSON is looked into for its kind before it is read.
+    return _JSON_PROBLEM + problem if media == JSON else problem.removeprefix(NOT_YAML)
+
+
+_JSON_PROBLEM: Final = "couldn't get version/kind; json parse error: "
 
 
 def write_options_errors(query: Any, kind: str) -> list[FieldError]:
@@ -75,6 +91,15 @@ def check_write_options(query: Any, kind: str) -> None:
         raise invalid(GroupKind("meta.k8s.io", kind), "", errors)
 
 
+def decode_protobuf(data: bytes) -> Any:
+    """The object of a protobuf message. ValueError for what is none, KeyError for one of an unknown kind."""
+    if not data:
+        raise ValueError("empty data")
+    if data == b"k8s\0":
+        raise ValueError("empty body")
+    return decode_object_protobuf(data)
+
+
 class BodyDecoder:
     """Decodes one request's body into one expected kind."""
 
@@ -84,13 +109,14 @@ class BodyDecoder:
         self._schema = schema
         self._mode = mode or WARN
         self._warnings = warnings
+        self._custom = schema is not None and schema.custom
 
     def decode(self, data: bytes, media_type: str) -> Object:
         """The object in normal form. StatusError (400) when it is none, or not of the expected kind."""
         duplicates: list[str] = []
         try:
             if media_type == PROTOBUF:
-                value = decode_object_protobuf(data)
+                value = decode_protobuf(data)
             elif media_type == YAML:
                 value, duplicates = decode_yaml(data)
             else:
@@ -98,21 +124,30 @@ class BodyDecoder:
         except KeyError as error:
             raise bad_request(f"no kind is registered for {error.args[0]} in scheme {quote(SCHEME)}") from None
         except ValueError as error:
-            problem = f"couldn't get version/kind; json parse error: {error}"
-            if media_type != JSON:  # only JSON is looked into for its kind before it is read
-                problem = str(error).removeprefix(NOT_YAML)
-            raise self._unrecognized(problem, data) from None
+            raise self._unrecognized(syntax_problem(str(error), media_type), data) from None
         if value is None:
             value = {}
         problem = wrong_kind(value)
         if problem:
-            raise self._unrecognized(f"couldn't get version/kind; json parse error: {problem}", data)
+            raise self._unrecognized(_JSON_PROBLEM + problem, data)
+        if self._custom:
+            self._check_custom(value, data)
         return self.normal(self._identified(value), duplicates, data if media_type == JSON else None)
 
     def _unrecognized(self, problem: str, data: bytes) -> StatusError:
         return bad_request(
             f"the object provided is unrecognized (must be of type {self._expected.kind}): {problem} ({_summary(data)})"
         )
+
+    def _check_custom(self, value: Object, data: bytes) -> None:
+        """Custom resources say what they are: nobody fills it in for them."""
+        if not value.get("kind"):
+            text = data.decode("utf-8", "replace")
+            raise self._unrecognized(f"Object 'Kind' is missing in '{text}'", data)
+        if not value.get("apiVersion"):
+            raise bad_request(
+                f"the API version in the data () does not match the expected API version ({self._expected.api_version})"
+            )
 
     def _identified(self, value: Object) -> Object:
         """Check kind and apiVersion, filling in what is left out."""

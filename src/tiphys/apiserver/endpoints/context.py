@@ -15,6 +15,7 @@ from tiphys.apiserver.endpoints.negotiation import (
     MEDIA_TYPES,
     NO_COLUMNS,
     STREAM_TYPES,
+    TABLE,
     TRANSFORMS,
     YAML,
     Wanted,
@@ -27,9 +28,12 @@ from tiphys.apiserver.http.request import Request
 from tiphys.apiserver.registry.resources import CacheReader, ResourceMap, ServedResource
 from tiphys.apiserver.registry.strategy import Object, RequestContext
 from tiphys.apiserver.watchcache import WatchCache
+from tiphys.machinery.errors import bad_request
+from tiphys.machinery.field import quote
 from tiphys.machinery.meta import GroupVersionKind, GroupVersionResource
 
 TEXT: Final = "text/plain"
+INCLUDED: Final = frozenset({"", "None", "Metadata", "Object"})
 # Subresources that are connections to something else.
 CONNECTIONS: Final = frozenset({"exec", "attach", "portforward", "proxy"})
 
@@ -82,6 +86,8 @@ class ApiRequest:
             transforms=TRANSFORMS if tables and not log else NO_COLUMNS,
             media_types=(JSON, YAML) if custom else MEDIA_TYPES,
         )
+        if wanted.transform == TABLE:
+            _check_included(self.parameter("includeObject"))
         pretty = self.request.parameter("pretty") if self.request.raw_query else ""
         if pretty_by_default(headers.get("user-agent", ""), pretty) or (wanted.pretty and not pretty):
             return Wanted(wanted.media_type, wanted.transform, wanted.meta_version, True)
@@ -182,3 +188,10 @@ class RequestAdmission:
         """Run the validating half."""
         if not self._chain.empty:
             await self._chain.validate(self._attributes(new, old))
+
+
+def _check_included(include: str) -> None:
+    """What a table's rows carry. StatusError (400)."""
+    if include not in INCLUDED:
+        problem = f"includeObject: Invalid value: {quote(include)}: must be 'Metadata', 'Object', 'None', or empty"
+        raise bad_request(f"Unable to convert to Table as requested: {problem}")

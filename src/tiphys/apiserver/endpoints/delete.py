@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tiphys.api.protobuf import decode_object_protobuf
 from tiphys.api.schemas import schema_by_name
 from tiphys.apiserver.admission.interface import Operation
-from tiphys.apiserver.endpoints.body import media_type_of, wrong_kind
+from tiphys.apiserver.endpoints.body import decode_protobuf, media_type_of, syntax_problem, wrong_kind
 from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
 from tiphys.apiserver.endpoints.encoding import value_response
 from tiphys.apiserver.endpoints.forms import form_for, list_metadata
 from tiphys.apiserver.endpoints.list_options import ListOptions, parse_int
-from tiphys.apiserver.endpoints.negotiation import JSON, PROTOBUF, YAML
+from tiphys.apiserver.endpoints.negotiation import PROTOBUF, YAML
 from tiphys.apiserver.endpoints.read import read_page
 from tiphys.apiserver.endpoints.request_info import is_true, truth
 from tiphys.apiserver.http.response import Response
@@ -20,7 +19,7 @@ from tiphys.apiserver.registry.options import DeleteOptions
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.store import Written
 from tiphys.machinery.codec import decode_json, decode_yaml
-from tiphys.machinery.errors import StatusError, bad_request, status_of
+from tiphys.machinery.errors import StatusError, bad_request
 from tiphys.machinery.normalize import DecodeError, normalize
 
 Object = dict[str, Any]
@@ -49,19 +48,19 @@ JOBS_WARNING: Final = (
 def delete_options(api: ApiRequest) -> DeleteOptions:
     """DeleteOptions from the body, or from the query when there is no body. StatusError (400, 422)."""
     body = api.request.body
-    raw = _from_body(api, body) if body.strip() else _from_query(api)
+    raw = _from_body(api, body) if body else _from_query(api)
     return DeleteOptions.parse(raw)
 
 
 def _from_body(api: ApiRequest, body: bytes) -> Object:
-    media = media_type_of(api.request.headers.get("content-type", ""), _unknown_format)
+    media = media_type_of(api.request.headers.get("content-type", ""))
     try:
         if media == PROTOBUF:
-            value: Any = decode_object_protobuf(body)
+            value: Any = decode_protobuf(body)
         else:
             value = decode_yaml(body).value if media == YAML else decode_json(body)
     except (ValueError, KeyError) as error:
-        raise bad_request(str(error) if media == PROTOBUF else f"{UNREADABLE}: {error}") from None
+        raise bad_request(syntax_problem(str(error), media)) from None
     if value is None:
         value = {}
     problem = wrong_kind(value)
@@ -76,12 +75,6 @@ def _from_body(api: ApiRequest, body: bytes) -> Object:
         return normalize(value, schema_by_name("meta.v1.DeleteOptions"))
     except DecodeError as error:
         raise bad_request(str(error).replace(*POLICY_TYPE)) from None
-
-
-def _unknown_format() -> StatusError:
-    accepted = ", ".join((JSON, YAML, PROTOBUF))
-    message = f"the body of the request was in an unknown format - accepted media types include: {accepted}"
-    return StatusError.from_status(status_of(415, "UnsupportedMediaType", message))
 
 
 def _from_query(api: ApiRequest) -> Object:

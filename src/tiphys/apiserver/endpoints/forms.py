@@ -351,7 +351,9 @@ class TableForm:
 
     def object(self, entry: Entry) -> bytes:
         """See Form."""
-        return self._encode(self.table([entry.tail], {"resourceVersion": str(entry.revision)}))
+        # What is only tried has no revision.
+        metadata = {"resourceVersion": str(entry.revision)} if entry.revision else {}
+        return self._encode(self.table([entry.tail], metadata))
 
     def list(self, entries: Sequence[Entry], metadata: Object) -> list[bytes]:
         """See Form."""

@@ -89,7 +89,9 @@ class ListOptions:
                 errors.append(field.forbidden(path, message))
             if match != NOT_OLDER_THAN:
                 errors.append(field.not_supported(path, match, [NOT_OLDER_THAN]))
-        if self.continue_token:
+        # A watch from the start is one of initial events, which has a match although the query does not say so.
+        from_start = self.send_initial_events is None and self.resource_version in ("", "0")
+        if self.continue_token and (match or from_start):
             errors.append(field.forbidden(path, "resourceVersionMatch is forbidden when continue is provided"))
         return errors
 

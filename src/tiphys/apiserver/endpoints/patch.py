@@ -11,7 +11,15 @@ from typing import Any, Final
 
 from tiphys.api.schemas import has_schema
 from tiphys.apiserver.admission.interface import Operation
-from tiphys.apiserver.endpoints.body import IGNORE, SCHEME, SCHEMES, STRICT, unsupported_body, write_options_errors
+from tiphys.apiserver.endpoints.body import (
+    IGNORE,
+    SCHEME,
+    SCHEMES,
+    STRICT,
+    unknown_format,
+    unsupported_body,
+    write_options_errors,
+)
 from tiphys.apiserver.endpoints.context import ApiRequest, RequestAdmission
 from tiphys.apiserver.endpoints.managed import apply_fields
 from tiphys.apiserver.endpoints.request_info import is_true
@@ -47,7 +55,7 @@ MAX_OPERATIONS: Final = 10_000
 
 async def patch_object(api: ApiRequest, served: ServedResource) -> Response:
     """Answer a PATCH of an object, or of a subresource that takes the whole object."""
-    media = patch_type(api)
+    media = patch_type(api, custom=served.schema is not None and served.schema.custom)
     if media == APPLY_PATCH:
         return await _apply(api, served)
     patch = Patch(api, served.resource.gvk, served.schema, media)
@@ -73,17 +81,14 @@ async def patch_object(api: ApiRequest, served: ServedResource) -> Response:
     return written_response(api, served, written)
 
 
-CUSTOM_PATCHES: Final = (
-    "the body of the request was in an unknown format - accepted media types include: "
-    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
-)
+CUSTOM_PATCHES: Final = (JSON_PATCH, MERGE_PATCH, APPLY_PATCH)
 
 
-def patch_type(api: ApiRequest) -> str:
+def patch_type(api: ApiRequest, *, custom: bool = False) -> str:
     """The kind of patch. StatusError (415) for another, (422) for options that do not fit."""
     media = api.request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media not in PATCH_TYPES:
-        raise unsupported_body()
+        raise unknown_format(CUSTOM_PATCHES) if custom else unsupported_body()
     errors = write_options_errors(api.query, "PatchOptions")
     if media == APPLY_PATCH:
         if not api.parameter("fieldManager"):
@@ -96,7 +101,7 @@ def patch_type(api: ApiRequest) -> str:
 
 
 class Patch:
-    """A JSON, merge or strategic merge patch, parsed once."""
+    """A JSON, merge or strategic merge patch, parsed once, when it is first applied."""
 
     def __init__(self, api: ApiRequest, kind: GroupVersionKind, schema: TypeSchema | None, media: str) -> None:
         self._kind = kind
@@ -108,11 +113,17 @@ class Patch:
         self.emptied = False  # see RequestContext
         self._body = api.request.body
         self._operation_problems: list[str] = []
+        self._patch: Any = None
+        self._parsed = False
+
+    def _parse(self) -> None:
+        """Read the patch, once there is something to change. StatusError (400, 413)."""
         try:
-            self._patch: Any = decode_json(self._body)
+            self._patch = decode_json(self._body)
         except ValueError as error:
             raise bad_request(self._undecodable(str(error))) from None
         self._check_shape()
+        self._parsed = True
 
     def _undecodable(self, problem: str) -> str:
         return problem if self._media == STRATEGIC_PATCH else f"error decoding patch: {problem}"
@@ -145,13 +156,15 @@ class Patch:
 
     def apply(self, current: Object) -> Object:
         """The patched object in normal form; `current` is not changed. StatusError when the patch does not fit."""
+        if not self._parsed:
+            self._parse()
         try:
             if self._media == JSON_PATCH:
                 patched = apply_json_patch(current, self._patch)
             elif self._media == MERGE_PATCH:
                 patched = apply_merge_patch(current, self._patch)
             elif self._schema is None or self._schema.custom:
-                raise StatusError(status_of(415, "UnsupportedMediaType", CUSTOM_PATCHES) | {"details": {}, "code": 415})
+                raise unknown_format(CUSTOM_PATCHES)
             else:
                 patched = apply_strategic_patch(current, self._patch, self._schema)
         except BadPatchError as error:

@@ -26,6 +26,7 @@ from tiphys.machinery.errors import StatusError, expired, plain_error
 from tiphys.store import CompactedError, EventType, KeyValue, prefix_end
 
 BOOKMARK_INTERVAL = 60.0  # seconds; upstream's frequency
+LAST_BOOKMARK = 2.0  # seconds before the end of a watch
 MIN_TIMEOUT = 1800  # seconds a watch without timeoutSeconds lasts at least; at most twice that
 PIECE = 128 * 1024  # bytes of initial events written at once
 CATCH_UP_LIMIT = 100_000  # events taken from the store for one watcher; older than that is as good as compacted
@@ -73,13 +74,15 @@ class _Watch:
         self._start = start
         self._begun = begun
         seconds = options.timeout
+        self._bookmarked = False  # the last bookmark was sent
+        self._deadline = 0.0  # when it ends, in the loop's time
         self._timeout = float(seconds) if seconds else random.uniform(MIN_TIMEOUT, 2 * MIN_TIMEOUT)
 
     async def run(self, stream: Stream) -> None:
         """Serve until the client leaves, the time is up or the server stops."""
-        deadline = asyncio.get_running_loop().time() + self._timeout
+        self._deadline = asyncio.get_running_loop().time() + self._timeout
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(self._deadline):
                 await self._serve(stream)
         except TimeoutError:
             pass
@@ -120,7 +123,7 @@ class _Watch:
         try:
             await self._send(stream, older)
             await self._send(stream, initial)
-            if options.send_initial_events and with_state and options.allow_bookmarks:
+            if with_state and options.allow_bookmarks:
                 stream.write_framed(self._form.bookmark(registered, initial_end=True))
             if self._begun is not None:
                 self._begun()
@@ -166,13 +169,24 @@ class _Watch:
         closed = asyncio.ensure_future(stream.wait_closed())
         try:
             while not watcher.ended.done() and not stream.closed:
-                await asyncio.wait((closed, watcher.ended), timeout=BOOKMARK_INTERVAL, return_when="FIRST_COMPLETED")
+                pause = self._until_bookmark()
+                await asyncio.wait((closed, watcher.ended), timeout=pause, return_when="FIRST_COMPLETED")
                 if closed.done() or watcher.ended.done():
                     return
                 if self._options.allow_bookmarks and self._kind.watchers.idle:
                     watcher.deliver(self._form.bookmark(self._store.revision, initial_end=False))
         finally:
             closed.cancel()
+
+    def _until_bookmark(self) -> float:
+        """Seconds to the next bookmark. One comes shortly before the end, so that the next watch has little to read."""
+        left = self._deadline - asyncio.get_running_loop().time()
+        if left > LAST_BOOKMARK:
+            return min(BOOKMARK_INTERVAL, left - LAST_BOOKMARK)
+        if not self._bookmarked:
+            self._bookmarked = True
+            return 0.0
+        return left + 1.0
 
     async def _from_store(self, stream: Stream) -> tuple[list[bytes], int] | None:
         """Frames of the changes up to now, read from the store; None (and an ERROR event) when compacted."""

@@ -122,6 +122,8 @@ def _keys_are_unique(data: bytes) -> bool:
 def _words(error: Exception) -> str:
     """The server's words: it counts lines from 0 for parser errors, from 1 for scanner errors, and shows no line 0."""
     problem = getattr(error, "problem", None) or str(error)
+    if isinstance(error, yaml.reader.ReaderError) and "control characters" in problem:
+        return "error converting YAML to JSON: yaml: control characters are not allowed"
     line = _line(getattr(error, "problem_mark", None))
     if line:
         line += isinstance(error, yaml.scanner.ScannerError)
