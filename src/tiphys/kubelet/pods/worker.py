@@ -64,6 +64,7 @@ log = get_logger(__name__)
 FIRST_RETRY: Final = 0.5  # seconds, after a failure; doubles
 LONGEST_RETRY: Final = 122.0  # what upstream lets failing mounts wait at most
 DEADLINE_MESSAGE: Final = "Pod was active on the node longer than the specified deadline"
+DELETE_RETRY: Final = 30.0  # for a pod that the API was told to forget and still has
 START_RETRY: Final = 10.0  # for a start that failed without saying when to try again
 
 
@@ -106,7 +107,7 @@ class PodWorker:
         self._volumes = CurrentVolumes(services)
         self._sandbox_config: cri.PodSandboxConfig | None = None
         self._retry = FIRST_RETRY
-        self._delete_sent = False
+        self._delete_again: float | None = None  # when the API is asked once more to forget the pod (monotonic)
         self._only_sandbox = ""  # the id of the pod's sandbox, where it is known to have no other
         self._looked = False  # the runtime's state was read before
         self._restarting = is_restarting(pod)  # all containers are on the way to a new start
@@ -402,13 +403,17 @@ class PodWorker:
             self.phase = Phase.GONE
             return None
         deleting = self.pod.metadata.deletion_timestamp is not None
-        if deleting and not is_static(self.pod) and not self._delete_sent:
+        if not deleting or is_static(self.pod):
+            return None
+        now = self.s.clock.monotonic()
+        if self._delete_again is None:
             await remove_traces(self.s, self.pod, self.runtime)
             self.runtime = RuntimePod(uid=self.uid)
             await self.s.status.flushed(self.uid)
+        if self._delete_again is None or self._delete_again <= now:
             await self.s.delete_api_pod(self.pod)
-            self._delete_sent = True
-        return None
+            self._delete_again = now + DELETE_RETRY
+        return max(0.0, self._delete_again - now)
 
     # -- looking -------------------------------------------------------------------------------------
 
