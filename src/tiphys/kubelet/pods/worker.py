@@ -62,7 +62,8 @@ from tiphys.machinery.errors import StatusError
 log = get_logger(__name__)
 
 FIRST_RETRY: Final = 0.5  # seconds, after a failure; doubles
-LONGEST_RETRY: Final = 122.0  # what upstream lets failing mounts wait at most
+LONGEST_RETRY: Final = 10.0  # of most failures: a runtime that was away is back before long
+LONGEST_MOUNT_RETRY: Final = 122.0  # what upstream lets failing mounts wait at most
 DEADLINE_MESSAGE: Final = "Pod was active on the node longer than the specified deadline"
 DELETE_RETRY: Final = 30.0  # for a pod that the API was told to forget and still has
 START_RETRY: Final = 10.0  # for a start that failed without saying when to try again
@@ -184,7 +185,7 @@ class PodWorker:
             except (CRIError, StatusError, OSError, SandboxError, MountError, PrepareError) as error:
                 log.warning("pod %s: %s", describe(self.pod), error)
                 pause = self._retry
-                self._retry = min(self._retry * 2, LONGEST_RETRY)
+                self._retry = min(self._retry * 2, longest_retry(error))
                 self._dirty = True
             if not self._is_gone():
                 await wait_event(self._wake, self.s.clock, pause)
@@ -466,6 +467,11 @@ class PodWorker:
         if pod.spec.host_network:
             return self.s.node.host_ips
         return self.runtime.sandbox.ips if self.runtime.sandbox else ()
+
+
+def longest_retry(error: Exception) -> float:
+    """Seconds that a pod waits at most after failing like this again and again."""
+    return LONGEST_MOUNT_RETRY if isinstance(error, MountError) else LONGEST_RETRY
 
 
 def _with_messages(runtime: RuntimePod) -> RuntimePod:
