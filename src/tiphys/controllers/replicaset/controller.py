@@ -28,7 +28,7 @@ from tiphys.controllers.common.owners import (
     orphans_of,
 )
 from tiphys.controllers.common.podcontrol import PodControl, namespace_terminating, pod_from_template, slow_start
-from tiphys.controllers.common.pods import available_in, choose_for_deletion, is_active, is_terminating
+from tiphys.controllers.common.pods import available_in, choose_for_deletion, is_active, is_finished
 from tiphys.controllers.replicaset import status
 from tiphys.controllers.replicaset.kinds import ReplicaKind
 from tiphys.machinery.errors import NotFoundError, StatusError
@@ -129,8 +129,9 @@ class ReplicaSetController(Controller[ObjectName], Generic[R]):
             return DONE
         trusted = self._expectations.satisfied(key)
         pods = await self._claim(owner)
-        active = [pod for pod in pods if is_active(pod)]
-        terminating = sum(is_terminating(pod) for pod in pods)
+        unfinished = [pod for pod in pods if not is_finished(pod)]
+        active = [pod for pod in unfinished if pod.metadata.deletion_timestamp is None]
+        terminating = len(unfinished) - len(active)
         error: Exception | None = None
         if trusted and owner.metadata.deletion_timestamp is None:
             error = await self._manage(key, owner, active)
@@ -141,6 +142,15 @@ class ReplicaSetController(Controller[ObjectName], Generic[R]):
 
     async def _claim(self, owner: R) -> list[Pod]:
         selector = self._kind.selector(owner)
+        verdicts: dict[int, bool] = {}  # by identity: in the cache the pods of a template share their labels
+
+        def matches(pod: Pod) -> bool:
+            labels = pod.metadata.labels
+            verdict = verdicts.get(id(labels))
+            if verdict is None:
+                verdict = verdicts[id(labels)] = selector is not None and selector.matches(labels)
+            return verdict
+
         lister = self._pods.lister
         candidates = [
             *lister.by_index(BY_CONTROLLER, owner.metadata.uid),
@@ -151,7 +161,7 @@ class ReplicaSetController(Controller[ObjectName], Generic[R]):
             Pod,
             owner,
             candidates,
-            lambda pod: selector is not None and selector.matches(pod.metadata.labels),
+            matches,
             is_active,
         )
 

@@ -21,9 +21,17 @@ def counts(
     now: datetime,
 ) -> dict[str, int | None]:
     """The numbers of the status; zero is left out where the API leaves it out."""
-    labelled = sum(template_labels.items() <= pod.metadata.labels.items() for pod in active)
-    ready = sum(is_ready(pod) for pod in active)
-    available = sum(is_available(pod, min_ready_seconds, now) for pod in active)
+    labelled = ready = available = 0
+    fits: dict[int, bool] = {}  # by identity: in the cache the pods of a template share their labels
+    for pod in active:
+        labels = pod.metadata.labels
+        fit = fits.get(id(labels))
+        if fit is None:
+            fit = fits[id(labels)] = template_labels.items() <= labels.items()
+        labelled += fit
+        if is_ready(pod):
+            ready += 1
+            available += not min_ready_seconds or is_available(pod, min_ready_seconds, now)
     return {
         "replicas": len(active),
         "fully_labeled_replicas": labelled or None,
