@@ -47,6 +47,7 @@ RENEW_EVERY: Final = 10.0  # seconds, as kubelets do
 RENEW_MANY_EVERY: Final = 25.0
 MANY: Final = 500
 WRITES_AT_ONCE: Final = 32
+FOR_EVER: Final = frozenset({400, 403, 405, 413, 422})  # answers that trying again does not change
 RETRY_AFTER: Final = 1.0  # seconds
 LATE: Final = 3.0  # seconds
 TICK: Final = 0.5  # seconds; the longest the heartbeats sleep, as nodes may come
@@ -198,12 +199,17 @@ class NodeSimulator(Controller[ObjectName]):
                 group.create_task(self._surely(partial(self._delete, name)))
 
     async def _surely(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Try again while the server cannot be reached: among thousands of requests one is lost now and then."""
+        """Try again while the server cannot be reached: among thousands of requests one is lost now and then.
+
+        Raises StatusError for what the server will never take.
+        """
         try:
             while True:
                 try:
                     return await write()
-                except ApiConnectionError as error:
+                except (ApiConnectionError, StatusError) as error:
+                    if isinstance(error, StatusError) and error.code in FOR_EVER:
+                        raise
                     log.info("%s; trying again", error)
                     await self.clock.sleep(RETRY_AFTER)
         finally:
