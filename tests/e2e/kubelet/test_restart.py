@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 
 import pytest
 
-from tests.e2e.kubelet.node import BUSYBOX, TestNode, eventually, leftovers
+from tests.e2e.kubelet.node import BUSYBOX, TestNode, eventually, leftovers, processes_of
 from tests.e2e.kubelet.test_pod import busybox
 from tiphys.api.coordination.v1 import Lease
 from tiphys.api.core.v1 import Node, Pod
@@ -110,10 +112,16 @@ async def test_the_runtime_may_be_restarted_under_the_kubelet(node: TestNode) ->
 
 
 async def test_a_container_that_ends_while_the_runtime_is_down_is_restarted(node: TestNode) -> None:
-    await node.create("unseen", {"containers": [busybox("app", "sleep", "1")]})
+    await node.create("unseen", {"containers": [busybox("app", "sleep", "1000")]})
     await node.running("unseen")
     await node.stop_runtime()
-    await asyncio.sleep(1.5)  # the end has to happen unseen
+    for pid in processes_of(node):
+        os.kill(pid, signal.SIGKILL)
+
+    async def ended() -> bool:
+        return not processes_of(node)
+
+    await eventually(ended, "the end of the container")
     await node.start_runtime()
     pod = await node.wait("unseen", lambda pod: pod.status.container_statuses[0].restart_count >= 1, "restarted")
     assert pod.status.phase == "Running"
