@@ -26,6 +26,7 @@ TIMEOUT: Final = 20.0  # seconds a request may take before the server counts as 
 # Answers 500 that Kubernetes itself gives, by these words, to requests of this form.
 KUBERNETES_OWN: Final = (
     b"failed to create typed patch object",
+    b"failed to convert new object",
     b"does not contain declared merge key",
     b"lists of lists are not supported",
     b"list element types are not identical",
