@@ -76,6 +76,12 @@ class Cache:
             if pods:
                 self._homeless[name] = {pod.uid: pod for pod in pods}
 
+    def touch(self, node: str) -> None:
+        """Something about a node changed that the table does not hold."""
+        row = self.nodes.row_of.get(node)
+        if row is not None:
+            self.nodes.touch(row)
+
     def pod_count(self) -> int:
         return len(self._placed)
 

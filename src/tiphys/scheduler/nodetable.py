@@ -89,7 +89,7 @@ class NodeTable:
         self.row_of: dict[str, int] = {}
         self.rows: list[NodeRow | None] = []
         self._free_rows: list[int] = []
-        self.row_versions: list[int] = []  # each grows with every change of its row
+        self.row_versions = np.zeros(self._size, dtype=np.int64)  # each grows with every change of its row
         self.resources: dict[str, int] = {CPU: 0, MEMORY: 1, EPHEMERAL_STORAGE: 2, PODS: 3}
         self._allocatable: Numbers = np.ones((8, self._size))  # ones in free rows: nothing divides by zero
         self._requested: Numbers = np.zeros((8, self._size))
@@ -378,7 +378,7 @@ class NodeTable:
                 self._image_rows.setdefault(name, {})[row] = image.size_bytes or 0
 
     def touch(self, row: int) -> None:
-        """Something of a row changed that no array shows."""
+        """Something of a row changed that no other array shows."""
         self.row_versions[row] += 1
 
     def _row_changed(self, row: int) -> None:
@@ -399,7 +399,6 @@ class NodeTable:
         if self._end == self._size:
             self._grow()
         self.rows.append(None)
-        self.row_versions.append(0)
         self._end += 1
         self._followed.clear()
         self._bind(slice(0, self._end))
@@ -411,6 +410,7 @@ class NodeTable:
         self._requested = np.pad(self._requested, ((0, 0), (0, extra)))
         self._nonzero = np.pad(self._nonzero, ((0, 0), (0, extra)))
         self._alive = np.pad(self._alive, (0, extra))
+        self.row_versions = np.pad(self.row_versions, (0, extra))
         self._unschedulable = np.pad(self._unschedulable, (0, extra))
         self._taint_set = np.pad(self._taint_set, (0, extra))
         for column in self._columns.values():

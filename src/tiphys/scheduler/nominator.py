@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tiphys.scheduler.podinfo import PodInfo
 
@@ -14,6 +14,9 @@ class NominatedPods:
         self._node_of: dict[str, str] = {}
         self._by_node: dict[str, dict[str, PodInfo]] = {}
         self._victims: dict[str, frozenset[str]] = {}
+        self.version = 0  # grows with every change
+        self.changed: set[str] = set()  # nodes, since who counts by node last looked
+        self.on_change: Callable[[str], None] = lambda node: None  # what else has to know
 
     def __bool__(self) -> bool:
         return bool(self._node_of)
@@ -25,6 +28,7 @@ class NominatedPods:
             self._by_node.setdefault(node, {})[pod.uid] = pod
             if victims:
                 self._victims[pod.uid] = victims
+            self._note(node)
 
     def forget(self, uid: str) -> None:
         """The pod is placed or gone."""
@@ -35,6 +39,19 @@ class NominatedPods:
             del pods[uid]
             if not pods:
                 del self._by_node[node]
+            self._note(node)
+
+    def _note(self, node: str) -> None:
+        self.version += 1
+        self.changed.add(node)
+        self.on_change(node)
+
+    def nodes(self) -> Iterable[str]:
+        """Those somebody is nominated to."""
+        return self._by_node.keys()
+
+    def has(self, node: str) -> bool:
+        return node in self._by_node
 
     def node_of(self, uid: str) -> str | None:
         return self._node_of.get(uid)
@@ -45,12 +62,8 @@ class NominatedPods:
     def victims_of(self, uid: str) -> frozenset[str]:
         return self._victims.get(uid, frozenset())
 
-    def rivals(self, pod: PodInfo) -> list[tuple[str, list[PodInfo]]]:
-        """By node, the nominated pods at least as important as `pod`, which it must leave room for."""
-        return [(node, rivals) for node in self._by_node if (rivals := self.rivals_on(node, pod))]
-
     def rivals_on(self, node: str, pod: PodInfo) -> list[PodInfo]:
-        """Those of one node."""
+        """The pods nominated to a node at least as important as `pod`, which it must leave room for."""
         pods = self._by_node.get(node)
         if not pods:
             return []

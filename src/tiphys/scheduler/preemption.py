@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from tiphys.api.policy.v1 import PodDisruptionBudget
 from tiphys.machinery.selectors import LabelSelector
@@ -50,8 +51,11 @@ class Candidate:
         object.__setattr__(self, "harm", _harm(self.victims, self.violations))
 
 
-# What `victims_on` said: whom to evict on a row, or why that does not help.
-Answers = Remembered[Candidate | str]
+class Answers(Remembered[Candidate | str]):
+    """What `victims_on` said: whom to evict on a row, or why that does not help."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda answer: isinstance(answer, Candidate))
 
 
 def started(pod: PodInfo) -> datetime:
@@ -92,7 +96,7 @@ def what_if(nodes: NodeTable, row: int, without: Sequence[PodInfo], with_: Seque
     """The table with pods of `row` taken away and others added; as before afterwards, whatever was done meanwhile."""
     info = nodes.rows[row]
     assert info is not None
-    before, version = dict(info.pods), nodes.row_versions[row]
+    before, version = dict(info.pods), int(nodes.row_versions[row])
     for pod in without:
         nodes.remove_pod(pod, row)
     for pod in with_:
@@ -155,10 +159,12 @@ def find_candidates(
     start: int,
     wanted: int,
     answers: Answers,
+    own_row: int | None = None,
 ) -> tuple[list[Candidate], str]:
     """Candidates from a random node on, until there are `wanted`, and what is said when there is none.
 
-    `rivals_on`: by node, the other pods at least as important for which room was made there.
+    `rivals_on`: by node, the other pods at least as important for which room was made there. `start` is a row;
+    `own_row` the one on which room was made for the pod itself before.
     """
     local = filters.row_local(pod, nodes)
     budgets_key = tuple((one.metadata.uid, one.metadata.resource_version) for one in budgets)
@@ -172,13 +178,17 @@ def find_candidates(
         # Rivals with rules about other pods make the pod look beyond the node.
         if local is None or any(rival.has_affinity_terms for rival in rivals):
             return victims_on(pod, nodes, row, general, budgets, rivals)
-        return known.get(nodes, row, rivals, lambda: victims_on(pod, nodes, row, local, budgets, rivals))
+        if row == own_row:
+            return victims_on(pod, nodes, row, local, budgets, rivals)  # to others the pod is a rival there
+        return known.get(nodes, row, lambda: victims_on(pod, nodes, row, local, budgets, rivals))
 
-    rows = np.flatnonzero(resolvable)
-    reasons = Counter({NOT_HELPFUL: int(np.count_nonzero(nodes.alive & ~resolvable))})
+    hopeless = known.known_bad(nodes) if local is not None else np.zeros(nodes.width, dtype=np.bool_)
+    if own_row is not None:
+        hopeless[own_row] = False
     candidates: list[Candidate] = []
+    reasons = Counter({NOT_HELPFUL: int(np.count_nonzero(nodes.alive & ~resolvable))})
     acceptable = False
-    for row in np.roll(rows, -start).tolist():
+    for row in _from(np.flatnonzero(resolvable & ~hopeless), start):
         found = ask(row)
         if isinstance(found, str):
             reasons[found] += 1
@@ -187,7 +197,15 @@ def find_candidates(
         acceptable |= not found.violations
         if acceptable and len(candidates) >= wanted:
             break
+    if not candidates:  # only then anybody asks why
+        reasons.update(str(ask(row)) for row in np.flatnonzero(resolvable & hopeless).tolist())
     return candidates, f"0/{len(nodes)} nodes are available: {listed(reasons)}."
+
+
+def _from(rows: npt.NDArray[np.intp], start: int) -> list[int]:
+    """The rows from `start` on, then those before it."""
+    rolled: list[int] = np.roll(rows, -int(np.searchsorted(rows, start))).tolist()
+    return rolled
 
 
 def best_candidate(candidates: Sequence[Candidate]) -> Candidate:

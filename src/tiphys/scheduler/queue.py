@@ -249,19 +249,22 @@ class SchedulingQueue:
     def hold(self, pod: QueuedPod) -> None:
         """The pod was rejected and room is being made for it: until `release` no event brings it back."""
         self.done(pod.info.uid)
-        pod.timestamp = self._clock.monotonic()
         pod.failed_with_error = False
         self._held[pod.info.uid] = pod
         metrics.INCOMING.labels("unschedulable", "ScheduleAttemptFailure").inc()
 
     def release(self, uid: str, *, now: bool) -> None:
-        """Room was made, or was not to be had: try the pod `now`, or when an event that it waits for comes."""
+        """Room was made, or was not to be had: try the pod `now`, or when an event that it waits for comes.
+
+        Now is before those that came after it: who has room should not keep it from others for long.
+        """
         pod = self._held.pop(uid, None)
         if pod is None:
             return
         if now:
             self._activate(pod, "ForceActivate")
         else:
+            pod.timestamp = self._clock.monotonic()
             self._unschedulable.add(pod)
 
     def add_after_error(self, pod: QueuedPod) -> None:

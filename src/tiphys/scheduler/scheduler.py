@@ -85,6 +85,7 @@ class Scheduler:
             made = make_plugins(profile, handle, ownership.selector, plugins)
             self.frameworks[name] = Framework(name, made, profile.points, only_named(profile))
         self.cache = Cache(NodeTable(namespaces.labels))
+        self.nominated.on_change = self.cache.touch
         self.queue = SchedulingQueue(
             self.frameworks,
             self._clock,

@@ -61,6 +61,7 @@ class DefaultPreemption:
             start=self.handle.random.randrange(max(len(nodes), 1)),
             wanted=wanted,
             answers=self.answers,
+            own_row=nodes.row_of.get(self.handle.nominator.node_of(pod.uid) or ""),
         )
         if not candidates:
             return PostFilterResult("", f"preemption: {message}")
