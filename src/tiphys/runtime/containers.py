@@ -259,10 +259,7 @@ class Containers:
             async with container.lock:  # its start comes to its end first
                 pass
         if container.record.state in ("created", "creating"):
-            self._update(container, state="exited", finished_at=now(), exit_code=0, reason="Completed")
-            container.ended.set()
-            container.clean.set()
-            return
+            return  # it never ran: an end, and with success, would be an invention
         if container.record.state == "running":
             if timeout > 0:
                 container.signal(signal_number(container.record.stop_signal))

@@ -40,6 +40,17 @@ async def test_stop(cri_client: Client, script: str, code: int, reason: str) -> 
     assert (status.exit_code, status.reason) == (code, reason)
 
 
+async def test_what_never_ran_has_not_ended(cri_client: Client) -> None:
+    """Who finds it later must not take it for done: a pod that is not to restart would have succeeded."""
+    sandbox = await cri_client.sandbox()
+    container = await cri_client.create(sandbox, "sleep", "1000")
+    await cri_client.stop(container, 1)
+    assert (await cri_client.status(container)).state == cri.CONTAINER_CREATED
+    await cri_client.runtime.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=sandbox[0]))
+    status = await cri_client.status(container)
+    assert (status.state, status.finished_at, status.reason) == (cri.CONTAINER_CREATED, 0, "")
+
+
 async def test_out_of_memory(cri_client: Client) -> None:
     def limit(config: cri.ContainerConfig) -> None:
         config.linux.resources.memory_limit_in_bytes = 16 << 20
