@@ -167,7 +167,7 @@ async def test_a_machine_that_was_started_again(base: Path) -> None:
     options = options_in(base)
     async with serving(options) as client:
         sandbox = await client.sandbox()
-        container = await client.create(sandbox, "sleep", "1000")
+        container = await client.run(sandbox, "sleep", "1000")
         await client.runtime.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=sandbox[0]))
     records = Records(options.root / "sandboxes", SandboxRecord)
     (record,), _ = records.load()
