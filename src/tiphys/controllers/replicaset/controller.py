@@ -40,7 +40,8 @@ R = TypeVar("R", bound=Object)
 
 # One sync creates or deletes at most so many, so that one huge set does not starve the others.
 BURST_REPLICAS: Final = 500
-BY_OWNER: Final = "pods-by-controller"
+LARGE: Final = 50  # replicas
+SECONDS_A_REPLICA: Final = 0.0002
 
 
 class ReplicaSetController(Controller[ObjectName], Generic[R]):
@@ -109,9 +110,14 @@ class ReplicaSetController(Controller[ObjectName], Generic[R]):
         if before is not None and before is not owner:
             self.queue.add(key_of(before))
         if owner is not None:
-            self.queue.add(key_of(owner))
+            self.queue.add_after(key_of(owner), self._patience(owner))
         elif may_be_adopted_now(old, new):
             self._queue_matching(new)
+
+    def _patience(self, owner: R) -> float:
+        """Seconds in which changes of a set's pods are taken together: each look counts all of them."""
+        spec: Any = owner.spec  # type: ignore[attr-defined]
+        return (spec.replicas or 0) * SECONDS_A_REPLICA if (spec.replicas or 0) >= LARGE else 0.0
 
     def _pod_deleted(self, pod: Pod) -> None:
         owner = self._owner_of(pod)
