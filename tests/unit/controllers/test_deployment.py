@@ -7,9 +7,20 @@ from typing import Any
 import pytest
 
 from tests.unit.controllers.harness import DEPLOYMENTS, PODS, REPLICA_SETS, World, deployment, template
+from tiphys.api.apps.v1 import (
+    Deployment,
+    DeploymentSpec,
+    DeploymentStrategy,
+    ReplicaSet,
+    ReplicaSetSpec,
+    ReplicaSetStatus,
+    RollingUpdateDeployment,
+)
+from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.client import Controller
 from tiphys.controllers.common.context import ControllerContext
 from tiphys.controllers.deployment import DeploymentController
+from tiphys.controllers.deployment.rolling import scale_old
 from tiphys.controllers.replicaset import REPLICA_SETS as KIND
 from tiphys.controllers.replicaset import ReplicaSetController
 
@@ -219,3 +230,29 @@ async def test_rollouts_end_right_through_faults(seed: int) -> None:
         await world.settle(seconds=400, step=2)
     assert images(world) == ["third"] * 4
     assert conditions(world)["Progressing"] == ("True", "NewReplicaSetAvailable")
+
+
+def rolling_set(size: int, available: int) -> ReplicaSet:
+    meta = ObjectMeta(name=f"s{size}-{available}", uid=f"{size}-{available}")
+    return ReplicaSet(
+        metadata=meta, spec=ReplicaSetSpec(replicas=size), status=ReplicaSetStatus(available_replicas=available)
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        pytest.param((400, 400), (100, 0), [300], id="down to the least there may be"),
+        pytest.param((300, 300), (200, 0), [], id="none of the new serves yet"),
+        pytest.param((300, 300), (200, 100), [200], id="as many as new ones serve"),
+        # 400 of the old were available before they were scaled down to 300, and their set still says so.
+        pytest.param((300, 400), (200, 100), [200], id="an old set that has not reported yet"),
+        pytest.param((300, 280), (200, 100), [200], id="of the old those first that do not serve"),
+    ],
+)
+def test_old_sets_are_scaled_down(old: tuple[int, int], new: tuple[int, int], expected: list[int]) -> None:
+    strategy = DeploymentStrategy(
+        type="RollingUpdate", rolling_update=RollingUpdateDeployment(max_unavailable="25%", max_surge="25%")
+    )
+    deployment = Deployment(spec=DeploymentSpec(replicas=400, strategy=strategy))
+    assert [size for _, size in scale_old(deployment, [rolling_set(*old)], rolling_set(*new))] == expected

@@ -45,20 +45,21 @@ def scale_old(deployment: Deployment, olds: Sequence[ReplicaSet], new: ReplicaSe
     if room <= 0:
         return []
     scale = {rs.metadata.uid: wanted(rs) for rs in live}
-    _drop_unhealthy(live, scale, room)
-    _drop_available(live, scale, total_available([*olds, new]) - least)
+    room -= _drop_unhealthy(live, scale, room)
+    # A set that was scaled down reports for a while the pods it had; its size is right at once, and so is `room`.
+    _drop_available(live, scale, min(total_available([*olds, new]) - least, room))
     return [(rs, scale[rs.metadata.uid]) for rs in live if scale[rs.metadata.uid] != wanted(rs)]
 
 
-def _drop_unhealthy(live: Sequence[ReplicaSet], scale: dict[str, int], room: int) -> None:
-    """Pods that do not serve can go without loss, at most `room` of them, oldest sets first."""
+def _drop_unhealthy(live: Sequence[ReplicaSet], scale: dict[str, int], room: int) -> int:
+    """Pods that do not serve can go without loss, at most `room` of them, oldest sets first; how many go."""
+    total = 0
     for rs in live:
-        if room <= 0:
-            return
         unhealthy = wanted(rs) - (rs.status.available_replicas or 0)
-        dropped = min(room, max(0, unhealthy))
+        dropped = max(0, min(room - total, unhealthy))
         scale[rs.metadata.uid] -= dropped
-        room -= dropped
+        total += dropped
+    return total
 
 
 def _drop_available(live: Sequence[ReplicaSet], scale: dict[str, int], room: int) -> None:
