@@ -156,7 +156,7 @@ def test_a_pod_is_judged_before_it_runs_and_follows_changes(site: Site) -> None:
     site.until(lambda: not site.reach("b", A))
     site.change(policies=[])
     site.until(lambda: site.reach("b", A))
-    site.until(lambda: sh("nft list table inet tiphys-policy", site.node).count("chain") == 2)
+    site.until(lambda: sh("nft list table inet tiphys-policy", site.node).count("chain") == 6)
 
 
 def test_while_the_agent_is_away_rules_stay_and_new_pods_wait(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ MACHINE = vm.Machine(
         pytest.param("ipvs", "tests/e2e/proxy/test_service_packets.py", 12, id="ipvs-packets"),
         pytest.param("ipvs", "tests/e2e/proxy/test_proxy_follows.py", 8, id="ipvs-follows"),
         pytest.param("ipvs", "tests/e2e/proxy/test_ipvs.py", 9, id="ipvs-alone"),
+        pytest.param("ipvs", "tests/e2e/proxy/test_affinity_of_ipv6.py", 1, id="ipvs-ipv6"),
         pytest.param("ipip", "tests/e2e/network/test_backends_packets.py", 3, id="ipip"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Session affinity of IPv6 clients, in both modes: they stay with their endpoint, and leave it when it is gone.
+"""Session affinity of IPv6 clients, in all modes: they stay with their endpoint, and leave it when it is gone.
 
 node fd00:10:244::1 ── pod a fd00:10:244::2, pod b fd00:10:244::3
 """
@@ -11,12 +11,16 @@ import pytest
 
 from tests.e2e.netlab import Lab, ask, lab, run_in, sh
 from tiphys.base.nft import AsyncNft
-from tiphys.proxy.config import IPTABLES, NFTABLES
+from tiphys.proxy.config import IPVS, MODES, NFTABLES, IpvsSettings
 from tiphys.proxy.iptables import chains
 from tiphys.proxy.iptables.applier import IptablesApplier
+from tiphys.proxy.ipvs.applier import IpvsApplier
+from tiphys.proxy.ipvs.kernel import MISSING, is_available
+from tiphys.proxy.ipvs.layout import Layout as IpvsLayout
 from tiphys.proxy.model import Choice, Endpoint, PortKey, ServiceKey, ServicePort
 from tiphys.proxy.nftables.applier import Applier
 from tiphys.proxy.nftables.layout import Layout
+from tiphys.proxy.rules import RuleWriter
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -39,6 +43,7 @@ def _node(made: Lab) -> str:
         sh("ip -6 route add default via fe80::1 dev eth0", pod)
         made.serve(pod, 80, name)
         made.serve(pod, 53, name, udp=True)
+    sh("ip -6 route add default via fe80::99 dev va", node)  # nobody: the node only has to know some way
     return node
 
 
@@ -46,8 +51,13 @@ def _program(mode: str, node: str, *endpoints: str, gone: str = "") -> None:
     async def work() -> None:
         nft = AsyncNft()
         try:
-            layout, site = Layout(family="ip6", cluster_cidr=CIDR), chains.Site(family="ip6", cluster_cidr=CIDR)
-            applier = Applier(nft, layout) if mode == NFTABLES else IptablesApplier(nft, site)
+            applier: RuleWriter
+            if mode == NFTABLES:
+                applier = Applier(nft, Layout(family="ip6", cluster_cidr=CIDR))
+            elif mode == IPVS:
+                applier = IpvsApplier(nft, IpvsLayout(family="ip6", cluster_cidr=CIDR), IpvsSettings())
+            else:
+                applier = IptablesApplier(nft, chains.Site(family="ip6", cluster_cidr=CIDR))
             await applier.start()
             for protocol, port in (("tcp", 80), ("udp", 53)):
                 key = PortKey(ServiceKey("default", "web"), protocol, protocol)
@@ -63,8 +73,10 @@ def _program(mode: str, node: str, *endpoints: str, gone: str = "") -> None:
     run_in(node, work)
 
 
-@pytest.mark.parametrize("mode", [NFTABLES, IPTABLES])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_client_stays_with_its_endpoint_until_it_is_gone(mode: str) -> None:
+    if mode == IPVS and not is_available():
+        pytest.skip(MISSING)
     with lab() as made:
         node = _node(made)
         _program(mode, node, "a", "b")
@@ -76,3 +88,4 @@ def test_a_client_stays_with_its_endpoint_until_it_is_gone(mode: str) -> None:
         other, gone = ("a", "b") if ask(client, VIP, 80).startswith("b") else ("b", "a")
         _program(mode, node, other, gone=gone)
         assert ask(client, VIP, 80).partition(" ")[0] == other
+        assert ask(node, VIP, 80) == f"{other} fd00:10:244::1"

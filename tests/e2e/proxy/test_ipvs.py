@@ -13,6 +13,7 @@ import pytest
 from tests.e2e.netlab import ask, lab, path, sh
 from tests.e2e.proxy.test_proxy_follows import POD_A, POD_B, VIP, Site
 from tiphys.base.netns import call_in
+from tiphys.network.policy import layout
 from tiphys.proxy.config import IPVS, IpvsSettings
 from tiphys.proxy.ipvs.kernel import Change, Ipvs, Manner, Server, is_available
 
@@ -107,3 +108,15 @@ def test_virtual_servers_of_others_are_left_alone_where_they_are_excluded(site: 
     site.start()
     assert OTHERS not in _servers(site) and Server("tcp", VIP, 80) in _servers(site)
     assert sh("sysctl -n net.ipv4.conf.all.arp_ignore net.ipv4.conf.all.arp_announce", site.node).split() == ["1", "2"]
+
+
+def test_policies_judge_what_a_service_sends(site: Site) -> None:
+    """Such a packet is never forwarded, where policies look otherwise."""
+    site.set("web", POD_B)
+    site.start()
+    assert ask(site.pods[0], VIP, 80) == f"b {POD_A}"
+    script = layout.base((4,)) + f"add chain {layout.NAME} shut\nadd rule {layout.NAME} shut drop\n"
+    for direction, address in ((layout.INGRESS, POD_B), (layout.EGRESS, POD_A)):
+        sh(f"nft '{script} add element {layout.NAME} {direction}4 {{ {address} : goto shut }}'", site.node)
+        assert ask(site.pods[0], VIP, 80, timeout=1.0) == "timeout"
+        assert ask(site.node, VIP, 80).startswith("b ")  # the node itself is always let through

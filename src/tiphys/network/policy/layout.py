@@ -9,6 +9,9 @@ namespace; without it kube-proxy would not work either):
     ingress   destination    ──map──→ in-<combination>  ─jump→ policy-in-<name>  … accept
                                                         └→ drop
 
+Where kube-proxy is in mode ipvs, what a Service sends to a pod leaves the node's output hook and never is forwarded,
+with its own source address; it goes the same way from there.
+
 A combination is the policies that select a pod; pods selected by the same ones share it. `accept`
 ends a base chain, not the packet's way: egress goes first, then ingress. A pod that no policy
 selects is in neither map and costs one look-up. Destinations are judged after a Service's
@@ -52,9 +55,17 @@ def base(versions: Iterable[int]) -> str:
         lines.append(f"  set self{version} {{ type {_TYPE[version]} . {_TYPE[version]}; }}")
     for direction, field, priority in ((EGRESS, "saddr", "filter - 5"), (INGRESS, "daddr", "filter - 4")):
         lines += [
-            f"  chain {direction} {{",
+            f"  chain {direction}-forward {{",
             f"    type filter hook forward priority {priority}; policy accept;",
             "    ct state established,related accept",
+            f"    jump {direction}",
+            "  }",
+            f"  chain {direction}-output {{",
+            f"    type filter hook output priority {priority}; policy accept;",
+            "    ct state established,related accept",
+            f"    fib saddr type != local jump {direction}",
+            "  }",
+            f"  chain {direction} {{",
         ]
         if 6 in versions:
             # Neighbours are found by these; pods of one bridge would lose each other without.
