@@ -10,7 +10,7 @@ from tests.e2e import vm
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sh", "dh", "sed", "nq")
-NFT = ("numgen", "ct", "nat", "masq", "fib_ipv4", "fib_ipv6", "reject_ipv4", "reject_ipv6", "chain_nat")
+NFT = ("numgen", "ct", "nat", "masq", "fib_ipv4", "fib_ipv6", "fib_inet", "reject_ipv4", "reject_ipv6", "chain_nat")
 LOADABLE = ("ip_vs", "dummy", "ipip", *(f"ip_vs_{each}" for each in SCHEDULERS), *(f"nft_{each}" for each in NFT))
 MACHINE = vm.Machine(
     programs=("ip", "sysctl", "bridge", "nft", "conntrack"),
@@ -25,7 +25,7 @@ MACHINE = vm.Machine(
     [
         pytest.param("ipvs", "tests/e2e/proxy/test_service_packets.py", 12, id="ipvs-packets"),
         pytest.param("ipvs", "tests/e2e/proxy/test_proxy_follows.py", 8, id="ipvs-follows"),
-        pytest.param("ipvs", "tests/e2e/proxy/test_ipvs.py", 9, id="ipvs-alone"),
+        pytest.param("ipvs", "tests/e2e/proxy/test_ipvs.py", 10, id="ipvs-alone"),
         pytest.param("ipvs", "tests/e2e/proxy/test_affinity_of_ipv6.py", 1, id="ipvs-ipv6"),
         pytest.param("ipip", "tests/e2e/network/test_backends_packets.py", 3, id="ipip"),
     ],
