@@ -41,7 +41,7 @@ class Containers:
     """All containers of the node. One change of a container happens at a time; stopping is not blocked by it."""
 
     def __init__(self, node: Node, on_change: Callable[[Container], None]) -> None:
-        """`on_change` hears of every new state of a container, after it is on disk."""
+        """`on_change` hears of every new state of a container, pause processes too, after it is on disk."""
         self._node = node
         self._on_change = on_change
         self._records = Records(node.options.root / "containers", ContainerRecord)
@@ -342,7 +342,7 @@ class Containers:
         record = msgspec.structs.replace(container.record, **changes)
         self._records.save(record)
         container.record = record
-        if record.state != before and not record.infra:
+        if record.state != before:
             self._on_change(container)
 
     # ---- coming back

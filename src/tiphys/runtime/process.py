@@ -16,6 +16,10 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+# A flag in /proc/[pid]/stat, see proc(5) and <linux/sched.h>: the process is being shut down.
+PF_EXITING: Final = 0x4
 
 
 class CommandFailed(Exception):
@@ -46,6 +50,18 @@ def start_time(pid: int) -> int:
     except OSError:
         return 0
     return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def is_ending(pid: int) -> bool:
+    """Whether `pid` is on its way out, or gone.
+
+    The first process of a PID namespace only becomes a zombie when all others of the namespace have been reaped.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return True
+    return fields[0] in "ZX" or bool(int(fields[6]) & PF_EXITING)
 
 
 @dataclass(frozen=True, slots=True)

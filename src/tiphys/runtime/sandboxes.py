@@ -19,7 +19,8 @@ import msgspec
 from tiphys.api.cri import api_pb2
 from tiphys.base.log import get_logger
 from tiphys.machinery.quantity import Quantity
-from tiphys.runtime import filesystems, linux, namespaces
+from tiphys.runtime import filesystems, linux, namespaces, process
+from tiphys.runtime.container import Container
 from tiphys.runtime.containers import Containers
 from tiphys.runtime.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, RuntimeFault
 from tiphys.runtime.filesystems import MappedUsers
@@ -205,7 +206,7 @@ class Sandboxes:
 
     def joined(self, sandbox: Sandbox, config: api_pb2.ContainerConfig) -> Joined:
         """The namespaces of a container with this configuration. Raises when the sandbox cannot take any."""
-        if sandbox.record.state != "ready":
+        if sandbox.record.state != "ready" or (sandbox.record.pause and not self._pause_lives(sandbox)):
             raise FailedPrecondition(f'sandbox container "{sandbox.id}" is not running')
         modes = config.linux.security_context.namespace_options
         try:
@@ -286,11 +287,31 @@ class Sandboxes:
     async def stop(self, sandbox: Sandbox) -> None:
         """Kill the sandbox's containers and give its addresses and namespaces back. Idempotent."""
         async with sandbox.lock:
-            was = sandbox.record.state
             await self._tear_down(sandbox)
-            self._update(sandbox, state="notready")
+            self._not_ready(sandbox)
+
+    def _not_ready(self, sandbox: Sandbox) -> None:
+        was = sandbox.record.state
+        self._update(sandbox, state="notready")
         if was == "ready":
             self._on_change(sandbox, "stopped")
+
+    def container_ended(self, container: Container) -> None:
+        """With its pause process a sandbox loses its processes, and can take no others: it is not ready any more.
+
+        The kernel ends the containers' processes before the pause process is gone. So the end of any of them is a
+        reason to look: what has ended because the sandbox did must not be started again in it.
+        """
+        sandbox = self._all.get(container.record.sandbox_id)
+        if sandbox is None or sandbox.record.state != "ready" or not sandbox.record.pause:
+            return
+        if not self._pause_lives(sandbox):
+            log.info("the pause process of sandbox %s has ended", sandbox.id)
+            self._not_ready(sandbox)
+
+    def _pause_lives(self, sandbox: Sandbox) -> bool:
+        found = [x for x in self._containers.of_sandbox(sandbox.id) if x.id == sandbox.record.pause]
+        return any(x.running and not process.is_ending(x.record.pid) for x in found)
 
     async def _tear_down(self, sandbox: Sandbox) -> None:
         containers = self._containers.of_sandbox(sandbox.id, infra=False)
@@ -379,9 +400,7 @@ class Sandboxes:
             return False
         if pins.is_dir() and not all(namespaces.is_pinned(pin) for pin in pins.iterdir()):
             return False
-        if sandbox.record.pause:
-            return any(x.id == sandbox.record.pause and x.running for x in self._containers.of_sandbox(sandbox.id))
-        return True
+        return not sandbox.record.pause or self._pause_lives(sandbox)
 
 
 def unprivileged(users: UserMapping | None) -> dict[str, str]:

@@ -313,8 +313,10 @@ class RuntimeService:
             yield event
 
     def _container_changed(self, container: Container) -> None:
-        kind = "created" if container.record.state == "created" else container.record.state
-        if kind in _EVENTS:
+        kind = container.record.state
+        if kind == "exited":
+            self.sandboxes.container_ended(container)
+        if kind in _EVENTS and not container.record.infra:
             self._publish(container.id, kind, container.record.sandbox_id)
 
     def _sandbox_changed(self, sandbox: Sandbox, kind: str) -> None:
