@@ -221,3 +221,22 @@ async def test_paths_answer_with_the_right_code(api: Api, path: str, code: int) 
     async with aiohttp.ClientSession() as session, session.get(URL(api.url + path, encoded=True)) as answer:
         assert answer.status == code
         await answer.read()
+
+
+async def test_an_event_is_found_by_its_source_whatever_group_it_came_by(api: Api) -> None:
+    event = {
+        "metadata": {"name": "e", "namespace": "d"},
+        "regarding": {"namespace": "d"},
+        "eventTime": "2026-01-02T03:04:05.000000Z",
+        "type": "Normal",
+        "reason": "R",
+        "action": "A",
+        "reportingController": "c",
+        "reportingInstance": "i",
+    }
+    await api.post("/apis/events.k8s.io/v1/namespaces/d/events", event)
+    assert api.status == 201
+    found = await api.get("/api/v1/namespaces/d/events?fieldSelector=source%3Dc")
+    assert [one["metadata"]["name"] for one in found["items"]] == ["e"]
+    await api.get("/apis/events.k8s.io/v1/namespaces/d/events?fieldSelector=source%3Dc")
+    assert api.status == 400

@@ -119,7 +119,7 @@ class ListOptions:
     @staticmethod
     def _known_fields(served: ServedResource, fields: FieldSelector) -> FieldSelector:
         """The selector on the stored fields. StatusError (400) for a field nobody can select by."""
-        known = served.strategy.selectable_fields({"metadata": {}})
+        known = served.strategy.field_labels()
         if not _own_fields(known):
             # Also of objects without a namespace: none of them has one.
             known.setdefault("metadata.namespace", "")

@@ -358,6 +358,10 @@ class Strategy:
             fields["metadata.namespace"] = metadata.get("namespace", "")
         return fields
 
+    def field_labels(self) -> dict[str, str]:
+        """The fields requests of this version may name; the values are kept with the object, for all its versions."""
+        return self.selectable_fields({"metadata": {}})
+
     def row(self, obj: Object, now: datetime) -> Sequence[Cell]:
         """The cells of one Table row, one per column."""
         metadata = obj.get("metadata", {})

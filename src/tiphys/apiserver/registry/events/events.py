@@ -101,10 +101,8 @@ class NewEventStrategy(EventStrategy):
             if (new.get(name) or None) != (old.get(name) or None)
         ]
 
-    def selectable_fields(self, obj: Object) -> dict[str, str]:
-        found = super().selectable_fields(obj)
-        del found["source"]
-        return found
+    def field_labels(self) -> dict[str, str]:
+        return {name: value for name, value in super().field_labels().items() if name != "source"}
 
     @staticmethod
     def _common_errors(event: Object, *, of_old: bool = True) -> list[FieldError]:
