@@ -75,16 +75,30 @@ def oom_score_adj(pod: Pod, container: AnyContainer, memory_capacity: int) -> in
             return GUARANTEED_OOM_SCORE
         case "BestEffort":
             return BEST_EFFORT_OOM_SCORE
-    score = _burstable_score(container, memory_capacity)
+    share = _share_of_pod_level(pod)
+    score = _burstable_score(container, share, memory_capacity)
     if is_sidecar(container):
-        score = min(score, *(_burstable_score(main, memory_capacity) for main in pod.spec.containers), 999)
+        score = min(score, *(_burstable_score(main, share, memory_capacity) for main in pod.spec.containers), 999)
     return score
 
 
-def _burstable_score(container: AnyContainer, memory_capacity: int) -> int:
+def _share_of_pod_level(pod: Pod) -> int:
+    """What each container has, in bytes, of the memory that the pod asked for and none of them did (KEP-2837)."""
+    request = _positive(pod.spec.resources.requests.get("memory")) if pod.spec.resources else None
+    if request is None:
+        return 0
+    together = [*pod.spec.containers, *(c for c in pod.spec.init_containers if is_sidecar(c))]
+    left = request.value() - sum(_memory_request(container) for container in together)
+    return max(0, left) // len(together)
+
+
+def _memory_request(container: AnyContainer) -> int:
     request = _positive(container.resources.requests.get("memory")) if container.resources else None
-    asked = request.value() if request else 0
-    score = 1000 - (1000 * asked) // memory_capacity
+    return request.value() if request else 0
+
+
+def _burstable_score(container: AnyContainer, share: int, memory_capacity: int) -> int:
+    score = 1000 - (1000 * (_memory_request(container) + share)) // memory_capacity
     # Stay clear of both ends: 2 lies above every guaranteed pod, 999 below every best-effort one.
     return 999 if score >= 1000 else max(score, 1000 + GUARANTEED_OOM_SCORE)
 

@@ -185,6 +185,25 @@ def test_quality_of_service(container: dict[str, Any], quality: str, score: int)
     assert oom_score_adj(pod, pod.spec.containers[0], 4 * GIB) == score
 
 
+@pytest.mark.parametrize(
+    ("asked", "level", "scores"),
+    [
+        (("0", "0", "0"), {"requests": {"memory": "180Gi"}}, [940, 940, 940]),
+        (("50Gi", "100Gi", "0"), {"requests": {"memory": "180Gi"}}, [940, 890, 990]),
+        (("50Gi", "100Gi", "0"), {"requests": {"cpu": "1"}}, [950, 900, 999]),
+        (("50Gi", "0", "0"), {kind: {"cpu": "1", "memory": "180Gi"} for kind in ("requests", "limits")}, [-997] * 3),
+    ],
+    ids=["nothing of their own", "more than their own", "no memory", "guaranteed"],
+)
+def test_a_pods_own_memory_counts_for_its_containers(
+    asked: tuple[str, ...], level: dict[str, Any], scores: list[int]
+) -> None:
+    """The examples of KEP-2837, on a node with 1000 Gi."""
+    containers = [limits(requests={"memory": memory}) | {"name": f"c{n}"} for n, memory in enumerate(asked)]
+    pod = make_pod(*containers, resources=level)
+    assert [oom_score_adj(pod, container, 1000 * GIB) for container in pod.spec.containers] == scores
+
+
 def test_limits_for_the_runtime() -> None:
     pod = make_pod(limits(requests={"cpu": "250m"}, limits={"cpu": "500m", "memory": "64Mi"}))
     made = container_resources(pod, pod.spec.containers[0], memory_capacity=4 * GIB)
