@@ -105,6 +105,10 @@ class Metric(Generic[V]):
             child = self._children[values] = self._make()
         return child
 
+    def items(self) -> Iterable[tuple[tuple[str, ...], V]]:
+        """Every series by its label values."""
+        return self._children.items()
+
     def remove(self, *values: str) -> None:
         """Forget one series; nothing happens if it is not there."""
         self._children.pop(values, None)
@@ -123,11 +127,43 @@ class Metric(Generic[V]):
             yield from child.lines(self.name, self.label_names, values)
 
 
+Series = Iterable[tuple[Sequence[str], "float | HistogramValue"]]
+
+
+class Computed:
+    """A family whose series are told when somebody asks: label values, in the order of the names, and what they have.
+
+    For what is there to be counted anyway, so that counting costs nothing.
+    """
+
+    def __init__(
+        self, kind: str, name: str, help_text: str, label_names: Sequence[str], series: Callable[[], Series]
+    ) -> None:
+        self.kind = kind
+        self.name = name
+        self.help = help_text
+        self.label_names = tuple(label_names)
+        self._series = series
+
+    def expose(self) -> Iterator[str]:
+        """The family's lines; none while it has no series."""
+        lines: list[str] = []
+        for values, value in self._series():
+            if isinstance(value, HistogramValue):
+                lines.extend(value.lines(self.name, self.label_names, values))
+            else:
+                lines.append(f"{self.name}{_labels(self.label_names, values)} {_number(value)}")
+        if lines:
+            yield f"# HELP {self.name} {self.help}"
+            yield f"# TYPE {self.name} {self.kind}"
+            yield from lines
+
+
 class Registry:
     """The metrics of one process, exposed together."""
 
     def __init__(self) -> None:
-        self._metrics: dict[str, Metric[CounterValue] | Metric[GaugeValue] | Metric[HistogramValue]] = {}
+        self._metrics: dict[str, Metric[CounterValue] | Metric[GaugeValue] | Metric[HistogramValue] | Computed] = {}
         self._collectors: list[Callable[[], Iterable[str]]] = []
 
     def counter(self, name: str, help_text: str, labels: Sequence[str] = ()) -> Metric[CounterValue]:
@@ -147,6 +183,18 @@ class Registry:
         metric = Metric("histogram", name, help_text, labels, lambda: HistogramValue(bounds))
         self._metrics[name] = metric
         return metric
+
+    def computed(
+        self, kind: str, name: str, help_text: str, labels: Sequence[str], series: Callable[[], Series]
+    ) -> Callable[[], None]:
+        """Add a family that is computed at scrape time; what is returned takes it away, if no other took its place."""
+        family = self._metrics[name] = Computed(kind, name, help_text, labels, series)
+
+        def remove() -> None:
+            if self._metrics.get(name) is family:
+                del self._metrics[name]
+
+        return remove
 
     def collector(self, lines: Callable[[], Iterable[str]]) -> Callable[[], None]:
         """Add a function that yields ready-made exposition lines at scrape time; what is returned takes it away."""

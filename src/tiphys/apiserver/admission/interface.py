@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from time import perf_counter
+from typing import Any, Final, Protocol, TypeVar
 
+from tiphys.apiserver.admission.metrics import ADMIT, VALIDATE, plugin_time, step_time
 from tiphys.apiserver.authn.interface import UserInfo
 from tiphys.apiserver.authz.interface import Undecided
+from tiphys.base.metrics import HistogramValue
+from tiphys.machinery.errors import StatusError
 from tiphys.machinery.meta import GroupVersionKind, GroupVersionResource
 
 
@@ -106,10 +110,10 @@ class AdmissionChain:
         """
         if attributes.operation is Operation.DELETE:
             await self._admit(attributes)
-        await _settled(self._judges(attributes)[1], attributes)
+        await _settled(self._judges(attributes)[1], attributes, VALIDATE)
 
     async def _admit(self, attributes: AdmissionAttributes) -> None:
-        await _settled(self._judges(attributes)[0], attributes)
+        await _settled(self._judges(attributes)[0], attributes, ADMIT)
 
     def _judges(self, attributes: AdmissionAttributes) -> tuple[Judges, Judges]:
         """The halves that have something to do with such a write: (`admit`, `validate`)."""
@@ -118,23 +122,45 @@ class AdmissionChain:
         found = self._handling.get(key)
         if found is None:
             plugins = [plugin for plugin in self._plugins if plugin.handles(attributes)]
+            operation = attributes.operation.value
+            admitting = [plugin for plugin in plugins if type(plugin).admit not in _IDLE]
+            validating = [plugin for plugin in plugins if type(plugin).validate not in _IDLE]
             found = self._handling[key] = (
-                tuple(plugin.admit for plugin in plugins if type(plugin).admit not in _IDLE),
-                tuple(plugin.validate for plugin in plugins if type(plugin).validate not in _IDLE),
+                Judges([(one.admit, one.name, plugin_time(one.name, operation, ADMIT)) for one in admitting]),
+                Judges([(one.validate, one.name, plugin_time(one.name, operation, VALIDATE)) for one in validating]),
             )
         return found
 
 
-Judges = tuple[Callable[[AdmissionAttributes], Awaitable[None]], ...]
+Judge = Callable[[AdmissionAttributes], Awaitable[None]]
 
 
-async def _settled(judges: Judges, attributes: AdmissionAttributes) -> None:
+class Judges(tuple[tuple[Judge, str, HistogramValue], ...]):
+    """Halves of plug-ins, each with its plug-in's name and where its time is counted."""
+
+
+async def _settled(judges: Judges, attributes: AdmissionAttributes, kind: str) -> None:
     """Run halves of plug-ins, one again after whoever it needs to know something from has been asked."""
-    for judge in judges:
-        while True:
-            try:
-                await judge(attributes)
-                break
-            except Undecided as open_question:
-                question = open_question
-            await question.ask()
+    started = began = perf_counter()
+    name = ""
+    try:
+        for judge, name, taken in judges:  # noqa: B007 (read when one refuses)
+            while True:
+                try:
+                    await judge(attributes)
+                    break
+                except Undecided as open_question:
+                    question = open_question
+                await question.ask()
+            now = perf_counter()
+            taken.observe(now - began)
+            began = now
+    except StatusError:
+        now, operation = perf_counter(), attributes.operation.value
+        plugin_time(name, operation, kind, rejected=True).observe(now - began)
+        step_time(operation, kind, rejected=True).observe(now - started)
+        raise
+    _STEPS[attributes.operation, kind].observe(began - started)
+
+
+_STEPS: Final = {(one, kind): step_time(one.value, kind) for one in Operation for kind in (ADMIT, VALIDATE)}

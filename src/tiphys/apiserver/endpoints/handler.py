@@ -108,6 +108,8 @@ class ApiHandler:
             answer = refusal(error, request.headers.get("accept", ""))
         except TooMany as error:
             answer, request.place = error.response, None
+            if info is not None:
+                self._metrics.terminated(request, info, 429)
         except StoreError as error:
             # Not a fault of this server: the state cannot be had now. In etcd's words, as upstream passes them on.
             answer = status_response(StatusError(status_of(500, "", f"etcdserver: {error}")))
@@ -122,7 +124,7 @@ class ApiHandler:
             raise
         self._finish(request, answer)
         if info is not None:
-            self._metrics.observe(info, answer, time.perf_counter() - started)
+            self._metrics.observe(request, info, answer, time.perf_counter() - started)
         if request.audit is not None and self._auditor is not None:
             await end_record(self._auditor, request.audit, answer, self._services.now)
         if isinstance(answer, Response) and answer.length > COMPRESS_FROM:
@@ -152,7 +154,7 @@ class ApiHandler:
             try:
                 return await self._deadlines.within(self._serve(request, info))
             except TimeoutError:
-                raise timeout(LATE) from None
+                raise self._late(request, info) from None
         deadline = asyncio.timeout(limit)
         try:
             async with deadline:
@@ -160,7 +162,11 @@ class ApiHandler:
         except TimeoutError:
             if not deadline.expired():
                 raise
-            raise timeout(LATE) from None
+            raise self._late(request, info) from None
+
+    def _late(self, request: Request, info: RequestInfo) -> StatusError:
+        self._metrics.terminated(request, info, 504)
+        return timeout(LATE)
 
     async def _serve(self, request: Request, info: RequestInfo) -> Answer:
         """Answer a request; a refusal that another server's write may have overtaken is judged again.
@@ -259,6 +265,8 @@ class ApiHandler:
             if virtual is None:
                 return await self._paths.unserved(request, info)
             check_virtual(virtual, info, request.method)
+            if virtual.plural == "componentstatuses":
+                self._metrics.deprecated(info)
             tables = virtual.plural in VIRTUAL_TABLES
             return await serve_virtual(ApiRequest(self._services, request, info, tables=tables), virtual)
         _check_scope(served, info)
@@ -267,10 +275,12 @@ class ApiHandler:
         deprecation = DEPRECATED.get((info.api_group, info.api_version, info.resource))
         if deprecation is not None:
             request.warnings.append(deprecation)
+            self._metrics.deprecated(info)
             if request.audit is not None:
                 request.audit.annotations["k8s.io/deprecated"] = "true"
         if served.warning:
             request.warnings.append(served.warning)
+            self._metrics.deprecated(info)
         custom = served.schema is not None and served.schema.custom
         if info.subresource:
             api = ApiRequest(self._services, request, info, custom=custom)

@@ -7,6 +7,7 @@ its seats only until its initial part has been sent.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -19,6 +20,7 @@ from tiphys.apiserver.flowcontrol.seats import CANCELLED, Now, Seat
 from tiphys.apiserver.flowcontrol.width import WRITES, Estimator
 from tiphys.apiserver.http.request import Request
 from tiphys.apiserver.http.response import Headers, Response
+from tiphys.apiserver.waits import waited
 
 LONG_RUNNING_VERBS: Final = frozenset({"watch", "proxy"})
 LONG_RUNNING: Final = frozenset({"attach", "exec", "proxy", "log", "portforward"})
@@ -83,6 +85,7 @@ class FairGate:
         return None if seat.granted is None else self._wait(seat, seat.granted)
 
     async def _wait(self, seat: Seat, granted: asyncio.Future[None]) -> None:
+        began = time.perf_counter()
         timer = asyncio.get_running_loop().call_later(self._queue_wait, timed_out, seat)
         try:
             await granted
@@ -96,6 +99,7 @@ class FairGate:
             raise
         finally:
             timer.cancel()
+            waited(time.perf_counter() - began)
 
 
 class _Counted:

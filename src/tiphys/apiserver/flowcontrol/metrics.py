@@ -236,14 +236,14 @@ def _in_flight(levels: list[PriorityLevel]) -> Iterator[str]:
         (
             "apiserver_current_inflight_requests",
             (
-                "Maximal number of currently used inflight request limit of this apiserver per request kind in last "
-                "second."
+                "[STABLE] Maximal number of currently used inflight request limit of this apiserver per request kind "
+                "in last second."
             ),
             executing,
         ),
         (
             "apiserver_current_inqueue_requests",
-            "Maximal number of queued requests in this apiserver per request kind in last second.",
+            "[ALPHA] Maximal number of queued requests in this apiserver per request kind in last second.",
             waiting,
         ),
     ):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from time import perf_counter
 
 import orjson
 
@@ -18,7 +19,9 @@ from tiphys.apiserver.admission.interface import AdmissionAttributes
 from tiphys.apiserver.admission.webhooks.ask import ask
 from tiphys.apiserver.admission.webhooks.conditions import Conditions
 from tiphys.apiserver.admission.webhooks.matching import EXEMPT, GROUP, Hook, Hooks, Matcher
+from tiphys.apiserver.admission.webhooks.metrics import MUTATING
 from tiphys.apiserver.registry.on_demand import with_conversions
+from tiphys.apiserver.waits import waited
 from tiphys.machinery.errors import internal_error
 from tiphys.machinery.meta import join_api_version
 from tiphys.machinery.patch.errors import BadPatchError, PatchError
@@ -72,7 +75,11 @@ class MutatingAdmissionWebhook(AdmissionPlugin):
 
     async def _ask(self, hook: Hook, attributes: AdmissionAttributes, shown_as: Resource) -> bool:
         """Ask one webhook; whether it changed the object."""
-        found = await ask(hook, attributes, shown_as, self._caller, self._versions)
+        began = perf_counter()
+        try:
+            found = await ask(hook, attributes, shown_as, self._caller, self._versions, MUTATING)
+        finally:
+            waited(perf_counter() - began)
         if found is None or not found.patch or attributes.object is None:
             return False
         obj = attributes.object
