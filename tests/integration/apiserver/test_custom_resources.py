@@ -153,6 +153,14 @@ async def test_apply_merges_by_list_type(boats: Api) -> None:
     assert [cause["field"] for cause in refused["details"]["causes"]] == [".spec.length", ".spec.length"]
 
 
+async def test_an_applied_null_is_refused_where_null_may_not_be(boats: Api) -> None:
+    refused = await boats.apply(f"{BOATS}/a", boat("a") | {"spec": None}, "one")
+    assert boats.status == 422
+    assert refused["details"]["causes"][0]["message"].endswith('spec in body must be of type object: "null"')
+    found = await boats.apply(f"{BOATS}/a", boat("a", length=3, sail=None), "one")  # but where there is a default
+    assert (boats.status, found["spec"]["sail"]) == (201, True)
+
+
 async def test_status_is_apart(boats: Api) -> None:
     await boats.post(BOATS, {**boat("a", length=3), "status": {"knots": 9}})
     assert "status" not in await boats.get(f"{BOATS}/a")

@@ -52,18 +52,40 @@ async def test_ownership_that_makes_no_sense_is_not_kept(element: str) -> None:
         assert (api.status, [one["manager"] for one in found["metadata"]["managedFields"]]) == (200, ["m"])
 
 
-async def test_numbers_that_do_not_fit_are_the_applier_s_fault() -> None:
+async def test_applied_numbers_keep_the_bits_that_fit() -> None:
     async with api_server() as api:
-        spec = {"template": {}, "selector": {}, "replicas": 2**40}
+        template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+        spec = {"template": template, "selector": {"matchLabels": {"a": "b"}}, "replicas": 2**40 + 3}
         applied = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": spec}
-        status = await api.apply("/apis/apps/v1/namespaces/d/deployments/d", applied, "m")
-        assert (api.status, status["reason"]) == (400, "BadRequest")
-        spec["replicas"] = 1.5
-        status = await api.apply("/apis/apps/v1/namespaces/d/deployments/d", applied, "m")
-        assert (api.status, status["message"]) == (
-            500,
-            (
-                "failed to convert new object (/d; apps/v1, Kind=Deployment) to proper version: unable to convert "
-                "unstructured object to apps/v1, Kind=Deployment: cannot convert float64 to int32"
-            ),
-        )
+        found = await api.apply("/apis/apps/v1/namespaces/d/deployments/d", applied, "m")
+        assert (api.status, found["spec"]["replicas"]) == (201, 3)
+
+
+async def test_an_applied_container_without_a_name_is_invalid() -> None:
+    async with api_server() as api:
+        applied = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{}]}}
+        status = await api.apply("/api/v1/namespaces/d/pods/p", applied, "m")
+        assert api.status == 422
+        assert "spec.containers[0].name" in [cause["field"] for cause in status["details"]["causes"]]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "code", "message"),
+    [
+        ({"resourceVersion": "1"}, 201, ""),
+        ({"resourceVersion": "x"}, 500, 'strconv.ParseUint: parsing "x": invalid syntax'),
+        ({"uid": "u"}, 409, "uid mismatch: the provided object specified uid u, and no existing object was found"),
+    ],
+)
+async def test_applying_what_is_not_there(metadata: dict[str, str], code: int, message: str) -> None:
+    async with api_server() as api:
+        applied = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", **metadata}}
+        found = await api.apply("/api/v1/namespaces/d/configmaps/c", applied, "m")
+        assert (api.status, found.get("message", "").endswith(message)) == (code, True)
+
+
+async def test_the_scale_of_nothing_is_not_found_whatever_is_applied() -> None:
+    async with api_server() as api:
+        applied = {"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "other"}, "spec": {}}
+        await api.apply("/apis/apps/v1/namespaces/d/deployments/none/scale", applied, "m")
+        assert api.status == 404

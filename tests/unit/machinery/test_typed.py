@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tiphys.api.schemas import schema_of
 from tiphys.machinery.fieldset import intersection, union
 from tiphys.machinery.normalize import normalize
+from tiphys.machinery.patch.integers import with_wrapped_integers
 from tiphys.machinery.patch.typed import compare, field_set, merge, problems, remove, with_named_parents
 
 POD = schema_of("", "v1", "Pod")
@@ -116,15 +117,32 @@ def test_the_order_of_a_merged_list(applied: list[str], merged: list[str]) -> No
             {"containers": [None]},
             ".spec.containers: element 0: associative list with keys may not have a null element",
         ),
-        (
-            {"containers": [{"image": "a"}]},
-            (
-                ".spec.containers: element 0: associative list with keys has an element that omits all key fields "
-                '["name"] (and doesn\'t have default values for any key fields)'
-            ),
-        ),
+        ({"containers": [{"image": "a"}, {"image": "b"}]}, '.spec.containers: duplicate entries for key [name=""]'),
     ],
     ids=str,
 )
 def test_what_cannot_be_applied(spec: Any, problem: str) -> None:
     assert problems({"spec": spec}, POD) == [problem]
+
+
+def test_a_key_left_out_is_the_zero_of_its_type() -> None:
+    assert problems({"spec": {"containers": [{"image": "a"}, {"name": "b"}]}}, POD) == []
+
+
+def test_what_is_emptied_by_removal() -> None:
+    obj = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "a"}]}}
+    gone: dict[str, Any] = {"f:metadata": {"f:labels": {"f:a": {}}}, "f:spec": {"f:containers": {'k:{"name":"a"}': {}}}}
+    assert remove(obj, gone, POD) == {"metadata": {"labels": {}}, "spec": {}}
+
+
+@pytest.mark.parametrize(
+    ("number", "held"), [(2**40 + 3, 3), (3_000_000_000, -1_294_967_296), (2**64, 0), (1e30, 0), (2.0, 2), (1.5, 1.5)]
+)
+def test_an_applied_number_keeps_the_bits_that_fit(number: float, held: float) -> None:
+    assert with_wrapped_integers({"spec": {"priority": number}}, POD) == {"spec": {"priority": held}}
+
+
+def test_a_long_number_too_large_becomes_the_smallest() -> None:
+    spec = {"activeDeadlineSeconds": 2**63, "hostNetwork": True}
+    held = {"activeDeadlineSeconds": -(2**63), "hostNetwork": True}
+    assert with_wrapped_integers({"spec": spec}, POD) == {"spec": held}

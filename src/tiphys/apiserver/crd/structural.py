@@ -81,27 +81,27 @@ _KEPT_AT_ROOT: Final = frozenset({"apiVersion", "kind", "metadata"})
 _WHOLE: Final = 1e21  # from here on numbers are written with an exponent
 
 
-def pruned(value: Any, node: Structural, *, resource: bool = False) -> Any:
+def pruned(value: Any, node: Structural, *, resource: bool = False, nulls: bool = False) -> Any:
     """The value without the fields the schema does not know. Values are shared with the input."""
     if isinstance(value, dict):
-        return _pruned_object(value, node, resource or node.embedded)
+        return _pruned_object(value, node, resource or node.embedded, nulls)
     if isinstance(value, list) and node.items is not None:
-        return [pruned(one, node.items) for one in value]
+        return [pruned(one, node.items, nulls=nulls) for one in value]
     if isinstance(value, float) and value.is_integer() and abs(value) < _WHOLE:
         return int(value)  # 1.0 is written as 1
     return value
 
 
-def _pruned_object(value: Object, node: Structural, resource: bool) -> Object:
+def _pruned_object(value: Object, node: Structural, resource: bool, nulls: bool) -> Object:
     out: Object = {}
     for key, found in value.items():
         if resource and key in _KEPT_AT_ROOT:
             out[key] = found
         elif key in node.properties:
-            if found is not None or node.properties[key].keeps_null:
-                out[key] = pruned(found, node.properties[key])
+            if found is not None or nulls or node.properties[key].keeps_null:
+                out[key] = pruned(found, node.properties[key], nulls=nulls)
         elif node.additional is not None:
-            out[key] = pruned(found, node.additional)
+            out[key] = pruned(found, node.additional, nulls=nulls)
         elif node.preserve or node.any_additional:
             out[key] = found
     return out
@@ -152,16 +152,18 @@ def resource_schema(root: Structural, group: str, version: str, kind: str) -> Ty
     schema.custom = True
     # What `machinery.normalize` would compile for a built-in type.
     schema.compiled["stored"] = schema.compiled["decoded"] = lambda value: _normal(value, root)
+    # What was applied keeps its nulls: those that may not be are refused, not taken away.
+    schema.compiled["applied"] = lambda value: _normal(value, root, nulls=True)
     return schema
 
 
 _ANY: Final = FieldSchema("", "~")
 
 
-def _normal(value: Any, root: Structural) -> Object:
+def _normal(value: Any, root: Structural, *, nulls: bool = False) -> Object:
     if not isinstance(value, dict):
         raise DecodeError("json: cannot unmarshal into Go value of type map[string]interface {}")
-    out: Object = pruned(value, root, resource=True)
+    out: Object = pruned(value, root, resource=True, nulls=nulls)
     for name in ("apiVersion", "kind"):
         found = out.get(name, "")
         if not isinstance(found, str):

@@ -14,11 +14,12 @@ from tiphys.api.table import Resource, resource_by_kind
 from tiphys.apiserver.registry.conversion import conversion_for
 from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.strategy import Object, RequestContext
-from tiphys.machinery.errors import StatusError, bad_request, status_of
+from tiphys.machinery.errors import StatusError, status_of
 from tiphys.machinery.fieldset import difference, intersection, union
 from tiphys.machinery.meta import split_api_version
 from tiphys.machinery.normalize import DecodeError, normalize
 from tiphys.machinery.patch.apply import decode, encode, server_side_apply, update_managed_fields
+from tiphys.machinery.patch.integers import with_wrapped_integers
 from tiphys.machinery.schema import TypeSchema
 from tiphys.machinery.time import format_time
 
@@ -111,7 +112,7 @@ def apply_fields(
             ignored=ignored_fields(served, ctx.subresource),
             convert=_converter(served),
         )
-        merged = normalize(result.object, schema)
+        merged = _normal(result.object, schema)
     except DecodeError as error:
         # The kinds of its values are right, but not what they say: numbers out of range, times that are none.
         raise _misfit(served.resource, applied, error) from None
@@ -119,11 +120,21 @@ def apply_fields(
     return merged
 
 
+def _normal(merged: Object, schema: TypeSchema) -> Object:
+    """The normal form of a merged object. Raises DecodeError."""
+    applied = schema.compiled.get("applied")
+    if applied is not None:
+        out: Object = applied(merged)
+        return out
+    try:
+        return normalize(merged, schema)
+    except DecodeError:
+        return normalize(with_wrapped_integers(merged, schema), schema)
+
+
 def _misfit(resource: Resource, applied: Object, error: DecodeError) -> StatusError:
     """The answer to values of the right kind that say what their type cannot hold."""
     kind, version = resource.kind, resource.api_version
-    if error.converted.startswith("cannot convert int64 to int"):  # too large a number
-        return bad_request(f'{kind} in version "{resource.version}" cannot be handled as a {kind}: {error}')
     shown = f"{version if '/' in version else '/' + version}, Kind={kind}"
     metadata = applied.get("metadata") or {}
     name = f"{metadata.get('namespace') or ''}/{metadata.get('name') or ''}"

@@ -35,7 +35,7 @@ from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.strategy import Object, RequestContext
 from tiphys.machinery import field
 from tiphys.machinery.codec import decode_json, decode_yaml, encode_json, strict_message, strict_problems
-from tiphys.machinery.errors import StatusError, bad_request, invalid, status_of
+from tiphys.machinery.errors import StatusError, bad_request, conflict, invalid, plain_error, status_of
 from tiphys.machinery.field import Path
 from tiphys.machinery.meta import GroupKind, GroupVersionKind
 from tiphys.machinery.normalize import DecodeError, normalize_strictly
@@ -316,7 +316,7 @@ async def _apply(api: ApiRequest, served: ServedResource) -> Response:
             merged["metadata"]["namespace"] = api.info.namespace
         merged["metadata"].setdefault("name", api.info.name)
         if old is None:
-            merged["metadata"].pop("resourceVersion", None)
+            _check_created(served, api.info.name, merged["metadata"])
             return await _prepare_applied(api, served, ctx, merged, None, creating)
         version = applied["metadata"].get("resourceVersion")
         if version:
@@ -330,6 +330,16 @@ async def _apply(api: ApiRequest, served: ServedResource) -> Response:
         ctx, make, admission, patching=True, may_create=may_create, create_admission=creating
     )
     return written_response(api, served, written)
+
+
+def _check_created(served: ServedResource, name: str, metadata: Object) -> None:
+    """Refuse to create the object that the configuration says is there already: 409; a bad resourceVersion is a 500."""
+    if uid := metadata.get("uid"):
+        told = f"uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+        raise conflict(served.group_resource, name, told)
+    version = metadata.pop("resourceVersion", None) or "0"
+    if not (version.isascii() and version.isdecimal()):
+        raise plain_error(f"strconv.ParseUint: parsing {field.quote(version)}: invalid syntax")
 
 
 async def _prepare_applied(

@@ -90,7 +90,8 @@ async def serve_scale(api: ApiRequest, served: ServedResource, verb: str) -> Res
             content_type = "application/yaml"
         decoder = BodyDecoder(SCALE, schema, api.parameter("fieldValidation"), api.warnings)
         body = decoder.decode(api.request.body, media_type_of(content_type))
-        check_names(api, body, namespaced=True, named=True)
+        if verb != "patch":
+            check_names(api, body, namespaced=True, named=True)
     ctx = api.context()
     admission = RequestAdmission(api, served, Operation.UPDATE, {"kind": "UpdateOptions"}, kind=SCALE)
 
@@ -98,7 +99,7 @@ async def serve_scale(api: ApiRequest, served: ServedResource, verb: str) -> Res
         assert old is not None
         current = scale_of(old)
         wanted = patch.apply(current) if patch is not None else body
-        if patch is not None:
+        if verb == "patch":
             check_names(api, wanted, namespaced=True, named=True)
         _check_uid(ctx, served, wanted, old, patched=patch is not None)
         errors = _errors(wanted)

@@ -94,11 +94,19 @@ def element(item: Any, shape: FieldSchema, index: int) -> str:
     for name in shape.list_map_keys:
         value = item.get(name)
         if value is None and items.kind == "@":
-            field = _fields(items).get(name)
-            value = field.default if field is not None else None
+            value = _key_default(_fields(items).get(name))
         if value is not None:
             keys[name] = value
     return key_element(keys) if keys else f"i:{index}"
+
+
+def _key_default(field: FieldSchema | None) -> Any:
+    """What stands for a key that an item leaves out: a key that is always written has the zero of its type."""
+    if field is None:
+        return None
+    if field.default is None and field.always and not field.pointer:
+        return {"s": "", "i": 0, "l": 0}.get(field.kind)
+    return field.default
 
 
 def _by_element(values: Sequence[Any], shape: FieldSchema) -> dict[str, Any]:
@@ -342,8 +350,8 @@ def _merge_lists(live: list[Any], applied: list[Any], shape: FieldSchema) -> lis
 
 
 def remove(obj: Object, gone: Node, schema: TypeSchema) -> Object:
-    """The object without these members and everything below them. An emptied map or list becomes null."""
-    return _remove_from_map(obj, gone, root_shape(schema)) or {}
+    """The object without these members and everything below them. An emptied list goes, an emptied map stays."""
+    return _remove_from_map(obj, gone, root_shape(schema))
 
 
 def _remove(value: Any, gone: Node, shape: FieldSchema) -> Any:
@@ -363,15 +371,17 @@ def _remove(value: Any, gone: Node, shape: FieldSchema) -> Any:
     return _remove_from_map(value, gone, shape) if isinstance(value, dict) else value
 
 
-def _remove_from_map(value: Object, gone: Node, shape: FieldSchema) -> Object | None:
+def _remove_from_map(value: Object, gone: Node, shape: FieldSchema) -> Object:
     out: Object = {}
     for name, one in value.items():
         node = gone.get(f"f:{name}")
         if node is None:
             out[name] = one
         elif not is_member(node):
-            out[name] = _remove(one, node, child_shape(shape, name))
-    return out or None
+            left = _remove(one, node, child_shape(shape, name))
+            if left is not None or one is None:
+                out[name] = left
+    return out
 
 
 def with_named_parents(node: Node, schema: TypeSchema) -> Node:
