@@ -157,6 +157,26 @@ def test_a_dead_sandbox_is_replaced_unless_the_pod_is_over(policy: str, code: in
     assert names(compute_pod_actions(pod, runtime, ProbeView())) == expected
 
 
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ({}, {"kill_pod": True, "sandbox": 1, "init": ["one"]}),
+        ({"one": "exited", "a": "created"}, {"kill_pod": True, "sandbox": 1, "init": ["one"]}),
+        ({"one": "exited", "a": "exited", "b": "created"}, {"kill_pod": True, "sandbox": 1, "init": ["one"]}),
+        ({"one": "running"}, {"kill_pod": True}),
+        ({"one": "exited", "a": "running", "b": "created"}, {"kill_pod": True}),
+        ({"one": "exited", "a": "exited", "b": "running"}, {"kill_pod": True}),
+    ],
+    ids=["nothing ran", "one made", "one of two ran", "init runs", "one of two runs", "both ran"],
+)
+def test_what_never_ran_runs_in_another_sandbox_whatever_the_policy(
+    states: dict[str, str], expected: dict[str, Any]
+) -> None:
+    pod = make_pod("a", "b", init=("one",), restartPolicy="Never")
+    runtime = make_runtime(pod, *(container(pod, name, state) for name, state in states.items()), ready=False)
+    assert names(compute_pod_actions(pod, runtime, ProbeView())) == expected
+
+
 def test_a_sandbox_without_an_address_is_replaced() -> None:
     pod = make_pod("app")
     assert names(compute_pod_actions(pod, make_runtime(pod, ips=()), ProbeView()))["sandbox"] == 1

@@ -98,7 +98,7 @@ def sandbox_change(pod: Pod, runtime: RuntimePod) -> tuple[bool, int, str]:
 def _with_new_sandbox(pod: Pod, runtime: RuntimePod, attempt: int) -> PodActions:
     actions = PodActions(kill_pod=True, create_sandbox=True, attempt=attempt)
     nothing = PodActions(kill_pod=True, attempt=attempt)
-    if restart_policy(pod) == "Never" and attempt > 0 and runtime.containers and not _has_own_policies(pod):
+    if restart_policy(pod) == "Never" and attempt > 0 and _has_run(pod, runtime) and not _has_own_policies(pod):
         # Its processes went with the old sandbox; a pod that never restarts is over.
         return nothing
     wanted = tuple(c for c in pod.spec.containers if _runs_in_new_sandbox(pod, c, runtime.container(c.name)))
@@ -108,6 +108,15 @@ def _with_new_sandbox(pod: Pod, runtime: RuntimePod, attempt: int) -> PodActions
         # A new sandbox starts the pod from the beginning.
         return replace(actions, start_init=(pod.spec.init_containers[0],))
     return replace(actions, start=wanted)
+
+
+def _has_run(pod: Pod, runtime: RuntimePod) -> bool:
+    """Whether every container had its run, or one still has: what that comes to is known when it has ended.
+
+    A container that was made, and not started before the sandbox went, is still to have it.
+    """
+    states = (runtime.container(container.name) for container in pod.spec.containers)
+    return bool(runtime.running) or all(state is not None and state.state is not State.CREATED for state in states)
 
 
 def _runs_in_new_sandbox(pod: Pod, container: Container, runtime: RuntimeContainer | None) -> bool:
