@@ -17,6 +17,7 @@ from tiphys.apiserver.admission.webhooks.caller import HttpsCaller, endpoints_of
 from tiphys.apiserver.admission.webhooks.interface import CallError
 from tiphys.apiserver.admission.webhooks.matching import rule_matches
 from tiphys.apiserver.admission.webhooks.mutating import MutatingAdmissionWebhook
+from tiphys.apiserver.admission.webhooks.review import answer
 from tiphys.apiserver.admission.webhooks.validating import ValidatingAdmissionWebhook
 from tiphys.apiserver.http.egress import Egress
 from tiphys.apiserver.pki import Authority
@@ -186,8 +187,12 @@ async def test_warnings_and_annotations_are_kept(world: World) -> None:
 
 BAD_ANSWERS = [
     (lambda request: {"allowed": True, "uid": "other"}, 'expected response.uid="'),
-    (lambda request: {"allowed": True, "patch": "W10="}, "invalid response.patchType"),
-    (lambda request: {"allowed": True, "patch": "%", "patchType": "JSONPatch"}, "undecodable patch"),
+    (lambda request: {"allowed": True, "patch": "W10="}, "response.patch but not response.patchType"),
+    (lambda request: {"allowed": True, "patchType": "JSONPatch"}, "response.patchType but not response.patch"),
+    (lambda request: {"allowed": True, "patch": "%", "patchType": "JSONPatch"}, "illegal base64 data at input byte 0"),
+    (lambda request: {"allowed": True, "patch": "aGVsbG8=", "patchType": "JSONPatch"}, "undecodable patch"),
+    (lambda request: {"allowed": True, "patch": "e30=", "patchType": "JSONPatch"}, "object into Go value of type json"),
+    (lambda request: {"allowed": "yes"}, "string into Go struct field AdmissionResponse.response.allowed of type bool"),
 ]
 
 
@@ -197,6 +202,24 @@ async def test_a_bad_answer_is_a_failure(world: World, said: Any, why: str) -> N
     with pytest.raises(StatusError, match=why) as failed:
         await world.write(config_map())
     assert failed.value.code == 500
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"null", "webhook response was absent"),
+        (b"{}", "webhook response was absent"),
+        (b'{"response": 5}', "cannot unmarshal number into Go struct field AdmissionReview.response of type v1.Adm"),
+        (b"[]", "json parse error: json: cannot unmarshal array into Go value of type struct"),
+        (b"hello", "json parse error: json: cannot unmarshal string into Go value of type struct"),
+        (b'{"a":', "json parse error: unexpected end of JSON input"),
+        (b'{"kind": "Pod"}', 'no kind "Pod" is registered for version "admission.k8s.io/v1" in scheme'),
+        (b'{"apiVersion": "admission.k8s.io/v1beta1"}', "v1beta1.AdmissionReview[)] to [(]v1.AdmissionReview[)]: unk"),
+    ],
+)
+def test_what_is_no_review(data: bytes, why: str) -> None:
+    with pytest.raises(CallError, match=why):
+        answer(data, "u", "admission.k8s.io/v1")
 
 
 async def test_a_failure_refuses_or_is_ignored(world: World) -> None:
@@ -311,6 +334,15 @@ def test_urls(config: dict[str, Any], url: str) -> None:
     assert url_of(config) == url
 
 
+BAD_STATUSES = {
+    "/status": "forbidden words",
+    "/is/200": "0-length response with status code: 200 and content type: application/json",
+    "/is/401": "the server has asked for the client to provide credentials",
+    "/is/413": "the server responded with the status code 413 but did not return more information",
+    "/is/503": "the server is currently unable to handle the request",
+}
+
+
 async def test_a_call_over_tls(tmp_path: Path) -> None:
     authority = Authority.create("ca")
     pair = authority.server("hook", ["hook.ns.svc"])
@@ -320,14 +352,19 @@ async def test_a_call_over_tls(tmp_path: Path) -> None:
     context.load_cert_chain(tmp_path / "crt", tmp_path / "key")
     asked: list[str] = []
 
-    async def answer(request: web.Request) -> web.Response:
+    async def respond(request: web.Request) -> web.Response:
         asked.append(str(request.rel_url))
         if request.path == "/broken":
             return web.Response(status=500, text="it is broken")
+        if request.path.startswith("/is/"):
+            return web.Response(status=int(request.path.rpartition("/")[2]))
+        if request.path == "/status":
+            told = {"kind": "Status", "apiVersion": "v1", "message": "forbidden words"}
+            return web.json_response(told, status=403)
         return web.Response(body=await request.read())
 
     app = web.Application()
-    app.router.add_post("/{path:.*}", answer)
+    app.router.add_post("/{path:.*}", respond)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
@@ -349,7 +386,10 @@ async def test_a_call_over_tls(tmp_path: Path) -> None:
         assert asked == ["/ok?timeout=5s"]
         with pytest.raises(CallError, match=r'an error on the server \("it is broken"\) has prevented the request'):
             await call("/broken", authority.pem)
-        with pytest.raises(CallError, match="tls: failed to verify certificate"):
+        for path, why in BAD_STATUSES.items():
+            with pytest.raises(CallError, match=f"failed to call webhook: {why}"):
+                await call(path, authority.pem)
+        with pytest.raises(CallError, match="tls: failed to verify certificate: x509: certificate signed by unknown"):
             await call("/ok", Authority.create("other").pem)
         await runner.cleanup()
         with pytest.raises(CallError, match=r"connection refused|EOF"):

@@ -17,6 +17,7 @@ from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import httptools
+import orjson
 
 from tiphys.apiserver.admission.webhooks.interface import CallError
 from tiphys.apiserver.http.egress import Egress
@@ -79,7 +80,7 @@ class HttpsCaller:
         except CallError as error:
             why = str(error)
         except ssl.SSLCertVerificationError as error:
-            why = f"tls: failed to verify certificate: x509: {error.verify_message}"
+            why = f"tls: failed to verify certificate: x509: {_verification(error)}"
         except ConnectionRefusedError:
             why = f"dial tcp {target.host}:{target.port}: connect: connection refused"
         except ConnectionResetError:
@@ -151,11 +152,52 @@ async def _exchange(target: Target, kept: Connections, body: bytes) -> tuple[int
         await exchange.close()
 
 
+_ANSWERS: Final = {
+    400: "the server rejected our request for an unknown reason",
+    401: "the server has asked for the client to provide credentials",
+    404: "the server could not find the requested resource",
+    405: "the server does not allow this method on the requested resource",
+    409: "the server reported a conflict",
+    429: "the server has received too many requests and has asked us to try again later",
+    503: "the server is currently unable to handle the request",
+}
+
+
 def _check(status: int, data: bytes) -> None:
+    """Raise CallError for an answer without a review, in the words of upstream's client."""
     if 200 <= status < 300:
+        if not data:
+            problem = f"0-length response with status code: {status} and content type: application/json"
+            raise CallError(f"failed to call webhook: {problem}")
         return
-    if status == 404:
-        raise CallError("failed to call webhook: the server could not find the requested resource")
-    text = data[:2048].decode(errors="replace").strip().replace('"', '\\"')
-    why = f'an error on the server ("{text or "unknown"}") has prevented the request from succeeding'
-    raise CallError(f"failed to call webhook: {why}")
+    raise CallError(f"failed to call webhook: {_told(data) or _words(status, data)}")
+
+
+def _told(data: bytes) -> str:
+    """What a Status in the answer says; "" without one."""
+    try:
+        found = orjson.loads(data)
+    except ValueError:
+        return ""
+    if isinstance(found, dict) and (found.get("kind"), found.get("apiVersion")) == ("Status", "v1"):
+        return str(found.get("message") or "")
+    return ""
+
+
+def _words(status: int, data: bytes) -> str:
+    text = data[:2048].decode(errors="replace").strip()
+    if status in _ANSWERS:
+        return _ANSWERS[status]
+    if status == 403 and text:
+        return text
+    if status >= 500:
+        shown = text.replace('"', '\\"')
+        return f'an error on the server ("{shown}") has prevented the request from succeeding'
+    return f"the server responded with the status code {status} but did not return more information"
+
+
+def _verification(error: ssl.SSLCertVerificationError) -> str:
+    """Why a certificate is not trusted. OpenSSL tells several ways of being signed by somebody unknown apart."""
+    if error.verify_code in (18, 19, 20, 21):
+        return "certificate signed by unknown authority"
+    return str(error.verify_message)

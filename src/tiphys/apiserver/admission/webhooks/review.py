@@ -17,6 +17,7 @@ import orjson
 from tiphys.api.table import Resource
 from tiphys.apiserver.admission.interface import AdmissionAttributes
 from tiphys.apiserver.admission.webhooks.interface import CallError, Object, Versions
+from tiphys.machinery.codec import decode_json
 from tiphys.machinery.errors import StatusError
 
 SUPPORTED: Final = ("v1", "v1beta1")
@@ -83,42 +84,106 @@ def user_info(attributes: AdmissionAttributes) -> Object:
     return shown
 
 
+FAILED: Final = "failed to call webhook: "
+INVALID: Final = "received invalid webhook response: "
+_HEAD: Final = 'struct { APIVersion string "json:\\"apiVersion,omitempty\\""; Kind string "json:\\"kind,omitempty\\"" }'
+
+
 def answer(data: bytes, uid: str, api_version: str) -> Answer:
     """Read a webhook's answer. Raises CallError for one that does not fit the question."""
-    try:
-        review = orjson.loads(data)
-    except ValueError as error:
-        raise CallError(f"couldn't get version/kind; json parse error: {error}") from None
-    review = review if isinstance(review, dict) else {}
-    if (review.get("kind"), review.get("apiVersion")) != ("AdmissionReview", api_version):
-        found = f"{review.get('apiVersion', '')}, Kind={review.get('kind', '')}"
-        raise CallError(f"expected webhook response of {api_version}, Kind=AdmissionReview, got {found}")
-    response = review.get("response")
-    if not isinstance(response, dict):
-        raise CallError("webhook response was absent")
-    if response.get("uid") != uid and api_version.endswith("/v1"):
-        raise CallError(f'expected response.uid="{uid}", got "{response.get("uid", "")}"')
+    response = _response(data, api_version)
+    strict = api_version.endswith("/v1")
+    if response is None:
+        raise CallError(f"{INVALID}webhook response was absent")
+    if strict and response.get("uid") != uid:
+        raise CallError(f'{INVALID}expected response.uid="{uid}", got "{response.get("uid") or ""}"')
+    if strict and bool(response.get("patch")) != bool(response.get("patchType")):
+        has, lacks = ("patch", "patchType") if response.get("patch") else ("patchType", "patch")
+        raise CallError(f"{INVALID}webhook returned response.{has} but not response.{lacks}")
     return Answer(
         allowed=response.get("allowed") is True,
         status=response.get("status") or {},
         patch=_patch(response),
-        warnings=[str(warning) for warning in response.get("warnings") or ()],
+        warnings=response.get("warnings") or (),
         annotations=response.get("auditAnnotations") or {},
     )
+
+
+def _response(data: bytes, api_version: str) -> Mapping[str, Any] | None:
+    """The response in a review, None without one. A review that names no version or kind is of those asked for."""
+    try:
+        review = decode_json(data)
+    except ValueError as error:
+        if data.lstrip().startswith((b"{", b"[")):
+            raise CallError(f"{FAILED}couldn't get version/kind; json parse error: {error}") from None
+        review = "text"  # what is no JSON is taken for YAML, and mostly a text there
+    if review is None:
+        return None
+    if not isinstance(review, dict):
+        found = _json_name(review)
+        problem = f"json: cannot unmarshal {found} into Go value of type {_HEAD}"
+        raise CallError(f"{FAILED}couldn't get version/kind; json parse error: {problem}")
+    version, kind = review.get("apiVersion") or api_version, review.get("kind") or "AdmissionReview"
+    if kind != "AdmissionReview" or version not in {f"{GROUP}/{one}" for one in SUPPORTED}:
+        raise CallError(f'{FAILED}no kind "{kind}" is registered for version "{version}" in scheme "{SCHEME}"')
+    if version != api_version:
+        theirs, ours = version.rpartition("/")[2], api_version.rpartition("/")[2]
+        problem = f"converting ({theirs}.AdmissionReview) to ({ours}.AdmissionReview): unknown conversion"
+        raise CallError(FAILED + problem)
+    response = review.get("response")
+    if response is not None:
+        _check_types(response, api_version.rpartition("/")[2])
+    return response
+
+
+SCHEME: Final = "k8s.io/apiserver/pkg/util/webhook/client.go:71"
+
+
+def _check_types(response: Any, version: str) -> None:
+    if not isinstance(response, dict):
+        place, wanted = "AdmissionReview.response", f"{version}.AdmissionResponse"
+        found = _json_name(response)
+        raise CallError(f"{FAILED}json: cannot unmarshal {found} into Go struct field {place} of type {wanted}")
+    kinds: Mapping[str, tuple[type, str]] = {
+        "allowed": (bool, "bool"),
+        "uid": (str, "types.UID"),
+        "warnings": (list, "[]string"),
+        "patch": (str, "[]uint8"),
+        "patchType": (str, f"{version}.PatchType"),
+    }
+    for name, (kind, wanted) in kinds.items():
+        value = response.get(name)
+        if value is not None and not isinstance(value, kind):
+            place = f"struct field AdmissionResponse.response.{name}"
+            raise CallError(f"{FAILED}json: cannot unmarshal {_json_name(value)} into Go {place} of type {wanted}")
+
+
+def _json_name(value: Any) -> str:
+    names: Mapping[type, str] = {bool: "bool", str: "string", list: "array", dict: "object"}
+    return names.get(type(value), "number")
 
 
 def _patch(response: Mapping[str, Any]) -> Sequence[Any]:
     encoded = response.get("patch")
     if not encoded:
         return ()
-    if response.get("patchType") != "JSONPatch":
-        raise CallError('invalid response.patchType, not "JSONPatch"')
     try:
-        operations = orjson.loads(base64.b64decode(encoded, validate=True))
-    except (ValueError, binascii.Error) as error:
-        raise CallError(f"received undecodable patch: {error}") from None
+        text = base64.b64decode(encoded, validate=True)
+    except (ValueError, binascii.Error):
+        at = next((i for i, one in enumerate(encoded) if not (one.isalnum() or one in "+/=")), len(encoded) // 4 * 4)
+        raise CallError(f"{FAILED}illegal base64 data at input byte {at}") from None
+    undecodable = "received undecodable patch in webhook response: "
+    try:
+        operations = decode_json(text)
+    except ValueError as error:
+        raise CallError(f"{undecodable}{error}") from None
+    if operations is None:
+        return ()
     if not isinstance(operations, list):
-        raise CallError("received a patch that is not a list")
+        found = _json_name(operations)
+        raise CallError(f"{undecodable}json: cannot unmarshal {found} into Go value of type jsonpatch.Patch")
+    if operations and response.get("patchType") not in ("JSONPatch", None, ""):
+        raise CallError(f'unsupported patch type "{response["patchType"]}"')
     return operations
 
 
