@@ -26,7 +26,7 @@ from tiphys.apiserver.endpoints.connect import Connector, KubeletAccess
 from tiphys.apiserver.endpoints.context import Services
 from tiphys.apiserver.endpoints.handler import ApiHandler
 from tiphys.apiserver.endpoints.health import Check, Health
-from tiphys.apiserver.endpoints.paths import PathHandler, PathHandlers
+from tiphys.apiserver.endpoints.paths import VERSION, PathHandler, PathHandlers
 from tiphys.apiserver.flowcontrol.gate import Gate
 from tiphys.apiserver.housekeeping import Compactor, SharedLeases
 from tiphys.apiserver.http.egress import Egress
@@ -35,12 +35,14 @@ from tiphys.apiserver.http.tls import ReloadingTls
 from tiphys.apiserver.metrics import RequestMetrics
 from tiphys.apiserver.openapi.service import OpenApiService
 from tiphys.apiserver.options import ServerOptions
+from tiphys.apiserver.process_metrics import expose_process
 from tiphys.apiserver.registry.conversion import STORAGE_VERSIONS, conversion_for
 from tiphys.apiserver.registry.resources import CacheReader, ResourceMap, ServedResource
 from tiphys.apiserver.registry.store import ResourceStore
 from tiphys.apiserver.registry.strategies import strategy_for
 from tiphys.apiserver.registry.upstream_keys import layout
 from tiphys.apiserver.service_keeper import ServiceKeeper
+from tiphys.apiserver.store_metrics import StoreMetrics
 from tiphys.apiserver.watchcache import WatchCache
 from tiphys.base.clock import Clock, SystemClock
 from tiphys.base.log import get_logger
@@ -112,6 +114,8 @@ class ApiServer:
         self.gate: Gate | None = None
         # Records requests; without one none is.
         self.auditor: Auditor | None = None
+        self._metrics: StoreMetrics | None = None
+        self._no_process: list[Callable[[], None]] = []
 
     @property
     def cache(self) -> WatchCache:
@@ -210,7 +214,9 @@ class ApiServer:
         openapi.custom = self.custom_definitions
         health = Health(etcd=self._check_store, started=lambda: self.started, stopping=self._stopping)
         health.add(self._extra_checks)
-        paths = PathHandlers(discovery, health, openapi, self._server_address, self.extra_paths)
+        self._metrics = StoreMetrics(self.cache, self.store)
+        paths = PathHandlers(discovery, health, openapi, self._server_address, self.extra_paths, self._metrics.refresh)
+        self._no_process = expose_process(VERSION)
         self._handler = ApiHandler(
             services, self.security.authenticator, paths, RequestMetrics(), self.gate, self.auditor
         )
@@ -244,6 +250,11 @@ class ApiServer:
         if self._services is not None:
             await self._services.stop()
             self._services = None
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+        while self._no_process:
+            self._no_process.pop()()
         if self._cache is not None:
             self._cache.stop()
         if self._http is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,51 @@ async def test_deprecated_apis(cluster: Cluster) -> None:
     await cluster.api.get("/api/v1/namespaces/d/endpoints")
     name = "apiserver_requested_deprecated_apis"
     assert (await scraped(cluster)).value(name, resource="endpoints", removed_release="") == 1
+
+
+async def test_the_store_and_the_watch_cache(cluster: Cluster) -> None:
+    before = await scraped(cluster)
+    watching = asyncio.create_task(cluster.api.events("/api/v1/namespaces/d/configmaps?watch=1&timeoutSeconds=5", 3))
+    await asyncio.sleep(0.1)
+    made = await cluster.api.post(MAPS, {"metadata": {"name": "counted"}})
+    await cluster.api.merge(f"{MAPS}/counted", {"data": {"a": "x" * 3000}})
+    await watching
+    after = await scraped(cluster)
+    kind = {"group": "", "resource": "configmaps"}
+
+    def more(name: str, /, **labels: str) -> float:
+        return after.value(name, **labels) - before.value(name, **labels)
+
+    assert made["kind"] == "ConfigMap"
+    objects = len((await cluster.api.get("/api/v1/configmaps"))["items"])
+    assert after.value("apiserver_resource_objects", **kind) == objects
+    assert after.value("apiserver_storage_objects", resource="configmaps") == objects
+    roles = after.value("apiserver_storage_objects", resource="clusterroles.rbac.authorization.k8s.io")
+    assert roles == after.value("apiserver_resource_objects", resource="clusterroles") > 10
+    assert after.value("apiserver_storage_size_bytes", storage_cluster_id="etcd-0") >= 0
+    for operation in ("create", "update"):
+        assert more("etcd_requests_total", operation=operation, **kind) == 1
+        assert more("etcd_request_duration_seconds_count", operation=operation, **kind) == 1
+    assert more("apiserver_watch_cache_events_received_total", **kind) == 2
+    assert more("apiserver_watch_cache_events_dispatched_total", **kind) == 2
+    assert after.value("apiserver_watch_cache_initializations_total", **kind) == 1
+    assert more("apiserver_watch_events_total", version="v1", **kind) >= 2
+    assert more("apiserver_watch_events_sizes_sum", version="v1", **kind) > 3000
+    assert after.kinds["apiserver_watch_events_sizes"] == "histogram"
+    assert after.kinds["etcd_requests_total"] == "counter"
+
+
+async def test_the_process_and_its_checks(cluster: Cluster) -> None:
+    found = await scraped(cluster)
+    assert found.value("kubernetes_build_info", major="1", minor="36") == 1
+    assert found.value("kubernetes_feature_enabled", name="SidecarContainers") == 1
+    assert found.value("process_resident_memory_bytes") > 1e6
+    assert found.value("process_open_fds") > 3
+    assert found.value("process_cpu_seconds_total") > 0
+    assert 0 <= time.time() - found.value("process_start_time_seconds") < 86400
+    await cluster.api.raw("GET", "/readyz")
+    await cluster.api.raw("GET", "/readyz?exclude=ping")
+    checks = await scraped(cluster, "/metrics/slis")
+    assert checks.value("kubernetes_healthcheck", name="etcd", type="readyz") == 1
+    assert checks.value("kubernetes_healthchecks_total", name="etcd", status="success", type="readyz") == 2
+    assert checks.value("kubernetes_healthchecks_total", name="ping", status="success", type="readyz") == 1

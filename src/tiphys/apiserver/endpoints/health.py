@@ -12,6 +12,7 @@ from typing import Final
 from tiphys.apiserver.http.request import Request
 from tiphys.apiserver.http.response import Response
 from tiphys.base.log import get_logger
+from tiphys.base.metrics import Registry
 
 log = get_logger(__name__)
 
@@ -71,6 +72,18 @@ class Health:
         async def shutdown() -> str | None:
             return "process is shutting down" if stopping() else None
 
+        # What /metrics/slis shows: the last result of each check, and how often there was which.
+        self.registry = Registry()
+        self._last = self.registry.gauge(
+            "kubernetes_healthcheck",
+            "[STABLE] This metric records the result of a single healthcheck.",
+            ("name", "type"),
+        )
+        self._results = self.registry.counter(
+            "kubernetes_healthchecks_total",
+            "[STABLE] This metric records the results of all healthcheck.",
+            ("name", "status", "type"),
+        )
         hooks: list[tuple[str, Check]] = [(f"poststarthook/{name}", hook) for name in HOOKS]
         hooks.append(("autoregister-completion", hook))
         hooks += [(f"poststarthook/{name}", hook) for name in LATE_HOOKS]
@@ -109,6 +122,8 @@ class Health:
                 lines.append(f"[+]{name} excluded: ok")
                 continue
             problem = await check()
+            self._last.labels(name, group).set(0 if problem else 1)
+            self._results.labels(name, "error" if problem else "success", group).inc()
             if problem is None:
                 lines.append(f"[+]{name} ok")
             else:

@@ -27,6 +27,7 @@ from tiphys.apiserver.http.request import Request
 from tiphys.apiserver.http.response import Answer, Response
 from tiphys.base.metrics import REGISTRY
 
+EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores"
 AGGREGATED: Final = ";g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 GIT_VERSION: Final = "v1.36.2"
 GIT_COMMIT: Final = "1f3ad0bf1c0fdf3f4c4b6f26f7d1ce1df4a1d36f"
@@ -79,7 +80,10 @@ class PathHandlers:
         openapi: OpenApi,
         server_address: Callable[[], str],
         extra: Mapping[str, PathHandler],
+        before_metrics: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`before_metrics` is awaited before metrics are read."""
+        self._before_metrics = before_metrics
         self._discovery = discovery
         self._health = health
         self._openapi = openapi
@@ -103,9 +107,11 @@ class PathHandlers:
             check_offered(request.headers.get("accept", ""), [JSON])
             return Response(200, orjson.dumps(VERSION, option=orjson.OPT_INDENT_2))
         if path == "/metrics":
-            return Response(
-                200, REGISTRY.expose(), content_type="text/plain; version=0.0.4; charset=utf-8; escaping=underscores"
-            )
+            if self._before_metrics is not None:
+                await self._before_metrics()
+            return Response(200, REGISTRY.expose(), content_type=EXPOSITION)
+        if path == "/metrics/slis":
+            return Response(200, self._health.registry.expose(), content_type=EXPOSITION)
         if segments[0] == "openapi":
             return await self._serve_openapi(request, path.split("/")[1:])
         if segments[0] in ("api", "apis"):
@@ -165,7 +171,9 @@ class PathHandlers:
             paths.update(f"/apis/{group}/{version}" for version in versions)
         for endpoint in ("healthz", "livez", "readyz"):
             paths.add(f"/{endpoint}")
-        paths.update({"/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks", "/version"})
+        paths.update(
+            {"/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks", "/version"}
+        )
         return sorted(paths)
 
 

@@ -19,6 +19,7 @@ from tiphys.apiserver.endpoints.forms import Form
 from tiphys.apiserver.endpoints.list_options import ListOptions, parse_revision
 from tiphys.apiserver.http.response import Headers, Stream, StreamResponse
 from tiphys.apiserver.registry.resources import ServedResource
+from tiphys.apiserver.watch_metrics import WatchTally
 from tiphys.apiserver.watchcache import CacheEvent, Entry, Filter, WatchCache, Watcher
 from tiphys.apiserver.watchcache.foreign import entry_of
 from tiphys.apiserver.watchcache.unreadable import why_unreadable
@@ -67,6 +68,7 @@ class _Watch:
     ) -> None:
         self._kind = served.store.kind
         self._store = served.store
+        self._tally = WatchTally.of(served.resource.group, served.resource.version, served.resource.plural)
         self._cache = cache
         self._form = form
         self._options = options
@@ -119,7 +121,7 @@ class _Watch:
                 stream.write_framed(self._form.error(too_old(self._start, self._kind.cache.oldest_revision)))
                 return
             initial = self._changes(list(changes))
-        group = self._kind.watchers.add(self._wanted, self._form, watcher)
+        group = self._kind.watchers.add(self._wanted, self._form, watcher, self._tally)
         try:
             await self._send(stream, older)
             await self._send(stream, initial)
@@ -155,6 +157,7 @@ class _Watch:
         size = 0
         for data in frames:
             waiting.append(data)
+            self._tally.sent(data)
             size += len(data)
             if size >= PIECE:
                 stream.write_framed(b"".join(waiting))

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from time import perf_counter
 from typing import Final, Protocol
 
 import orjson
@@ -24,7 +25,7 @@ from tiphys.apiserver.registry.finalizers import finalizers_for_deletion
 from tiphys.apiserver.registry.metadata_causes import repeated
 from tiphys.apiserver.registry.names import generate_name, new_uid
 from tiphys.apiserver.registry.options import DeleteOptions, Preconditions
-from tiphys.apiserver.registry.stored import StoredObjects, same_object
+from tiphys.apiserver.registry.stored import CREATE, DELETE, UPDATE, StoredObjects, same_object
 from tiphys.apiserver.registry.strategy import Finish, Object, RequestContext
 from tiphys.apiserver.registry.templates import Known
 from tiphys.apiserver.registry.upstream_keys import upstream_place
@@ -153,7 +154,9 @@ class ResourceStore(StoredObjects):
             value = self._encode(key, await self.stored(obj), template=template)
             try:
                 lease = await self._leases.current() if self._leases else 0
+                began = perf_counter()
                 revision = await self._store.create(key, value, lease=lease)
+                self._times[CREATE].observe(perf_counter() - began)
             except LeaseNotFound as error:
                 raise self._lease_lost(error) from None
             except NoSpaceError as error:
@@ -362,7 +365,9 @@ class ResourceStore(StoredObjects):
             value = self._encode(key, await self.stored(new), old, normal=ctx.normal)
             try:
                 lease = await self._leases.current() if self._leases else 0
+                began = perf_counter()
                 revision = await self._store.update(key, value, expect=entry.revision, lease=lease)
+                self._times[UPDATE].observe(perf_counter() - began)
             except LeaseNotFound as error:
                 raise self._lease_lost(error) from None
             except NoSpaceError as error:
@@ -444,7 +449,9 @@ class ResourceStore(StoredObjects):
         if ctx.dry_run:
             return Written(entry, deleted=True)
         try:
+            began = perf_counter()
             gone = await self._store.delete(self.store_key(ctx.namespace, ctx.name), expect=entry.revision)
+            self._times[DELETE].observe(perf_counter() - began)
         except CompareFailed as error:
             if error.current is None and graceful:
                 return Written(entry, deleted=True)

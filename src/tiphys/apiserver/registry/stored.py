@@ -19,6 +19,7 @@ from tiphys.apiserver.housekeeping import SharedLeases
 from tiphys.apiserver.registry.strategy import Object, Strategy
 from tiphys.apiserver.registry.templates import Known, Templates
 from tiphys.apiserver.registry.upstream_keys import upstream_key
+from tiphys.apiserver.store_metrics import store_time
 from tiphys.apiserver.watchcache import Entry, Kind, WatchCache, encode_stored
 from tiphys.machinery.errors import StatusError, internal_error, not_found, request_entity_too_large, timeout
 from tiphys.machinery.field import quote
@@ -26,6 +27,7 @@ from tiphys.machinery.meta import GroupKind, GroupResource, join_api_version
 from tiphys.machinery.normalize import normalize
 from tiphys.machinery.schema import TypeSchema
 
+CREATE, UPDATE, DELETE = range(3)  # of what the store is asked
 NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 MAX_OBJECT_BYTES: Final = 1536 * 1024  # what etcd takes in one request; larger objects are refused by every store alike
 
@@ -60,6 +62,8 @@ class StoredObjects:
         self._now = now
         self._leases = leases
         self._templates = Templates()
+        # Where the seconds of writes are counted.
+        self._times = [store_time(name, resource.group, resource.plural) for name in ("create", "update", "delete")]
 
     def named_as(self, group_resource: GroupResource, strategy: Strategy) -> Self:
         """The same store under another group's name: errors name the resource as the client does (events).

@@ -36,15 +36,18 @@ class Kind:
     `followers` are called with every change, in the turn of the loop in which the cache has it.
     """
 
-    __slots__ = ("cache", "followers", "watchers")
+    __slots__ = ("cache", "followers", "initializations", "received", "watchers")
 
     def __init__(self, cache: KindCache) -> None:
         self.cache = cache
         self.watchers = WatcherSet(cache)
         self.followers: list[Callable[[CacheEvent], None]] = []
+        self.received = 0  # changes
+        self.initializations = 1  # how often everything was read
 
     def publish(self, change: CacheEvent) -> None:
         """Tell watchers and followers of a change the cache has taken in."""
+        self.received += 1
         self.watchers.publish(change)
         for follow in self.followers:
             follow(change)
@@ -116,6 +119,12 @@ class WatchCache:
         """The resource's part of the cache."""
         return self._kinds.get(f"{group or 'core'}/{plural}/")
 
+    def kinds(self) -> Iterator[tuple[str, str, Kind]]:
+        """Every resource in the cache: group, plural and its part."""
+        for part, kind in sorted(self._kinds.items()):
+            group, plural, _ = part.split("/")
+            yield "" if group == "core" else group, plural, kind
+
     # --- freshness --------------------------------------------------------------------------------
     @property
     def shared(self) -> bool:
@@ -183,6 +192,8 @@ class WatchCache:
                 self._orphans.setdefault(part, {})[own] = (item.value, item.mod_revision, item.create_revision)
         self._on_events([event for event in early if event.kv.mod_revision > loaded.revision])
         self._advance(loaded.revision)
+        for kind in self._kinds.values():
+            kind.initializations += 1
         self._reloading = None
 
     def _difference(self, loaded: RangeResult) -> Iterator[Event]:

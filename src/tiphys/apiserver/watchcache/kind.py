@@ -54,6 +54,11 @@ class KindCache:
         # Revision of the last change of this kind; the state is the same at every later revision of the store.
         self.last_change = revision
 
+    @property
+    def capacity(self) -> int:
+        """Changes the history holds at most."""
+        return self._max_events
+
     # --- reading ----------------------------------------------------------------------------------
     def get(self, namespace: str, name: str) -> Entry | None:
         """One object."""

@@ -50,6 +50,13 @@ class Encoder(Protocol):
         """The framed bytes of `event` seen as `kind` (ADDED, MODIFIED, DELETED)."""
 
 
+class Tally(Protocol):
+    """Counts what watchers are sent."""
+
+    def sent(self, data: bytes, times: int = 1) -> None:
+        """The framed bytes of an event went to so many."""
+
+
 class Watcher:
     """One client's watch. `lost` is set when it was ended from this side."""
 
@@ -100,11 +107,12 @@ class Watcher:
 class WatchGroup:
     """The watchers that see the same bytes."""
 
-    __slots__ = ("encoder", "filter", "index", "watchers")
+    __slots__ = ("encoder", "filter", "index", "tally", "watchers")
 
-    def __init__(self, wanted: Filter, encoder: Encoder) -> None:
+    def __init__(self, wanted: Filter, encoder: Encoder, tally: Tally | None = None) -> None:
         self.filter = wanted
         self.encoder = encoder
+        self.tally = tally
         self.watchers: set[Watcher] = set()
         self.index = _index_of(wanted)
 
@@ -147,6 +155,7 @@ class WatcherSet:
         self._indexed: dict[tuple[str, str], set[WatchGroup]] = {}
         self._indexed_fields: dict[str, int] = {}
         self.count = 0  # watchers of all groups
+        self.dispatched = 0  # changes looked at for them
         self._pending: list[CacheEvent] = []
         self._deliveries: Iterator[None] | None = None
         self._begun = (-BUSY, -BUSY)  # when the last deliveries began, by the loop's clock
@@ -156,12 +165,12 @@ class WatcherSet:
     def __len__(self) -> int:
         return self.count
 
-    def add(self, wanted: Filter, encoder: Encoder, watcher: Watcher) -> WatchGroup:
-        """Start delivering to `watcher`; returns its group, to be given to `remove`."""
+    def add(self, wanted: Filter, encoder: Encoder, watcher: Watcher, tally: Tally | None = None) -> WatchGroup:
+        """Start delivering to `watcher`, counted by `tally`; returns its group, to be given to `remove`."""
         key = (wanted, encoder.key)
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = WatchGroup(wanted, encoder)
+            group = self._groups[key] = WatchGroup(wanted, encoder, tally)
             if group.index is None:
                 self._scan.add(group)
             else:
@@ -238,12 +247,16 @@ class WatcherSet:
         """Deliver everything pending; yields after each write."""
         while self._pending:
             events, self._pending = self._pending, []
+            self.dispatched += len(events)
             for group, relevant in self._relevant(events):
                 frames = group.frames(relevant, self._cache)
                 if not frames:
                     continue
                 joined = frames[0][1] if len(frames) == 1 else b"".join(data for _, data in frames)
                 first = frames[0][0]
+                if group.tally is not None:
+                    for _, data in frames:
+                        group.tally.sent(data, len(group.watchers))
                 for watcher in list(group.watchers):
                     if watcher.start_revision < first:
                         watcher.deliver(joined)
