@@ -53,7 +53,7 @@ _NUMBERS: Final[tuple[tuple[str, str, str, Callable[[], float]], ...]] = (
     (
         "process_start_time_seconds",
         "gauge",
-        "[ALPHA] Start time of the process since unix epoch in seconds.",
+        "Start time of the process since unix epoch in seconds.",
         lambda: _start(os.getpid()),
     ),
     ("process_virtual_memory_bytes", "gauge", "Virtual memory size in bytes.", lambda: int(_stat()[20])),

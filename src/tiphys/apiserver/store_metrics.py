@@ -30,8 +30,8 @@ _KINDS: Final[tuple[tuple[str, str, str, Callable[[Kind], float]], ...]] = (
         "apiserver_resource_objects",
         "gauge",
         (
-            "[ALPHA] Number of stored objects at the time of last check split by kind. In case of a fetching error, the "
-            "value will be -1."
+            "[ALPHA] Number of stored objects at the time of last check split by kind. In case of a fetching error, "
+            "the value will be -1."
         ),
         lambda kind: len(kind.cache.entries) + len(kind.cache.unreadable),
     ),

@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from time import perf_counter
 from typing import Final, Protocol
 
 import orjson
@@ -25,7 +24,7 @@ from tiphys.apiserver.registry.finalizers import finalizers_for_deletion
 from tiphys.apiserver.registry.metadata_causes import repeated
 from tiphys.apiserver.registry.names import generate_name, new_uid
 from tiphys.apiserver.registry.options import DeleteOptions, Preconditions
-from tiphys.apiserver.registry.stored import CREATE, DELETE, UPDATE, StoredObjects, same_object
+from tiphys.apiserver.registry.stored import CREATE, UPDATE, StoredObjects, same_object
 from tiphys.apiserver.registry.strategy import Finish, Object, RequestContext
 from tiphys.apiserver.registry.templates import Known
 from tiphys.apiserver.registry.upstream_keys import upstream_place
@@ -154,9 +153,7 @@ class ResourceStore(StoredObjects):
             value = self._encode(key, await self.stored(obj), template=template)
             try:
                 lease = await self._leases.current() if self._leases else 0
-                began = perf_counter()
-                revision = await self._store.create(key, value, lease=lease)
-                self._times[CREATE].observe(perf_counter() - began)
+                revision = await self._timed(CREATE, self._store.create(key, value, lease=lease))
             except LeaseNotFound as error:
                 raise self._lease_lost(error) from None
             except NoSpaceError as error:
@@ -365,9 +362,7 @@ class ResourceStore(StoredObjects):
             value = self._encode(key, await self.stored(new), old, normal=ctx.normal)
             try:
                 lease = await self._leases.current() if self._leases else 0
-                began = perf_counter()
-                revision = await self._store.update(key, value, expect=entry.revision, lease=lease)
-                self._times[UPDATE].observe(perf_counter() - began)
+                revision = await self._timed(UPDATE, self._store.update(key, value, expect=entry.revision, lease=lease))
             except LeaseNotFound as error:
                 raise self._lease_lost(error) from None
             except NoSpaceError as error:
@@ -394,7 +389,7 @@ class ResourceStore(StoredObjects):
         """The update was the last step of a deletion."""
         last = self._unsaved(ctx.namespace, ctx.name, new, entry.revision)
         if not ctx.dry_run:
-            await self._store.delete(self.store_key(ctx.namespace, ctx.name), expect=entry.revision)
+            await self._erase(ctx.namespace, ctx.name, entry)
             self.strategy.after_delete(ctx, new)
         return Written(last, deleted=True)
 
@@ -449,9 +444,7 @@ class ResourceStore(StoredObjects):
         if ctx.dry_run:
             return Written(entry, deleted=True)
         try:
-            began = perf_counter()
-            gone = await self._store.delete(self.store_key(ctx.namespace, ctx.name), expect=entry.revision)
-            self._times[DELETE].observe(perf_counter() - began)
+            gone = await self._erase(ctx.namespace, ctx.name, entry)
         except CompareFailed as error:
             if error.current is None and graceful:
                 return Written(entry, deleted=True)

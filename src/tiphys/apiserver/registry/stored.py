@@ -8,10 +8,11 @@ What is written and read are the same bytes; `registry.store` says when.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from time import perf_counter
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import orjson
 
@@ -26,7 +27,9 @@ from tiphys.machinery.field import quote
 from tiphys.machinery.meta import GroupKind, GroupResource, join_api_version
 from tiphys.machinery.normalize import normalize
 from tiphys.machinery.schema import TypeSchema
+from tiphys.store import Deleted
 
+T = TypeVar("T")
 CREATE, UPDATE, DELETE = range(3)  # of what the store is asked
 NOTHING: Final[Mapping[str, bytes]] = MappingProxyType({})
 MAX_OBJECT_BYTES: Final = 1536 * 1024  # what etcd takes in one request; larger objects are refused by every store alike
@@ -74,6 +77,19 @@ class StoredObjects:
         other.group_resource = group_resource
         other.strategy = strategy
         return other
+
+    async def _timed(self, operation: int, asked: Awaitable[T]) -> T:
+        """What the store answers; the time is counted, whatever that is."""
+        began = perf_counter()
+        try:
+            return await asked
+        finally:
+            self._times[operation].observe(perf_counter() - began)
+
+    async def _erase(self, namespace: str, name: str, entry: Entry) -> Deleted:
+        """Remove an object at the version of `entry`. Raises CompareFailed, KeyNotFound."""
+        asked = self._store.delete(self.store_key(namespace, name), expect=entry.revision)
+        return await self._timed(DELETE, asked)
 
     # --- reading ----------------------------------------------------------------------------------
     def get(self, namespace: str, name: str) -> Entry:
