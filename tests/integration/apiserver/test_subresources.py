@@ -335,3 +335,23 @@ async def test_proxied_answers_without_a_body_leave_the_connection_usable(api: A
             assert b"chunked" not in head
         writer.close()
         await writer.wait_closed()
+
+
+async def test_an_apply_to_what_is_there_need_not_say_its_name(api: Api) -> None:
+    labels = {"a": "b"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
+    path = "/apis/apps/v1/namespaces/d/deployments"
+    nameless = {"apiVersion": "apps/v1", "kind": "Deployment", "spec": spec}
+    refused = await api.apply(f"{path}/x", nameless, "m")
+    assert (api.status, "was undeterminable: name must be provided" in refused["message"]) == (400, True)
+    await api.post(path, {"metadata": {"name": "x"}, "spec": spec})
+    paused = {"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"paused": True}}
+    applied = await api.apply(f"{path}/x", paused, "m")
+    assert (api.status, applied["metadata"]["name"], applied["spec"]["paused"]) == (200, "x", True)
+    scale = {"apiVersion": "autoscaling/v1", "kind": "Scale", "spec": {"replicas": 2}}
+    for metadata in ({}, {"metadata": {}}, {"metadata": None}, {"metadata": {"name": "x"}}):
+        scaled = await api.apply(f"{path}/x/scale", scale | metadata, "m", force=True)
+        assert (api.status, scaled["spec"]["replicas"]) == (200, 2)
+    await api.apply(f"{path}/x/scale", scale | {"metadata": {"name": "y"}}, "m", force=True)
+    assert api.status == 400

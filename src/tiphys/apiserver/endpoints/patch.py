@@ -299,9 +299,9 @@ def _json_name(value: Any) -> str:
 async def _apply(api: ApiRequest, served: ServedResource) -> Response:
     applied, duplicates = decode_applied(api, served.resource.gvk)
     # The configuration itself stays as it was sent: what the URL adds to it is not applied by anybody.
-    check_names(
-        api, {"metadata": dict(applied.get("metadata") or {})}, namespaced=served.resource.namespaced, named=True
-    )
+    sent = {"metadata": dict(applied.get("metadata") or {})}
+    named = "name" in sent["metadata"]
+    check_names(api, sent, namespaced=served.resource.namespaced, named=named)
     applied.setdefault("metadata", {})
     ctx = api.context()
     force = is_true(api.query, "force")
@@ -310,6 +310,8 @@ async def _apply(api: ApiRequest, served: ServedResource) -> Response:
 
     async def make(old: Object | None, revision: int) -> Object:
         live = None if old is None else served.from_storage(old)
+        if live is None and not named:
+            check_names(api, sent, namespaced=served.resource.namespaced, named=True)
         merged = await with_conversions(lambda: apply_fields(served, ctx, live, applied, force=force))
         report_duplicates(api, duplicates)
         if served.resource.namespaced:

@@ -100,6 +100,9 @@ async def serve_scale(api: ApiRequest, served: ServedResource, verb: str) -> Res
         current = scale_of(old)
         wanted = patch.apply(current) if patch is not None else body
         if verb == "patch":
+            if patch is None:
+                # What is applied goes over what is there: it need not say the name again.
+                wanted["metadata"] = {"name": api.info.name} | (wanted.get("metadata") or {})
             check_names(api, wanted, namespaced=True, named=True)
         _check_uid(ctx, served, wanted, old, patched=patch is not None)
         errors = _errors(wanted)
