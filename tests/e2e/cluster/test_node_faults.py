@@ -114,8 +114,8 @@ class Storm:
         except NotFoundError:
             return
 
-    async def when(self, name: str, phases: tuple[str, ...], what: str) -> Pod | None:
-        """The pod once it is in one of the phases; what it was instead is wrong."""
+    async def when(self, name: str, phases: tuple[str, ...], what: str, *, settled: bool = False) -> Pod | None:
+        """The pod once it is in one of the phases, and its container settled; what it was instead is wrong."""
         pod: Pod | None = None
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
@@ -123,7 +123,9 @@ class Storm:
                 pod = await self.get(name)
             except (ApiConnectionError, StatusError):
                 pass
-            if pod is None or pod.status.phase in phases:
+            if pod is None:
+                return None
+            if pod.status.phase in phases and (not settled or is_settled(pod)):
                 return pod
             await asyncio.sleep(0.1)
         self.wrong.append(f"{name} {what}: still {brief(pod)}")
@@ -172,6 +174,14 @@ class Storm:
             self.wrong.append(f"{pod.metadata.name} {kind}: {brief(pod)}")
 
 
+def is_settled(pod: Pod) -> bool:
+    """Whether the containers run, or wait for nothing but their time: what is hit often is held back for minutes."""
+    return all(
+        status.ready or (status.state and status.state.waiting and status.state.waiting.reason == "CrashLoopBackOff")
+        for status in pod.status.container_statuses
+    )
+
+
 def brief(pod: Pod | None) -> str:
     """A status in a line."""
     if pod is None:
@@ -213,7 +223,7 @@ async def test_a_storm_of_kills_on_the_nodes(cluster: Cluster, namespace: str) -
         await asyncio.gather(storm.kill(), *(storm.churn(number) for number in range(4)))
 
         for name in steady:
-            pod = await storm.when(name, ("Running",), "to run again")
+            pod = await storm.when(name, ("Running",), "to run again", settled=True)
             if pod is None or uids[name] in storm.touched:
                 continue
             after = await asyncio.to_thread(process_of, uids[name])
