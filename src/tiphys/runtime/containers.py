@@ -113,7 +113,7 @@ class Containers:
         )
         try:
             request = Request(config, sandbox_config, image, files, joined)
-            record = await self._node.blocking(self._create, record, request)
+            record = await self._node.uninterrupted(self._create, record, request)
         except BaseException:
             await asyncio.shield(self._node.blocking(discard, self._node, self._records, record))
             raise
@@ -128,7 +128,14 @@ class Containers:
         return record
 
     async def start(self, container: Container) -> None:
-        """Run the container's process. A failure ends the container with StartError and exit code 128."""
+        """Run the container's process. A failure ends the container with StartError and exit code 128.
+
+        A caller that goes away does not stop it half-way, where nobody would hear of the container's end.
+        """
+        starting = self._node.begin(lambda: self._run(container), name=f"start of {container.id[:12]}")
+        await asyncio.shield(starting)
+
+    async def _run(self, container: Container) -> None:
         async with container.lock:
             if container.record.state != "created":
                 state = api_pb2.ContainerState.Name(STATES[container.record.state])

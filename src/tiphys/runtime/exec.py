@@ -18,7 +18,7 @@ import struct
 import subprocess
 import tempfile
 import termios
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -54,9 +54,18 @@ class _Launched:
     stderr: int = -1
     console: int = -1
 
+    def close(self) -> None:
+        for fd in (self.stdin, self.stdout, self.stderr, self.console):
+            if fd >= 0:
+                os.close(fd)
+
 
 class ExecProcess:
-    """A process started in a container, with the ends of its streams that are ours."""
+    """A process started in a container, with the ends of its streams that are ours.
+
+    It is reaped when it ends, whether anybody waits for it or not: a zombie would keep the first process of the
+    container's PID namespace, and so the container, from ending.
+    """
 
     def __init__(self, node: Node, launched: _Launched) -> None:
         self._node = node
@@ -71,9 +80,13 @@ class ExecProcess:
             self.stdin = Writer(launched.stdin) if launched.stdin >= 0 else None
             self.stdout = Reader(launched.stdout) if launched.stdout >= 0 else None
             self.stderr = Reader(launched.stderr) if launched.stderr >= 0 else None
+        self._ended = node.begin(self._reap, name=f"exec {launched.pid}")
 
     async def wait(self) -> int:
-        """The exit code, once."""
+        """The exit code."""
+        return await asyncio.shield(self._ended)
+
+    async def _reap(self) -> int:
         await process.wait_for_exit(self._handle)
         code = self._node.children.reap(self._launched.pid)
         return 255 if code is None else code
@@ -95,6 +108,11 @@ class ExecProcess:
             if stream is not None:
                 stream.close()
 
+    def abandon(self) -> None:
+        """End it: nobody is left to take its output or its exit code."""
+        self.kill()
+        self.close()
+
 
 class Execs:
     """Starts processes in containers."""
@@ -104,7 +122,7 @@ class Execs:
 
     async def run(self, container: Container, argv: Sequence[str], *, timeout: float | None) -> Completed:
         """Run a command to its end. DeadlineExceeded after `timeout` seconds, RuntimeFault when it cannot start."""
-        running = await self.start(container, argv, stdin=False, tty=False)
+        running = await self._started(container, argv, False, False, ExecProcess.abandon)
         assert running.stdout is not None
         assert running.stderr is not None
         outputs = asyncio.gather(running.stdout.read_all(OUTPUT_LIMIT), running.stderr.read_all(OUTPUT_LIMIT))
@@ -124,22 +142,52 @@ class Execs:
                     return Completed(code, stdout, stderr)
             return Completed(code, b"", b"")
         finally:
-            if not ended.done():  # the caller has gone away
-                running.kill()
-                await asyncio.shield(ended)
-            outputs.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await outputs
-            running.close()
+            try:
+                if not ended.done():  # the caller has gone away
+                    running.kill()
+                    await asyncio.shield(ended)
+                outputs.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await outputs
+            finally:
+                running.close()
 
     async def start(self, container: Container, argv: Sequence[str], *, stdin: bool, tty: bool) -> ExecProcess:
-        """Start a process with its streams piped to us (one terminal with `tty`). RuntimeFault when it cannot."""
+        """Start a process with its streams piped to us (one terminal with `tty`). RuntimeFault when it cannot.
+
+        Cancelled while it starts, the process goes on as one whose client has left: its input ends, its terminal
+        hangs up.
+        """
+        return await self._started(container, argv, stdin, tty, ExecProcess.close)
+
+    async def _started(
+        self, container: Container, argv: Sequence[str], stdin: bool, tty: bool, unwanted: Callable[[ExecProcess], None]
+    ) -> ExecProcess:
+        """The process once it runs; it is given to `unwanted` when the caller is cancelled before that."""
+        starting = self._node.begin(lambda: self._begin(container, argv, stdin, tty), name="start of an exec")
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+
+            def disown(started: asyncio.Future[ExecProcess]) -> None:
+                if not started.cancelled() and started.exception() is None:
+                    unwanted(started.result())
+
+            starting.add_done_callback(disown)
+            raise
+
+    async def _begin(self, container: Container, argv: Sequence[str], stdin: bool, tty: bool) -> ExecProcess:
         with self._node.children.expecting():
             try:
                 launched = await self._node.blocking(self._launch, container, argv, stdin, tty)
             except OSError as error:
                 raise RuntimeFault(f"failed to exec in container: {error}") from error
-            return ExecProcess(self._node, launched)
+            try:
+                return ExecProcess(self._node, launched)
+            except OSError as error:
+                launched.close()
+                self._node.children.disclaim(launched.pid)
+                raise RuntimeFault(f"failed to exec in container: {error}") from error
 
     def _launch(self, container: Container, argv: Sequence[str], stdin: bool, tty: bool) -> _Launched:
         directory = self._node.options.run / "exec" / secrets.token_hex(4)
@@ -186,15 +234,16 @@ class Execs:
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             try:
                 pid = self._start(container, directory, path, (null, null, null))
-                connection, _ = listener.accept()  # runc connected before it ended
             finally:
                 os.close(null)
-            with connection:
-                _, fds, _, _ = socket.recv_fds(connection, 1024, 1)
-            if not fds:
-                raise RuntimeFault("failed to exec in container: the OCI runtime sent no terminal")
-            os.set_inheritable(fds[0], False)
-            return _Launched(pid, console=fds[0])
+            try:
+                console = _receive_terminal(listener)
+            except BaseException:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                self._node.children.reap_within(pid, DRAIN)
+                raise
+            return _Launched(pid, console=console)
 
     def _start(self, container: Container, directory: Path, console: Path | None, stdio: tuple[int, int, int]) -> int:
         log, pid_file = directory / "log.json", directory / "pid"
@@ -207,6 +256,17 @@ class Execs:
         pid = int(pid_file.read_text())
         self._node.children.claim(pid)
         return pid
+
+
+def _receive_terminal(listener: socket.socket) -> int:
+    """The master end the OCI runtime sends; it has connected before it ended."""
+    connection, _ = listener.accept()
+    with connection:
+        _, fds, _, _ = socket.recv_fds(connection, 1024, 1)
+    if not fds:
+        raise RuntimeFault("failed to exec in container: the OCI runtime sent no terminal")
+    os.set_inheritable(fds[0], False)
+    return fds[0]
 
 
 def _reason(log: Path) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from tiphys.api.cri import api_pb2
 from tiphys.base.log import get_logger
@@ -79,9 +79,41 @@ class Node:
         self._workers = ThreadPoolExecutor(options.workers, thread_name_prefix="runtime")
 
     async def blocking(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `work` in a worker thread. Once begun it is not interrupted by cancellation."""
+        """Run `work` in a worker thread. Once begun it is not interrupted by cancellation, but its result is lost."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._workers, functools.partial(work, *args, **kwargs))
+
+    async def uninterrupted(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `blocking`, but a cancellation is raised when `work` has ended: what it made can then be undone."""
+        running = asyncio.ensure_future(self.blocking(work, *args, **kwargs))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await asyncio.wait({running})
+            if not running.cancelled():
+                running.exception()  # seen: the caller asks no more
+            raise
+
+    def begin(self, work: Callable[[], Coroutine[Any, Any, T]], *, name: str) -> asyncio.Future[T]:
+        """Start `work()` as a task that ends with the runtime, not with who waits: await the answer shielded."""
+        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        async def run() -> None:
+            try:
+                result = await work()
+            except asyncio.CancelledError:
+                outcome.cancel()
+                raise
+            except Exception as error:
+                if not outcome.done():
+                    outcome.set_exception(error)
+                    outcome.exception()  # seen: whoever asked may have gone away
+            else:
+                if not outcome.done():
+                    outcome.set_result(result)
+
+        self.tasks.spawn(run, name=name)
+        return outcome
 
     def oci(self, handler: str) -> OCIRuntime:
         """The OCI runtime of a RuntimeClass handler; "" is the default one."""

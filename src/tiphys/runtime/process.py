@@ -92,6 +92,10 @@ class Children:
         """The caller waits for `pid`; `sweep` leaves it alone until `reap`."""
         self._claimed.add(pid)
 
+    def disclaim(self, pid: int) -> None:
+        """Nobody waits for `pid` any more: `sweep` reaps it."""
+        self._claimed.discard(pid)
+
     @contextlib.contextmanager
     def expecting(self) -> Iterator[None]:
         """A process is about to be adopted whose pid is not known yet: nothing is swept meanwhile."""

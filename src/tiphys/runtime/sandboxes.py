@@ -142,7 +142,7 @@ class Sandboxes:
 
     async def _set_up(self, sandbox: Sandbox) -> None:
         record = sandbox.record
-        await self._node.blocking(self._make, sandbox)
+        await self._node.uninterrupted(self._make, sandbox)
         found: dict[str, object] = {}
         if not sandbox.host_network:
             # On disk before the network is asked: a crash from here on must give the addresses back.

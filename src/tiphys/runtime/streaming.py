@@ -153,23 +153,22 @@ class StreamingServer:
         except RuntimeFault as error:
             await session.finish(_internal_error(f"error executing command in container: {error}"))
             return
-        waiting = asyncio.ensure_future(running.wait())
         helpers = [
             asyncio.ensure_future(_copy_stdin(session, running)),
             asyncio.ensure_future(_resize(session, running.resize)),
         ]
         outputs = [asyncio.ensure_future(_copy_output(session, running, channel)) for channel in (STDOUT, STDERR)]
         try:
-            code = await asyncio.shield(waiting)
+            code = await running.wait()
             await asyncio.wait(outputs, timeout=DRAIN)
             await session.finish(remotecommand.exit_status(list(target.argv), code))
         finally:
             for task in (*helpers, *outputs):
                 task.cancel()
-            await asyncio.gather(*helpers, *outputs, return_exceptions=True)
-            running.close()
-            if not waiting.done():  # the client left; the process goes on until it notices
-                self._node.tasks.spawn(lambda: _until_done(waiting), name="exec without a client")
+            try:
+                await asyncio.gather(*helpers, *outputs, return_exceptions=True)
+            finally:
+                running.close()  # where the client left, the process goes on until it notices
 
     # ---- attach
 
@@ -286,7 +285,3 @@ async def _copy_output(session: Session, running: ExecProcess, channel: int) -> 
 async def _resize(session: Session, resize: Callable[[int, int], None]) -> None:
     while (size := await session.next_size()) is not None:
         resize(size.width, size.height)
-
-
-async def _until_done(waiting: asyncio.Future[int]) -> None:
-    await waiting
