@@ -350,4 +350,4 @@ def mark_structure(ours: Type) -> None:
 
 
 # Their status is a pointer: absent until it is set.
-POINTER_STATUS = {"resource.v1alpha3.ResourcePoolStatusRequest"}
+POINTER_STATUS = {"resource.v1alpha3.ResourcePoolStatusRequest", "apiextensions.v1.CustomResourceSubresources"}

@@ -115,7 +115,7 @@ class CustomResourceSubresourceStatus(Struct, frozen=True, kw_only=True):
 
 
 class CustomResourceSubresources(Struct, frozen=True, kw_only=True):
-    status: CustomResourceSubresourceStatus = CustomResourceSubresourceStatus()
+    status: CustomResourceSubresourceStatus | None = None
     scale: CustomResourceSubresourceScale | None = None
 
 
