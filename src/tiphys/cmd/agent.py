@@ -39,6 +39,7 @@ from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.flags import FlagParser
 from tiphys.kubelet.server.tls import self_signed
 from tiphys.network.backends.vxlan import DEVICES
+from tiphys.network.backends.vxlan import TABLE as VXLAN_TABLE
 from tiphys.network.cni.bridge import BRIDGE
 from tiphys.network.cni.hostport import TABLE as HOSTPORT_TABLE
 from tiphys.network.masquerade import TABLE as MASQUERADE_TABLE
@@ -60,6 +61,7 @@ TABLES: Final = (
     *((family, name) for name in (PROXY_TABLE, MASQUERADE_TABLE) for family in ("ip", "ip6")),
     ("ip", HOSTPORT_TABLE),
     ("inet", POLICY_TABLE),
+    ("inet", VXLAN_TABLE),
 )
 CREDENTIALS: Final = "credentials"  # the component that keeps them
 END_WITHIN: Final = 20.0  # seconds for an agent to end when it is reset

@@ -35,13 +35,13 @@ DEVICES: Final = {4: "tph.1", 6: "tph-v6.1"}
 VNI: Final = 1
 PORT: Final = 8472
 OVERHEAD: Final = {4: 50, 6: 70}  # bytes: outer IP, UDP, VXLAN and inner Ethernet headers
-
-
-TABLE: Final = "inet tiphys-vxlan"
+TABLE: Final = "tiphys-vxlan"
+NAME: Final = f"inet {TABLE}"
+# Packets between nodes are not connections worth tracking: those within them are.
 UNTRACKED: Final = f"""\
-add table {TABLE}
-delete table {TABLE}
-table {TABLE} {{
+add table {NAME}
+delete table {NAME}
+table {NAME} {{
   chain prerouting {{
     type filter hook prerouting priority raw; policy accept;
     udp dport {PORT} fib daddr type local notrack
@@ -145,7 +145,7 @@ class VxlanBackend:
     def clean_up(self) -> None:
         """Remove the device; its routes and entries go with it."""
         self._netlink.send([netlink.del_link(name=self._device)])
-        _run(f"add table {TABLE}\ndelete table {TABLE}\n")
+        _run(f"add table {NAME}\ndelete table {NAME}\n")
 
     def _replace_routes(self, want: dict[str, str]) -> list[str]:
         index = self._index
