@@ -89,12 +89,15 @@ class Processes:
         self.commands = commands
         self.logs = logs
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.ended: list[str] = []  # those that nobody killed
 
     def keep(self) -> None:
-        """Start what does not run."""
+        """Start what does not run, as any supervisor does: whoever loses its lease ends."""
         for name, command in self.commands.items():
             process = self.running.get(name)
             if process is None or process.poll() is not None:
+                if process is not None and process.returncode != -signal.SIGKILL:
+                    self.ended.append(f"{name}: {process.returncode}")
                 with (self.logs / f"{name}.log").open("ab") as log:
                     self.running[name] = subprocess.Popen(
                         [sys.executable, "-m", "tiphys.cmd.main", *command],
@@ -106,6 +109,11 @@ class Processes:
     def kill(self, name: str) -> None:
         self.running[name].kill()
         self.running[name].wait()
+
+    def tails(self) -> str:
+        """The last lines each wrote."""
+        logs = sorted(self.logs.glob("*.log"))
+        return "\n".join(f"{log.name}: {line}" for log in logs for line in log.read_text().splitlines()[-15:])
 
     def end(self) -> None:
         for process in self.running.values():
@@ -196,9 +204,10 @@ async def test_rolling_updates_and_jobs_while_everything_is_killed(site: tuple[C
             if turn % 3 == 0:
                 done = await asyncio.to_thread(cluster.run, "apply", "-f", "-", stdin=job(jobs))
                 jobs += not done.returncode
-        await asyncio.to_thread(settled, cluster, jobs, turn)
+        await asyncio.to_thread(settled, cluster, processes, jobs, turn)
         await asyncio.sleep(1)
         watching.cancel()
+    print(f"ended by themselves: {processes.ended}")
     print(f"killed {sum(killed.values())} processes ({dict(killed)}), {turn} turns, {jobs} jobs")
     assert jobs
     for number in range(jobs):
@@ -208,10 +217,11 @@ async def test_rolling_updates_and_jobs_while_everything_is_killed(site: tuple[C
             assert len(seen.succeeded[f"job-{number}/{index}"]) == 1
 
 
-def settled(cluster: Cluster, jobs: int, turn: int) -> None:
+def settled(cluster: Cluster, processes: Processes, jobs: int, turn: int) -> None:
     """Wait for the end of everything and check that it is exact."""
 
     def rolled() -> bool:
+        processes.keep()
         done = cluster.run("get", "deployment,statefulset", "-o", "json")
         assert done.returncode == 0, done.stderr
         items = json.loads(done.stdout)["items"]
@@ -222,7 +232,13 @@ def settled(cluster: Cluster, jobs: int, turn: int) -> None:
             for each in items
         )
 
-    until(rolled, "the last updates", 120)
+    try:
+        until(rolled, "the last updates", 120)
+    except AssertionError:
+        print(f"ended by themselves: {processes.ended}\n{processes.tails()}")
+        for what in ("deployment,statefulset,replicaset,pod", "lease,node"):
+            print(cluster.run("get", what, "-A", "-o", "yaml").stdout)
+        raise
     for number in range(jobs):
         until(lambda number=number: is_complete(cluster, number), f"job-{number}", 120)  # type: ignore[misc]
     pods = [pod for pod in cluster.get("pods")["items"] if "deletionTimestamp" not in pod["metadata"]]
