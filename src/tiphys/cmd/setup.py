@@ -81,8 +81,9 @@ async def _complete_dns(client: Client, spec: ClusterSpec, layout: Layout) -> No
         changed = asyncio.Event()
         pods.add_handler(lambda _: changed.set(), lambda *_: changed.set(), None)
         tasks.spawn(informers.run, name="informers")
+        said = ""
         while not any(_serves(pod, since) for pod in pods.lister.list()):
-            notify("waiting", **{"for": "waiting for cluster DNS"})
+            said = _say_waiting(said, "cluster DNS", [why_pod_waits(pod) for pod in pods.lister.list()])
             await changed.wait()
             changed.clear()
         notify("progress", what="cluster DNS")
@@ -120,8 +121,10 @@ async def _await_nodes(client: Client, spec: ClusterSpec, layout: Layout) -> Non
         nodes.add_handler(lambda _: changed.set(), lambda *_: changed.set(), None)
         tasks.spawn(informers.run, name="informers")
         waiting = [node.name for node in spec.nodes]
+        said = ""
         while waiting:
-            notify("waiting", **{"for": f"waiting for {', '.join(waiting)}"})
+            found = [nodes.lister.get(ObjectName("", name)) for name in waiting]
+            said = _say_waiting(said, ", ".join(waiting), [why_node_waits(node) for node in found if node is not None])
             await changed.wait()
             changed.clear()
             for name in list(waiting):
@@ -163,6 +166,35 @@ async def _forget_removed_nodes(client: Client, spec: ClusterSpec) -> None:
 def _started(layout: Layout) -> datetime:
     """When this cluster was started last: what was written before it, by processes that are gone, says nothing."""
     return datetime.fromtimestamp(int(layout.started.stat().st_mtime), UTC)
+
+
+def _say_waiting(said: str, what: str, reasons: Sequence[str]) -> str:
+    """Tell `up` what is awaited and why it is not there, unless that was `said` last; returns what was said."""
+    reason = next(filter(None, reasons), "")
+    text = f"waiting for {what}: {reason}" if reason else f"waiting for {what}"
+    if text != said:
+        notify("waiting", **{"for": text})
+    return text
+
+
+def why_pod_waits(pod: Pod) -> str:
+    """What keeps a pod from serving, in the words of its status: no node fits, or a container does not start."""
+    for condition in pod.status.conditions:
+        if condition.type == "PodScheduled" and condition.status == "False":
+            return condition.message
+    for status in pod.status.container_statuses:
+        waiting = status.state.waiting if status.state is not None else None
+        if waiting is not None and waiting.message:
+            return f"{waiting.reason}: {waiting.message}"
+    return ""
+
+
+def why_node_waits(node: Node) -> str:
+    """What keeps a node from being Ready, in the words of its kubelet."""
+    return next(
+        (each.message for each in node.status.conditions if each.type == "Ready" and each.status != "True"),
+        "",
+    )
 
 
 def _is_ready(node: Node, since: datetime) -> bool:

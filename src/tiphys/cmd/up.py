@@ -263,6 +263,7 @@ def _follow(control: ControlClient, spec: ClusterSpec, layout: Layout, progress:
     """Show what becomes ready until the cluster is; raises CommandError when something does not come up."""
     waiting_for = {*AWAITED[spec.mode], *((SIMULATOR,) if spec.simulated_nodes else ())}
     failures: dict[str, int] = {}
+    awaited = ""
     progress.doing("starting the API server")
     try:
         for event in control.watch(READY_WITHIN):
@@ -274,7 +275,8 @@ def _follow(control: ControlClient, spec: ClusterSpec, layout: Layout, progress:
             elif what == "ready" and name in LABELS:
                 progress.done(LABELS[name], event["after"])
             elif what == "waiting":
-                progress.doing(event["for"])
+                awaited = event["for"]
+                progress.doing(awaited)
             elif what == "progress":
                 progress.done(event["what"], event["at"])
             if what in ("ready", "done"):
@@ -283,9 +285,10 @@ def _follow(control: ControlClient, spec: ClusterSpec, layout: Layout, progress:
                 progress.end()
                 return
     except TimeoutError as error:
+        still = f" ({awaited})" if awaited else ""
         raise CommandError(
-            f"the cluster is not ready after {READY_WITHIN:.0f} s without progress; `tiphys status` and the logs in "
-            f"{layout.logs} say more"
+            f"the cluster is not ready after {READY_WITHIN:.0f} s without progress{still}; `tiphys status` and the "
+            f"logs in {layout.logs} say more"
         ) from error
     raise CommandError(f"the supervisor ended; see {layout.log('supervisor')}")
 

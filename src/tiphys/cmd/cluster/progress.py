@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -59,4 +60,5 @@ class Progress:
 
     def _show(self) -> None:
         if self._terminal and self._doing:
-            print(f"  {self._doing} …", end="", file=self._out, flush=True)
+            room = shutil.get_terminal_size().columns - 5  # a line that wraps could not be taken back
+            print(f"  {self._doing[:room]} …", end="", file=self._out, flush=True)
