@@ -256,10 +256,11 @@ class PodScheduler:
                 async with self._binding_slots:
                     if not await self._extenders.bind(pod, node):
                         await framework.bind(state, pod, node)
-        except NotFoundError:
+        except NotFoundError as error:
+            # The pod itself, mostly, deleted meanwhile; it may be a claim it wants, and then it is tried again.
             self._take_back(decision)
-            self._queue.done(pod.uid)  # deleted meanwhile: nobody waits for it
-            return ""
+            self._failed(decision.queued, f"binding rejected: {error}")
+            return "error" if self._still_there(pod) else ""
         except (StatusError, ApiConnectionError, RuntimeError) as error:
             log.warning("binding %s to %s failed: %s", pod.key, node, error)
             self._take_back(decision)
@@ -358,6 +359,10 @@ class PodScheduler:
         if current is not queued.info.pod:
             queued.info = PodInfo(current)
         return queued.info
+
+    def _still_there(self, pod: PodInfo) -> bool:
+        current = self._pods.get(pod.key)
+        return current is not None and current.metadata.uid == pod.uid
 
     def _is_settled(self, pod: PodInfo) -> bool:
         """Nothing to decide: the pod is about to go, or placed already."""

@@ -13,7 +13,8 @@ from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.base.clock import SystemClock
 from tiphys.base.tasks import Supervised
 from tiphys.client import Client, Informers
-from tiphys.machinery.errors import internal_error
+from tiphys.machinery.errors import StatusError, internal_error, not_found
+from tiphys.machinery.meta import GroupResource
 from tiphys.scheduler import Profile, Scheduler, SchedulerConfig
 from tiphys.scheduler.framework.events import EVERY_EVENT, Requeue
 from tiphys.scheduler.framework.interface import CycleState, Refusal, Wait
@@ -42,13 +43,14 @@ class FailOnce:
     name: ClassVar[str] = "FailOnce"
     requeue_on: ClassVar[Requeue] = EVERY_EVENT
 
-    def __init__(self) -> None:
+    def __init__(self, error: StatusError | None = None) -> None:
+        self.error = error or internal_error("disk on fire")
         self.attempts = 0
 
     async def pre_bind(self, state: CycleState, pod: PodInfo, node: str) -> Refusal | None:
         self.attempts += 1
         if self.attempts == 1:
-            raise internal_error("disk on fire")
+            raise self.error
         return None
 
 
@@ -126,3 +128,16 @@ async def test_a_failed_binding_is_taken_back_and_tried_again() -> None:
             return any(message.startswith("binding rejected: ") for message in found)
 
         await eventually(told)
+
+
+async def test_something_else_that_is_missing_does_not_lose_the_pod() -> None:
+    fail = FailOnce(not_found(GroupResource("resource.k8s.io", "resourceclaims"), "gpu"))
+    async with scheduling_with(fail) as (client, _):
+        await create_node(client, "n1")
+        await create_pod(client, "p")
+
+        async def bound() -> bool:
+            return (await get_pod(client, "p")).spec.node_name == "n1"
+
+        await eventually(bound)
+        assert fail.attempts == 2
