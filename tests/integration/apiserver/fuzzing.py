@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import socket
+import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -21,6 +24,7 @@ from tiphys.apiserver.security import secured_server
 from tiphys.cmd.apiserver import start
 from tiphys.machinery.schema import FieldSchema, TypeSchema
 
+SERVER_THREAD: Final = "fuzz-target"
 TIMEOUT: Final = 20.0  # seconds a request may take before the server counts as stuck
 
 # Answers 500 that Kubernetes itself gives, by these words, to requests of this form.
@@ -64,12 +68,23 @@ class Target:
         with closing(HTTPConnection(self.host, self.port, timeout=TIMEOUT)) as connection:
             given = {name.replace("_", "-"): value for name, value in headers.items()}
             began = time.monotonic()
-            connection.request(method, target, body, given)
-            answer = connection.getresponse()
-            reply = Reply(answer.status, answer.getheader("Content-Type", ""), answer.read())
+            try:
+                connection.request(method, target, body, given)
+                answer = connection.getresponse()
+                reply = Reply(answer.status, answer.getheader("Content-Type", ""), answer.read())
+            except TimeoutError as error:
+                error.add_note(f"{method} {target} {body!r} {given}\n{self._doing()}")
+                raise
         self.answers[reply.status] += 1
         self.slowest = max(self.slowest, time.monotonic() - began)
         return reply
+
+    def _doing(self) -> str:
+        """Where the server's thread is now, and the load of the machine."""
+        frames = sys._current_frames()
+        threads = [each.ident for each in threading.enumerate() if each.name == SERVER_THREAD]
+        stacks = ["".join(traceback.format_stack(frames[ident])) for ident in threads if ident in frames]
+        return "\n".join([f"load {os.getloadavg()}", *stacks])
 
     def raw(self, data: bytes, *, half_close: bool = False) -> bytes:
         """Send bytes as they are; what comes back until the server closes or falls silent."""
@@ -134,7 +149,7 @@ def running_target(**options: Any) -> Iterator[Target]:
             failure.append(error)
             up.set()
 
-    thread = threading.Thread(target=run, name="fuzz-target")
+    thread = threading.Thread(target=run, name=SERVER_THREAD)
     thread.start()
     up.wait()
     if failure:
