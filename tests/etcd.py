@@ -94,6 +94,7 @@ class EtcdCluster:
             command += [] if durable else unsafe(program)
             self.members.append(Member(command, client, directory / f"m{i}.log"))
         self.urls = clients
+        self._data = [directory / f"m{i}" for i in range(members)]
 
     def wait_ready(self) -> None:
         """Until every running member is part of a cluster with a leader."""
@@ -128,6 +129,8 @@ class EtcdCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+        for data in self._data:  # 128 MiB a member, however little was written; the logs beside it stay
+            shutil.rmtree(data, ignore_errors=True)
 
 
 _UNSAFE: dict[str, list[str]] = {}
