@@ -38,13 +38,12 @@ from tiphys.cmd.down import unmount_below
 from tiphys.cmd.errors import CommandError, UsageError
 from tiphys.cmd.flags import FlagParser
 from tiphys.kubelet.server.tls import self_signed
-from tiphys.network.backends.vxlan import DEVICES
-from tiphys.network.backends.vxlan import TABLE as VXLAN_TABLE
+from tiphys.network.agent import BACKENDS
 from tiphys.network.cni.bridge import BRIDGE
 from tiphys.network.cni.hostport import TABLE as HOSTPORT_TABLE
 from tiphys.network.masquerade import TABLE as MASQUERADE_TABLE
 from tiphys.network.policy.layout import TABLE as POLICY_TABLE
-from tiphys.proxy.nftables.layout import TABLE as PROXY_TABLE
+from tiphys.proxy.writers import remove_rules
 from tiphys.runtime import linux
 
 log = get_logger(__name__)
@@ -56,12 +55,10 @@ PRELOAD: Final = (
     "tiphys.cmd.network",
     "tiphys.cmd.credentials",
 )
-# What the node's components keep in the machine's own network.
+# What the node's components keep in the machine's own network, beside what back ends and kube-proxy have.
 TABLES: Final = (
-    *((family, name) for name in (PROXY_TABLE, MASQUERADE_TABLE) for family in ("ip", "ip6")),
-    ("ip", HOSTPORT_TABLE),
+    *((family, name) for name in (MASQUERADE_TABLE, HOSTPORT_TABLE) for family in ("ip", "ip6")),
     ("inet", POLICY_TABLE),
-    ("inet", VXLAN_TABLE),
 )
 CREDENTIALS: Final = "credentials"  # the component that keeps them
 END_WITHIN: Final = 20.0  # seconds for an agent to end when it is reset
@@ -88,8 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     if layout.spec.exists():
         raise CommandError(f'"{options.name}" is a cluster of this machine: choose another --name')
     if options.reset:
-        reset(layout)
-        return 0
+        return reset(layout)
     if options.renew:
         renew(layout)
         return 0
@@ -253,8 +249,11 @@ def renew(layout: Layout) -> None:
 # -- the end -------------------------------------------------------------------------------------
 
 
-def reset(layout: Layout) -> None:
-    """End the agent and its containers, and take away what they made: cgroups, mounts, links, rules, files."""
+def reset(layout: Layout) -> int:
+    """End the agent and its containers, and take away what they made: cgroups, mounts, links, rules, files.
+
+    What cannot be taken away is told, and the result is 1.
+    """
     progress = Progress()
     known = _joined_or_broken(layout)
     with progress.part("processes"):
@@ -275,21 +274,33 @@ def reset(layout: Layout) -> None:
         for directory in (layout.run, layout.state):
             unmount_below(directory)
         place.remove_cgroup(layout.cgroup)
-        _remove_network()
+        failures = _remove_network()
     with progress.part("state"):
         shutil.rmtree(layout.run, ignore_errors=True)
         shutil.rmtree(layout.state, ignore_errors=True)
     if known:
         progress.line(f"The cluster still has its Node: kubectl delete node {known['node']}")
+    for failure in failures:
+        progress.line(f"could not be taken away: {failure}")
+    return 1 if failures else 0
 
 
-def _remove_network() -> None:
-    """The pod network's links and the tables of the pod network and of kube-proxy."""
+def _remove_network() -> list[str]:
+    """The pod network's links, routes and tables, and the rules of kube-proxy; what could not be removed, in words."""
+    failures: list[str] = []
+    # Of every back end and mode: which ones were in use here is known to the cluster alone.
+    for name, make in BACKENDS.items():
+        for version in (4, 6):
+            with closing(make(version, Path("/nowhere"))) as backend:
+                try:
+                    backend.clean_up()
+                except OSError as error:
+                    failures.append(f"back end {name} (IPv{version}): {error}")
     with IPRoute() as ip:
-        for name in (*DEVICES.values(), BRIDGE):
-            index = hostnet.link_index(ip, name)
-            if index is not None:
-                ip.link("del", index=index)
+        index = hostnet.link_index(ip, BRIDGE)
+        if index is not None:
+            ip.link("del", index=index)
     with closing(Nft()) as nft:
         for family, name in TABLES:
             nft.run(f"table {family} {name}\ndelete table {family} {name}\n")
+    return failures + asyncio.run(remove_rules())

@@ -34,18 +34,13 @@ from tiphys.client import Client, Informers
 from tiphys.machinery.meta import ObjectName
 from tiphys.machinery.time import format_time
 from tiphys.proxy import conntrack, conntrack_settings, healthcheck
-from tiphys.proxy.config import IPTABLES, IPVS, NFTABLES, ProxyConfig, check_mode
-from tiphys.proxy.iptables.applier import IptablesApplier
-from tiphys.proxy.iptables.chains import Site
-from tiphys.proxy.ipvs.applier import IpvsApplier
-from tiphys.proxy.ipvs.layout import Layout as IpvsLayout
+from tiphys.proxy.config import ProxyConfig, check_mode
 from tiphys.proxy.model import Choice, Place, PortKey, ServiceKey, ServicePort
-from tiphys.proxy.nftables.applier import Applier
-from tiphys.proxy.nftables.layout import Layout
 from tiphys.proxy.rules import RuleWriter
 from tiphys.proxy.services import endpoints_of, service_networks, service_ports
 from tiphys.proxy.topology import choose
 from tiphys.proxy.tracker import Tracker
+from tiphys.proxy.writers import writers
 
 log = get_logger(__name__)
 
@@ -141,16 +136,6 @@ class Proxy:
             self._health.close()
             nft.close()
 
-    async def clean_up(self) -> None:
-        """Remove every rule of ours (`kube-proxy --cleanup`)."""
-        nft = AsyncNft()
-        try:
-            for family in ("ip", "ip6"):
-                for writer in self._writers(nft, family, "").values():
-                    await writer.clean_up()
-        finally:
-            nft.close()
-
     # --- following -------------------------------------------------------------------------
 
     async def _start(self, nft: AsyncNft) -> None:
@@ -163,21 +148,12 @@ class Proxy:
         for informer in (self._services, self._slices, self._cidrs, self._nodes):
             await informer.synced()
         for version, own in sorted(self._cluster_cidrs.items()):
-            writers = self._writers(nft, "ip" if version == 4 else "ip6", own)
-            applier = writers.pop(self._mode)
+            by_mode = writers(nft, "ip" if version == 4 else "ip6", own, self._config)
+            applier = by_mode.pop(self._mode)
             if await applier.start():
                 log.info("rules of an earlier run are kept (%s, IPv%d)", self._mode, version)
-            self._families.append(_Family(version, applier, others=tuple(writers.values())))
+            self._families.append(_Family(version, applier, others=tuple(by_mode.values())))
         tracker.mark_all()
-
-    def _writers(self, nft: AsyncNft, family: str, cidr: str) -> dict[str, RuleWriter]:
-        """One for each mode."""
-        everyone, ipvs = self._config.masquerade_all, self._config.ipvs
-        return {
-            NFTABLES: Applier(nft, Layout(family=family, cluster_cidr=cidr, masquerade_all=everyone)),
-            IPTABLES: IptablesApplier(nft, Site(family=family, cluster_cidr=cidr, masquerade_all=everyone)),
-            IPVS: IpvsApplier(nft, IpvsLayout(family=family, cluster_cidr=cidr, masquerade_all=everyone), ipvs),
-        }
 
     async def _follow(self) -> None:
         while True:

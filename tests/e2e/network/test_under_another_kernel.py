@@ -14,7 +14,7 @@ NFT = ("numgen", "ct", "nat", "masq", "fib_ipv4", "fib_ipv6", "fib_inet", "rejec
 LOADABLE = ("ip_vs", "dummy", "ipip", *(f"ip_vs_{each}" for each in SCHEDULERS), *(f"nft_{each}" for each in NFT))
 MACHINE = vm.Machine(
     programs=("ip", "sysctl", "bridge", "nft", "conntrack"),
-    packages=("pytest",),
+    packages=("pytest", "setproctitle"),
     modules=("veth", "bridge", "br_netfilter", "nf_conntrack_netlink", "nf_tables"),
     loadable=LOADABLE,
 )
@@ -27,6 +27,7 @@ MACHINE = vm.Machine(
         pytest.param("ipvs", "tests/e2e/proxy/test_proxy_follows.py", 8, id="ipvs-follows"),
         pytest.param("ipvs", "tests/e2e/proxy/test_ipvs.py", 10, id="ipvs-alone"),
         pytest.param("ipvs", "tests/e2e/proxy/test_affinity_of_ipv6.py", 1, id="ipvs-ipv6"),
+        pytest.param("ipvs", "tests/e2e/network/test_leaving.py", 1, id="ipvs-leaving"),
         pytest.param("ipip", "tests/e2e/network/test_backends_packets.py", 3, id="ipip"),
     ],
 )

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from tiphys.base.log import get_logger
 from tiphys.base.nft import AsyncNft, NftError
@@ -23,6 +23,7 @@ from tiphys.proxy.iptables.state import FIXED, JUMPS, IptablesRules
 log = get_logger(__name__)
 
 LOCK_WAIT: Final = "5"  # seconds to wait for others' iptables; only the legacy variant has a lock
+TABLES: Final = ("nat", "filter")
 _OURS: Final = frozenset(name for _, name in (*FIXED, *LISTS))
 
 
@@ -32,6 +33,7 @@ class IptablesApplier:
     def __init__(self, nft: AsyncNft, site: Site) -> None:
         self._nft = nft
         self._generation = -1
+        self._family = site.family
         self._prefix = "ip6tables" if site.family == "ip6" else "iptables"
         self._whole = True
         self.desired = IptablesRules(site)
@@ -81,24 +83,21 @@ class IptablesApplier:
         """Affinity is looked up by an endpoint's chain, and ends with it."""
 
     async def clean_up(self) -> None:
-        """As rules.RuleWriter."""
-        text = await self._run("save")
-        script = []
-        for table, lines in _tables(text).items():
-            names = [line[1:].split()[0] for line in lines if line.startswith(":") and _is_ours(line[1:].split()[0])]
-            if names:
-                own = {f"-A {chain}" for chain in names}
-                jumps = [
-                    f"-D{line[2:]}"
-                    for line in lines
-                    if line.startswith("-A ")
-                    and line.rsplit("-j ", 1)[-1] in names
-                    and " ".join(line.split()[:2]) not in own
-                ]
-                body = [*(f":{name} - [0:0]" for name in names), *jumps, *(f"-X {name}" for name in names)]
-                script.append("\n".join([f"*{table}", *body, "COMMIT", ""]))
+        """As rules.RuleWriter. Nothing where the machine has no iptables: the mode was never in use there."""
+        if not self._program("save"):
+            return
+        script = _removal(_tables(await self._run("save")))
         if script:
-            await self._restore("".join(script))
+            await self._restore(script)
+            await self._remove_empty_tables()
+
+    async def _remove_empty_tables(self) -> None:
+        """The tables our first rules brought along, unless somebody else has anything in them."""
+        for table in TABLES:
+            name = f"table {self._family} {table}"
+            found = await self._nft.list(name)  # nothing of the legacy variant, which has them elsewhere
+            if found and all(_comes_with_a_table(each) for each in found):
+                await self._nft.run(f"delete {name}\n")
 
     async def _write_all(self) -> None:
         self._whole = True
@@ -110,10 +109,13 @@ class IptablesApplier:
         await self._run("restore", "--noflush", "-w", LOCK_WAIT, given=script)
         self._generation = await self._nft.generation()
 
+    def _program(self, what: str) -> str:
+        """The command to run; empty: the machine has none."""
+        names = (f"{self._prefix}-nft-{what}", f"{self._prefix}-{what}")
+        return next((each for each in names if shutil.which(each)), "")
+
     async def _run(self, what: str, *arguments: str, given: str = "") -> str:
-        program = next(
-            (each for each in (f"{self._prefix}-nft-{what}", f"{self._prefix}-{what}") if shutil.which(each)), ""
-        )
+        program = self._program(what)
         if not program:
             raise NftError(f"the command {self._prefix}-{what} is missing: proxy mode iptables needs it")
         # A file and no pipe: a command that ends before it has read everything breaks nothing.
@@ -131,6 +133,30 @@ class IptablesApplier:
 
 def _is_ours(chain: str) -> bool:
     return chain in _OURS or chain.startswith(PREFIXES)
+
+
+def _removal(tables: Mapping[str, Sequence[str]]) -> str:
+    """The input of iptables-restore that removes our chains and the jumps to them; empty: there are none."""
+    script = []
+    for table, lines in tables.items():
+        names = [line[1:].split()[0] for line in lines if line.startswith(":") and _is_ours(line[1:].split()[0])]
+        if names:
+            own = {f"-A {chain}" for chain in names}
+            jumps = [
+                f"-D{line[2:]}"
+                for line in lines
+                if line.startswith("-A ")
+                and line.rsplit("-j ", 1)[-1] in names
+                and " ".join(line.split()[:2]) not in own
+            ]
+            body = [*(f":{name} - [0:0]" for name in names), *jumps, *(f"-X {name}" for name in names)]
+            script.append("\n".join([f"*{table}", *body, "COMMIT", ""]))
+    return "".join(script)
+
+
+def _comes_with_a_table(entry: Mapping[str, Any]) -> bool:
+    """Whether an object of `Nft.list` is the table itself, or a chain of the kernel's that lets everything through."""
+    return "table" in entry or entry.get("chain", {}).get("policy") == "accept"
 
 
 def _tables(saved: str) -> dict[str, list[str]]:
