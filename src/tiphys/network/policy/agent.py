@@ -160,7 +160,8 @@ class PolicyAgent:
                 self._is_broken = False
         finally:
             SYNC_DURATION.labels().observe(time.perf_counter() - started)
-        self._generation = await nft.generation()
+        # Counted and not asked for: what somebody else writes, before or meanwhile, `verify` has to see.
+        self._generation += 1
 
     async def _watch_rules(self, nft: AsyncNft) -> None:
         """Repair what somebody else changed."""
@@ -177,13 +178,13 @@ class PolicyAgent:
 
     async def verify(self, nft: AsyncNft) -> bool:
         """Compare the table with what was written, and replace it when it differs; True if it was replaced."""
+        self._generation = await nft.generation()
         found = await nft.list(f"table {NAME}")
         # Only this task and the follower write, one at a time: nothing was written meanwhile.
         same = summary_of(found) == expected_summary(self._state.written(), self._state.versions)
         if not same:
             log.warning("table %s was changed by somebody else; making it again", NAME)
             await self._write(nft, whole=True)
-        self._generation = await nft.generation()
         return not same
 
     # --- what handlers see -------------------------------------------------------------------

@@ -172,7 +172,8 @@ class IpvsApplier:
         await asyncio.to_thread(self._attempt, lambda: self._change(coming, new, frozenset()))
         if script:
             await self._nft.run(script)
-            self._generation = await self._nft.generation()
+            # Counted and not asked for: what somebody else writes, before or meanwhile, has to be seen.
+            self._generation += 1
         self._has_table = True
         self.desired.script_applied()
         await asyncio.to_thread(self._attempt, lambda: self._change(going, frozenset(), old))

@@ -31,6 +31,7 @@ class Applier:
 
     async def start(self) -> bool:
         """Adopt or make the table. True when rules of an earlier run were found and kept."""
+        self._generation = await self._nft.generation()
         found = await self._nft.table(self._layout.family, TABLE)
         if self._layout.fingerprint in found.chains:
             self.desired.adopt(found.elements)
@@ -60,7 +61,8 @@ class Applier:
             await self._repair()
         self._pending_create = False
         self.desired.applied()
-        self._generation = await self._nft.generation()
+        # Counted and not asked for: what somebody else writes, before or meanwhile, `verify` has to see.
+        self._generation += 1
         return True
 
     async def sweep(self) -> bool:
@@ -86,7 +88,7 @@ class Applier:
                 await self._repair()
             self.desired.applied()
             repaired = bool(script)
-        self._generation = await self._nft.generation()
+        self._generation = now + repaired
         return repaired
 
     async def forget_clients(self, gone: set[str]) -> None:
