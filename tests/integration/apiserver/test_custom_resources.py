@@ -6,6 +6,7 @@ Policies too: they are CEL in the cluster.
 from __future__ import annotations
 
 import asyncio
+import json
 import copy
 from collections.abc import AsyncIterator
 from typing import Any
@@ -77,12 +78,12 @@ def boat(name: str, version: str = "v1", **spec: Any) -> dict[str, Any]:
 
 
 async def until(api: Api, path: str, status: int) -> Any:
-    """Ask until the answer has a status."""
+    """Ask until the answer has a status; a path that is not served yet is answered in plain text."""
     async with asyncio.timeout(5):
         while True:
-            found = await api.get(path)
+            found = await api.raw("GET", path)
             if api.status == status:
-                return found
+                return json.loads(found)
             await asyncio.sleep(0)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from tiphys.apiserver.admission.base import CREATE, AdmissionPlugin, Object, containers, refuse
+from tiphys.apiserver.admission.base import CREATE, AdmissionParts, AdmissionPlugin, Object, containers, refuse
 from tiphys.apiserver.admission.interface import AdmissionAttributes
 from tiphys.machinery.meta import ObjectName
 
@@ -18,6 +18,10 @@ MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
 ENFORCE_SECRETS: Final = "kubernetes.io/enforce-mountable-secrets"
 # A little more than an hour: a kubelet renews it before, and it can be told from the default.
 TOKEN_SECONDS: Final = 3607
+# A namespace's first pods often come with it, before the controller has made its account.
+DEFAULT: Final = "default"
+PATIENCE: Final = 1.4  # seconds; Kubernetes looks ten times, 100 to 200 ms apart
+LOOK_EVERY: Final = 0.02  # seconds
 _ALPHABET: Final = "bcdfghjklmnpqrstvwxz2456789"
 
 
@@ -28,6 +32,10 @@ class ServiceAccount(AdmissionPlugin):
     operations = CREATE
     resources = frozenset({("", "pods")})
 
+    def __init__(self, parts: AdmissionParts) -> None:
+        super().__init__(parts)
+        self._clock = parts.clock
+
     async def admit(self, attributes: AdmissionAttributes) -> None:
         pod = attributes.object
         if pod is None:
@@ -37,8 +45,8 @@ class ServiceAccount(AdmissionPlugin):
             return
         spec = pod.setdefault("spec", {})
         if not spec.get("serviceAccountName"):
-            spec["serviceAccountName"] = spec["serviceAccount"] = "default"
-        account = self._account(attributes, spec["serviceAccountName"])
+            spec["serviceAccountName"] = spec["serviceAccount"] = DEFAULT
+        account = await self._account(attributes, spec["serviceAccountName"])
         if _automount(account, spec):
             mount_token(spec)
         if not spec.get("imagePullSecrets") and account.get("imagePullSecrets"):
@@ -55,12 +63,19 @@ class ServiceAccount(AdmissionPlugin):
             if any("secret" in volume for volume in spec.get("volumes") or ()):
                 raise refuse(attributes, "a mirror pod may not reference secrets")
             return
-        account = self._account(attributes, spec.get("serviceAccountName", ""))
+        account = await self._account(attributes, spec.get("serviceAccountName", ""))
         if account["metadata"].get("annotations", {}).get(ENFORCE_SECRETS) == "true":
             self._only_listed_secrets(attributes, account, spec)
 
-    def _account(self, attributes: AdmissionAttributes, name: str) -> Object:
-        account = self.reader.get("", "serviceaccounts", ObjectName(attributes.namespace, name))
+    async def _account(self, attributes: AdmissionAttributes, name: str) -> Object:
+        """The account of that name; the default one is waited for, as every namespace is about to have it."""
+        key = ObjectName(attributes.namespace, name)
+        account = self.reader.get("", "serviceaccounts", key)
+        looks = round(PATIENCE / LOOK_EVERY) if name == DEFAULT else 0
+        while account is None and looks:
+            looks -= 1
+            await self._clock.sleep(LOOK_EVERY)
+            account = self.reader.get("", "serviceaccounts", key)
         if account is None:
             raise refuse(
                 attributes,

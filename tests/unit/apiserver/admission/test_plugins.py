@@ -1,5 +1,6 @@
 """The small plug-ins, each by a few writes; and the chain they are in."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from tiphys.apiserver.admission.storage import (
     StorageObjectInUseProtection,
 )
 from tiphys.apiserver.authn.interface import UserInfo
+from tiphys.base.clock import FakeClock
 from tiphys.machinery.errors import ForbiddenError, NotFoundError, StatusError
 
 KUBELET = UserInfo("system:node:n1", groups=("system:nodes",))
@@ -164,8 +166,8 @@ async def test_a_limit_range_holds_for_a_resize_too(objects: Objects) -> None:
 # --- service accounts -----------------------------------------------------------------------------
 async def test_a_pod_gets_its_account_and_token(objects: Objects) -> None:
     plugin = ServiceAccount(parts(objects))
-    with pytest.raises(ForbiddenError, match='serviceaccount "default" not found'):
-        await run(plugin, write("v1/pods", pod()))
+    with pytest.raises(ForbiddenError, match='serviceaccount "mine" not found'):
+        await run(plugin, write("v1/pods", pod(serviceAccountName="mine")))
     objects.add("", "serviceaccounts", "default", "default", imagePullSecrets=[{"name": "pull"}])
     found = (await run(plugin, write("v1/pods", pod()))).object
     assert found is not None
@@ -174,6 +176,26 @@ async def test_a_pod_gets_its_account_and_token(objects: Objects) -> None:
     assert spec["imagePullSecrets"] == [{"name": "pull"}]
     (mount,) = spec["containers"][0]["volumeMounts"]
     assert mount["mountPath"] == MOUNT_PATH and mount["name"] == spec["volumes"][0]["name"]
+
+
+async def test_a_pod_that_comes_with_its_namespace_waits_for_the_default_account(objects: Objects) -> None:
+    clock = FakeClock()
+    plugin = ServiceAccount(parts(objects, clock=clock))
+    waiting = asyncio.create_task(run(plugin, write("v1/pods", pod())))
+    await clock.advance(0.8)
+    assert not waiting.done()
+    objects.add("", "serviceaccounts", "default", "default")
+    await clock.advance(0.1)
+    found = (await waiting).object
+    assert found is not None and found["spec"]["serviceAccountName"] == "default"
+
+
+async def test_the_default_account_is_not_waited_for_for_ever(objects: Objects) -> None:
+    clock = FakeClock()
+    waiting = asyncio.create_task(run(ServiceAccount(parts(objects, clock=clock)), write("v1/pods", pod())))
+    await clock.advance(2.0)
+    with pytest.raises(ForbiddenError, match='serviceaccount "default" not found'):
+        await waiting
 
 
 @pytest.mark.parametrize(
