@@ -6,8 +6,8 @@ Policies too: they are CEL in the cluster.
 from __future__ import annotations
 
 import asyncio
-import json
 import copy
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
