@@ -8,6 +8,7 @@ https://kubernetes.io/docs/concepts/architecture/leases/#leader-election
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -117,12 +118,20 @@ class LeaderElector:
             await self._clock.sleep(self._retry.total_seconds() * random.uniform(1.0, 2.2))
 
     async def _renew(self) -> None:
+        deadline, retry = self._deadline.total_seconds(), self._retry.total_seconds()
         renewed = self._clock.monotonic()
         while True:
-            await self._clock.sleep(self._retry.total_seconds())
-            if await self._try():
+            await self._clock.sleep(retry)
+            left = deadline - (self._clock.monotonic() - renewed)
+            try:
+                # A server that hangs says neither yes nor no, and meanwhile the lease goes to another.
+                async with asyncio.timeout(max(left, retry)):
+                    held = await self._try()
+            except TimeoutError as error:
+                raise LeadershipLost(f"failed to renew lease {self._name}: no answer") from error
+            if held:
                 renewed = self._clock.monotonic()
-            elif self._clock.monotonic() - renewed >= self._deadline.total_seconds():
+            elif self._clock.monotonic() - renewed >= deadline:
                 raise LeadershipLost(f"failed to renew lease {self._name}")
 
     async def _try(self) -> bool:
@@ -176,14 +185,15 @@ class LeaderElector:
     async def _release(self) -> None:
         """Let another lead at once instead of after the lease's duration."""
         try:
-            lease = await self._client.get(Lease, self._name)
-            if lease.spec.holder_identity == self._identity:
-                now = _micro(self._clock.now())
-                spec = replace(
-                    lease.spec, holder_identity="", lease_duration_seconds=1, renew_time=now, acquire_time=now
-                )
-                await self._client.update(replace(lease, spec=spec))
-        except (StatusError, ApiConnectionError) as error:
+            async with asyncio.timeout(self._deadline.total_seconds()):
+                lease = await self._client.get(Lease, self._name)
+                if lease.spec.holder_identity == self._identity:
+                    now = _micro(self._clock.now())
+                    spec = replace(
+                        lease.spec, holder_identity="", lease_duration_seconds=1, renew_time=now, acquire_time=now
+                    )
+                    await self._client.update(replace(lease, spec=spec))
+        except (StatusError, ApiConnectionError, TimeoutError) as error:
             log.debug("lease %s: not released: %s", self._name, error)
 
     def _announce(self) -> None:

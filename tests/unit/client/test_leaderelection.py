@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 
 import pytest
 
 from tests.unit.client.fakeapi import FakeApi
 from tests.unit.client.faults import FaultyTransport, Rates
-from tiphys.base.clock import FakeClock
+from tiphys.base.clock import FakeClock, SystemClock
 from tiphys.base.tasks import Supervised
 from tiphys.client import Client, LeaderElector, LeadershipLost, RestConfig
+from tiphys.client.transport import Response
 from tiphys.machinery.meta import ObjectName
 
 LEASE = ObjectName("kube-system", "kcm")
@@ -124,3 +127,40 @@ async def test_a_few_failed_renewals_do_no_harm(failures: int) -> None:
         one.transport.heal()
         await advance(clock, 30)
         assert one.working
+
+
+class Hanging(FaultyTransport):
+    """A server that hangs from some moment on: connections stay open, and nothing comes."""
+
+    hangs = False
+
+    async def request(self, method: str, target: str, headers: Mapping[str, str], body: bytes | None) -> Response:
+        if self.hangs:
+            await asyncio.Event().wait()
+        return await super().request(method, target, headers, body)
+
+
+async def test_a_leader_whose_server_hangs_gives_up_too() -> None:
+    clock = SystemClock()  # what hangs is ended by the loop's own time
+    transport = Hanging(FakeApi(clock), clock, 0, Rates.none())
+    elector = LeaderElector(
+        Client(RestConfig(server="http://test"), clock=clock, transport=transport),
+        clock,
+        lease=LEASE,
+        identity="one",
+        renew_deadline=timedelta(seconds=0.2),
+        retry_period=timedelta(seconds=0.02),
+    )
+    ended = False
+
+    async def work() -> None:
+        nonlocal ended
+        transport.hangs = True
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended = True
+
+    with pytest.raises(LeadershipLost):
+        await asyncio.wait_for(elector.run(work), 30)
+    assert ended and not elector.is_leader
