@@ -43,6 +43,19 @@ class PodStatusWriter:
         self._client = client
         self._clock = clock
 
+    async def expected(self, pod: Pod, node: str) -> bool:
+        """Say where the pod is about to be bound, for whoever else plans with nodes; False when that failed.
+
+        https://kep.k8s.io/5278
+        """
+        patch = {"metadata": {"uid": pod.metadata.uid}, "status": {"nominatedNodeName": node}}
+        try:
+            await self._client.patch(Pod, key_of(pod), patch, patch_type=PatchType.STRATEGIC, subresource="status")
+        except (StatusError, ApiConnectionError) as error:
+            log.warning("writing the expected node of %s: %s", key_of(pod), error)
+            return False
+        return True
+
     async def not_scheduled(self, pod: Pod, reason: str, message: str, nominated: str | None) -> None:
         """Write why a pod is not scheduled. A failure is logged: the next attempt writes again."""
         patch = not_scheduled_patch(pod, reason, message, nominated, format_time(self._clock.now()))

@@ -56,6 +56,7 @@ class QueuedPod:
     failed_with_error: bool = False
     gated: Refusal | None = None
     waits_for: tuple[Event | ObjectName, ...] = ()
+    expected: str = ""  # the node the pod's status says it is about to be bound to
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
+from msgspec.structs import replace
 
 from tiphys.api.core.v1 import Pod
 from tiphys.base.clock import Clock
@@ -248,6 +249,8 @@ class PodScheduler:
             decision.node,
         )
         try:
+            if self._waiting.is_waiting(pod.uid) or framework.pre_bind_pre_flight(state, pod, node):
+                await self._expect(decision)
             refusal = await self._permission(pod)
             if refusal is None:
                 # Outside the slots: it may wait long for volumes and devices, which are nobody else's concern.
@@ -284,6 +287,16 @@ class PodScheduler:
         )
         framework.post_bind(state, pod, node)
         return "scheduled"
+
+    async def _expect(self, decision: Decision) -> None:
+        """The binding may take long: meanwhile the pod's status says where it goes. The binding takes that away."""
+        queued, node = decision.queued, decision.node
+        said = queued.info.pod.status.nominated_node_name == node
+        if not said:
+            async with self._other_slots:
+                said = await self._status.expected(queued.info.pod, node)
+        if said:
+            queued.expected = node
 
     async def _permission(self, pod: PodInfo) -> Refusal | None:
         """Wait until the plugins that hold the pod back let it go; a refusal when they do not."""
@@ -329,6 +342,10 @@ class PodScheduler:
 
     def _report(self, queued: QueuedPod, reason: str, message: str, nominated: str | None) -> None:
         pod = queued.info.pod
+        if queued.expected:
+            # The cache may not show yet what was written; it is no longer true, unless the pod is promised room there.
+            pod = replace(pod, status=replace(pod.status, nominated_node_name=queued.expected))
+            nominated, queued.expected = nominated or "", ""
         self._events[queued.framework.scheduler_name].event(pod, WARNING, "FailedScheduling", message)
 
         async def write() -> None:

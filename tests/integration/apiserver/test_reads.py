@@ -149,6 +149,17 @@ async def test_a_watch_by_field_follows_a_pod_to_its_node(api: Api) -> None:
     assert (api.status, again["reason"]) == (409, "Conflict")
 
 
+async def test_a_binding_takes_away_the_node_that_was_expected(api: Api) -> None:
+    await api.post(PODS, pod("p"))
+    made = await api.get(f"{PODS}/p")
+    made["status"]["nominatedNodeName"] = "n2"
+    said = await api.call("PUT", f"{PODS}/p/status", made)
+    assert (api.status, said["status"]["nominatedNodeName"]) == (200, "n2")
+    await api.post(f"{PODS}/p/binding", {"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}})
+    found = await api.get(f"{PODS}/p")
+    assert found["spec"]["nodeName"] == "n1" and "nominatedNodeName" not in found["status"]
+
+
 async def test_tables_have_columns_and_rows(api: Api) -> None:
     await fill(api, 2)
     table = await api.get(CONFIG_MAPS, Accept=TABLE)

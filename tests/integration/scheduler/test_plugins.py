@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from tests.integration.client.server import api_server
 from tests.integration.scheduler.test_scheduling import create_node, create_pod, eventually, get_pod, messages
-from tiphys.api.core.v1 import Namespace
+from tiphys.api.core.v1 import Namespace, Pod
 from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.base.clock import SystemClock
 from tiphys.base.tasks import Supervised
@@ -82,6 +82,11 @@ async def test_permit_holds_until_allowed() -> None:
             return bool(hold.held)
 
         await eventually(held)
+
+        async def expected() -> bool:
+            return (await get_pod(client, "p")).status.nominated_node_name == "n1"
+
+        await eventually(expected)
         assert not (await get_pod(client, "p")).spec.node_name
         scheduler.waiting.allow(hold.held[0].uid, "Hold")
 
@@ -89,6 +94,7 @@ async def test_permit_holds_until_allowed() -> None:
             return (await get_pod(client, "p")).spec.node_name == "n1"
 
         await eventually(bound)
+        assert not (await get_pod(client, "p")).status.nominated_node_name
 
 
 async def test_permit_gives_up_in_time_and_frees_the_node() -> None:
@@ -107,6 +113,22 @@ async def test_permit_gives_up_in_time_and_frees_the_node() -> None:
             return not scheduler.cache.assumed_count()
 
         await eventually(freed)
+
+
+async def test_what_was_expected_of_a_pod_is_taken_back() -> None:
+    hold = Hold(0.05)
+    async with scheduling_with(hold) as (client, _), Supervised() as tasks:
+        informers = Informers(client)
+        nodes: list[str] = []
+        informers.of(Pod).add_handler(None, lambda _, new: nodes.append(new.status.nominated_node_name), None)
+        tasks.spawn(informers.run, name="informers")
+        await create_node(client, "n1")
+        await create_pod(client, "p")
+
+        async def taken_back() -> bool:
+            return "n1" in nodes and "" in nodes[nodes.index("n1") :]
+
+        await eventually(taken_back)
 
 
 async def test_a_failed_binding_is_taken_back_and_tried_again() -> None:

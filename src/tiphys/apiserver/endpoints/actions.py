@@ -120,6 +120,7 @@ def _assign(api: ApiRequest, pod: Object, binding: Object, target: Object) -> No
         pod["metadata"]["labels"] = {**(pod["metadata"].get("labels") or {}), **given["labels"]}
     condition = {"type": "PodScheduled", "status": "True", "lastProbeTime": None}
     status = pod.setdefault("status", {})
+    status.pop("nominatedNodeName", None)  # what was expected has come
     conditions = status.setdefault("conditions", [])
     known = next((one for one in conditions if one.get("type") == "PodScheduled"), None)
     if known is not None and known.get("status") == "True":

@@ -246,6 +246,14 @@ class PreBindPlugin(Protocol):
 
 
 @runtime_checkable
+class PreBindPreFlightPlugin(Protocol):
+    """A PreBind plugin that knows beforehand; one that does not is taken to have something to do."""
+
+    def pre_bind_pre_flight(self, state: CycleState, pod: PodInfo, node: str) -> bool:
+        """Whether `pre_bind` will have something to do, so that the binding may take long."""
+
+
+@runtime_checkable
 class BindPlugin(Protocol):
     async def bind(self, state: CycleState, pod: PodInfo, node: str) -> bool:
         """Bind the pod and return True, or leave it to the next plugin. Raises StatusError."""

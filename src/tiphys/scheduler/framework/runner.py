@@ -25,6 +25,7 @@ from tiphys.scheduler.framework.interface import (
     PostFilterPlugin,
     PostFilterResult,
     PreBindPlugin,
+    PreBindPreFlightPlugin,
     PreEnqueuePlugin,
     PreFilterPlugin,
     PreScorePlugin,
@@ -316,6 +317,13 @@ class Framework:
         return waits
 
     # Binding cycle
+
+    def pre_bind_pre_flight(self, state: CycleState, pod: PodInfo, node: str) -> bool:
+        """Whether any plugin has something to do before the pod can be bound."""
+        return any(
+            not isinstance(plugin, PreBindPreFlightPlugin) or plugin.pre_bind_pre_flight(state, pod, node)
+            for _, plugin in self._pre_bind
+        )
 
     async def pre_bind(self, state: CycleState, pod: PodInfo, node: str) -> Refusal | None:
         began, refused = perf_counter(), None

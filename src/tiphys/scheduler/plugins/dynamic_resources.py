@@ -332,6 +332,9 @@ class DynamicResources:
             made, claims.made = claims.made, None
             self._handle.spawn(lambda: self._take_away(made), f"take away {key_of(made)}")
 
+    def pre_bind_pre_flight(self, state: CycleState, pod: PodInfo, node: str) -> bool:
+        return state.get(CLAIMS) is not None
+
     async def pre_bind(self, state: CycleState, pod: PodInfo, node: str) -> Refusal | None:
         claims = state.get(CLAIMS)
         if claims is None:

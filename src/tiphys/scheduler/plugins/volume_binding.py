@@ -228,6 +228,9 @@ class VolumeBinding:
         for _, volume in choice.bind if choice else ():
             self._taken.pop(volume.metadata.name, None)
 
+    def pre_bind_pre_flight(self, state: CycleState, pod: PodInfo, node: str) -> bool:
+        return pod.uid in self._choices
+
     async def pre_bind(self, state: CycleState, pod: PodInfo, node: str) -> Refusal | None:
         choice = self._choices.get(pod.uid)
         if choice is None:
