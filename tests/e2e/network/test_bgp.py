@@ -16,7 +16,7 @@ import pytest
 from tests.e2e.cluster.harness import until
 from tests.e2e.netlab import ask, sh
 from tests.e2e.network.matrix.site import NODES, Site, site_of
-from tests.e2e.network.rolling import answers_while_rolling, failures
+from tests.e2e.network.rolling import MOVES, answers_while_rolling, failures
 
 pytestmark = [
     pytest.mark.root,
@@ -123,7 +123,8 @@ def test_a_balancer_answers_through_a_rolling_update(site: Site, policy: str) ->
     configure(site)
     answers = answers_while_rolling(site, policy, source=BEYOND)
     assert len(answers) >= 50
-    assert failures(answers) == []
+    assert len(failures(answers)) <= MOVES[policy], failures(answers)
+    assert failures(answers[-5:]) == []
 
 
 def birds(site: Site, at: int) -> list[int]:

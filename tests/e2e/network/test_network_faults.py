@@ -17,7 +17,7 @@ import pytest
 from tests.e2e.cluster.harness import until
 from tests.e2e.netlab import sh
 from tests.e2e.network.matrix.site import NODES, Site, Source, site_of
-from tests.e2e.network.rolling import answers_while_rolling, failures
+from tests.e2e.network.rolling import MOVES, answers_while_rolling, failures
 from tiphys.base.netns import call_in
 
 pytestmark = [
@@ -173,7 +173,8 @@ def test_a_pod_without_an_address_says_why_and_runs_when_one_is_free(site: Site)
 def test_a_balancer_answers_through_a_rolling_update(site: Site, policy: str) -> None:
     answers = answers_while_rolling(site, policy)
     assert len(answers) >= 50
-    assert failures(answers) == []
+    assert len(failures(answers)) <= MOVES[policy], failures(answers)
+    assert failures(answers[-5:]) == []
 
 
 def test_a_pod_leaves_nothing_and_a_foreign_table_is_left_alone(site: Site) -> None:
