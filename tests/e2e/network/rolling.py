@@ -41,6 +41,7 @@ def answers_while_rolling(site: Site, policy: str, source: str = "") -> list[str
         for _ in range(RESTARTS):
             site.cluster.kubectl("rollout", "restart", f"deployment/{name}", "-n", SPACE)
             _rolled_out(site, name)
+        until(lambda: _is_served(site, address, source), f"ten answers of {name} in a row", 20)
     finally:
         done.set()
         asking.join()

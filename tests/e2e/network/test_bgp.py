@@ -124,7 +124,6 @@ def test_a_balancer_answers_through_a_rolling_update(site: Site, policy: str) ->
     answers = answers_while_rolling(site, policy, source=BEYOND)
     assert len(answers) >= 50
     assert len(failures(answers)) <= MOVES[policy], failures(answers)
-    assert failures(answers[-5:]) == []
 
 
 def birds(site: Site, at: int) -> list[int]:

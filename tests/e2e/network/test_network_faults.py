@@ -174,7 +174,6 @@ def test_a_balancer_answers_through_a_rolling_update(site: Site, policy: str) ->
     answers = answers_while_rolling(site, policy)
     assert len(answers) >= 50
     assert len(failures(answers)) <= MOVES[policy], failures(answers)
-    assert failures(answers[-5:]) == []
 
 
 def test_a_pod_leaves_nothing_and_a_foreign_table_is_left_alone(site: Site) -> None:
