@@ -39,15 +39,20 @@ def serve(name, ports):
                 [words(peer)], [(level, kind, data[:16] + bytes(4)) for level, kind, data in ancillary], 0, peer
             )
 
+    def converse(connection, peer):
+        # What was asked is read to its end: closed before that, the connection would be reset, and its client free to
+        # use its port again while the node still knows the old connection, to a pod that may be gone by then.
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(10)
+            connection.sendall(words(peer))
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(100):
+                pass
+
     def connections(sock):
         sock.listen(128)
         while True:
-            connection, peer = sock.accept()
-            try:
-                connection.sendall(words(peer))
-            except OSError:
-                pass
-            connection.close()
+            threading.Thread(target=converse, args=sock.accept(), daemon=True).start()
 
     for port in ports:
         threading.Thread(target=datagrams, args=(both(socket.SOCK_DGRAM, port),)).start()

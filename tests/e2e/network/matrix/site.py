@@ -165,7 +165,7 @@ def site_of(name: str, port: str, families: tuple[int, ...], *flags: str) -> Ite
     cluster = Cluster(name)
     site = Site(cluster, families, f"tph-test-{name}-outside")
     cluster.down("--purge")
-    subprocess.run(["ip", "netns", "del", site.outside], capture_output=True, check=False)
+    _unplug_outside(site)
     try:
         cluster.up("--nodes", str(len(NODES)), "--api-port", port, *flags)
         _fill(site)
@@ -173,13 +173,23 @@ def site_of(name: str, port: str, families: tuple[int, ...], *flags: str) -> Ite
         _lift_icmp_limits(site)
         yield site
     finally:
-        subprocess.run(["ip", "netns", "del", site.outside], capture_output=True, check=False)
+        _unplug_outside(site)
         cluster.down("--purge")
+
+
+def _port_of_outside(site: Site) -> str:
+    return f"tpht-{site.cluster.name}"
+
+
+def _unplug_outside(site: Site) -> None:
+    # The link by itself: with the namespace alone it goes only when the kernel gets round to it.
+    for what in (["link", "del", _port_of_outside(site)], ["netns", "del", site.outside]):
+        subprocess.run(["ip", *what], capture_output=True, check=False)
 
 
 def _plug_outside(site: Site) -> None:
     """A machine on the nodes' switch, with an address behind the nodes' and before the balancers'."""
-    bridge, port = f"tph-{site.cluster.name}", f"tpht-{site.cluster.name}"
+    bridge, port = f"tph-{site.cluster.name}", _port_of_outside(site)
     sh(f"ip netns add {site.outside}")
     sh(f"ip link add eth0 netns {site.outside} type veth peer name {port}")
     sh(f"ip link set {port} master {bridge} up")
