@@ -8,6 +8,7 @@ When it ends, its components end, and its containers go on; `--reset` ends those
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import shutil
 import signal
@@ -73,7 +74,10 @@ def main(arguments: Sequence[str]) -> int:
     flags.boolean("insecure-skip-ca-verification", False, "trust whoever knows the token, without a hash")
     flags.add_argument("--node-name", default="", help="name of the node; without it the host's name")
     flags.add_argument(
-        "--node-ip", default="", help="its address, or two as A,B; without it the one the server is reached from"
+        "--node-ip",
+        default="",
+        help="its address, or two as A,B, by which a node that has joined moves too; without it the one the server is "
+        "reached from when joining",
     )
     flags.add_argument("--name", default="agent", help="name of this agent's state and processes on this machine")
     flags.add_argument("--state-dir", type=Path, help="where its state is kept, if not in the usual place")
@@ -98,7 +102,9 @@ def main(arguments: Sequence[str]) -> int:
     except AlreadyRunning:
         raise CommandError(f'the agent "{options.name}" is running already') from None
     progress = Progress()
-    known = _joined(layout) or _join(options, layout, progress)
+    _check_addresses(options.node_ip)
+    known = _joined(layout)
+    known = _join(options, layout, progress) if known is None else _moved(known, options.node_ip, layout)
     with progress.part("images"):
         assemble_images(layout.images)
     supervisor.add(components(known, layout))
@@ -161,8 +167,31 @@ def _join(options: Any, layout: Layout, progress: Progress) -> dict[str, Any]:
     with progress.part("join"):
         settings = asyncio.run(work())
     known = {"server": options.server, "node": node, "address": address, "settings": dict(settings)}
-    write_private(layout.state / "agent.json", json.dumps(known, indent=2).encode(), 0o644)
+    _remember(known, layout)
     return known
+
+
+def _remember(known: Mapping[str, Any], layout: Layout) -> None:
+    write_private(layout.state / "agent.json", json.dumps(known, indent=2).encode(), 0o644)
+
+
+def _check_addresses(text: str) -> None:
+    """Raises UsageError unless it is empty, an address, or one of each family."""
+    try:
+        versions = [ipaddress.ip_address(each).version for each in text.split(",")] if text else []
+    except ValueError:
+        raise UsageError(f'--node-ip: "{text}" is not an address, nor two as A,B') from None
+    if len(versions) != len(set(versions)):
+        raise UsageError(f'--node-ip: "{text}" has more than one address of a family')
+
+
+def _moved(known: dict[str, Any], address: str, layout: Layout) -> dict[str, Any]:
+    """What is known of the node with an address that was said now; its serving certificate follows by itself."""
+    if address in ("", known["address"]):
+        return known
+    moved = {**known, "address": address}
+    _remember(moved, layout)
+    return moved
 
 
 def _own_address(server: str) -> str:

@@ -16,6 +16,7 @@ import pytest
 from tests.e2e.cluster.harness import Cluster, tiphys, until
 
 ADDRESS = 200  # the last number of the machine's address; far from those `up` gives
+MOVED = 201  # and of the one it has later
 
 
 class Machine:
@@ -171,6 +172,10 @@ def test_a_machine_joins_works_and_leaves(cluster: Cluster, namespace: str, mach
     renew(cluster, machine)
     until(lambda: ready(cluster, machine.name), "the node with its new certificates")
     until(lambda: cluster.kubectl("exec", "there", "-n", namespace, "--", "echo", "x") == "x\n", "exec once more")
+    move(cluster, machine)
+    until(lambda: fetch(cluster, namespace, "there", f"http://{here}:8080") == "here\n", "a pod from where it is now")
+    until(lambda: fetch(cluster, namespace, "here", f"http://{there}:8080") == "there\n", "a pod where it is now")
+    until(lambda: cluster.run("logs", "there", "-n", namespace).stdout == "started\n", "its kubelet where it is now")
     # Drivers find its kubelet where they look for it.
     assert machine.inside("stat", "-c", "%F", "/var/lib/kubelet/pod-resources/kubelet.sock").stdout == "socket\n"
     # It leaves, and nothing of it stays.
@@ -204,6 +209,24 @@ def renew(cluster: Cluster, machine: Machine) -> None:
     until(lambda: kubelet.read_text() != pid, "the kubelet with them")
 
 
+def move(cluster: Cluster, machine: Machine) -> None:
+    """The machine gets another address, and its agent is told of it."""
+    inside = ("-n", machine.namespace, "address")
+    machine.stop()
+    machine.ip(*inside, "add", f"{machine.prefix}.{MOVED}/24", "dev", "eth0")
+    machine.ip(*inside, "delete", f"{machine.prefix}.{ADDRESS}/24", "dev", "eth0")
+    # With the address went all others of its range (promote_secondaries is off), and the way out.
+    machine.ip(*inside, "replace", f"{machine.prefix}.{MOVED}/24", "dev", "eth0")
+    machine.ip("-n", machine.namespace, "route", "replace", "default", "via", f"{machine.prefix}.1")
+    machine.start("--node-ip", f"{machine.prefix}.{MOVED}")
+
+    def moved() -> bool:
+        addresses = cluster.get("node", machine.name)["status"]["addresses"]
+        return {"type": "InternalIP", "address": f"{machine.prefix}.{MOVED}"} in addresses
+
+    until(moved, "the node's new address")
+
+
 def test_who_may_not_join(cluster: Cluster, machine: Machine) -> None:
     words = join_command(cluster)
     flags = dict(zip(words[::2], words[1::2], strict=True))
@@ -223,6 +246,8 @@ def test_who_may_not_join(cluster: Cluster, machine: Machine) -> None:
     assert "the cluster's CA has the hash sha256:" in attempt(ca_cert_hash="sha256:00")
     assert "--ca-cert-hash is needed" in attempt(ca_cert_hash="")
     assert f'has a node "{nodes[0]}" already' in attempt("--node-name", nodes[0])
+    assert "is not an address" in attempt("--node-ip", "here")
+    assert "more than one address of a family" in attempt("--node-ip", "10.0.0.1,10.0.0.2")
     assert "is not a node name" in attempt("--node-name", "A_B")
     assert "cannot reach https://127.0.0.1:1" in attempt(server="https://127.0.0.1:1")
     assert "is a cluster of this machine" in attempt("--name", cluster.name)
