@@ -70,7 +70,10 @@ class ExecProcess:
     def __init__(self, node: Node, launched: _Launched) -> None:
         self._node = node
         self._launched = launched
+        # One to wait by, which is closed when the process ends, and one to kill by, closed when that is known here:
+        # by the number of a closed one somebody else's process would be hit.
         self._handle = process.Handle.open(launched.pid)
+        self._target: process.Handle | None = process.Handle.open(launched.pid)
         self.stdin: Writer | None = None
         self.stdout: Reader | None = None
         self.stderr: Reader | None = None
@@ -87,14 +90,21 @@ class ExecProcess:
         return await asyncio.shield(self._ended)
 
     async def _reap(self) -> int:
-        await process.wait_for_exit(self._handle)
+        target = self._target
+        try:
+            await process.wait_for_exit(self._handle)
+        finally:
+            self._target = None
+            if target is not None:
+                target.close()
         code = self._node.children.reap(self._launched.pid)
         return 255 if code is None else code
 
     def kill(self) -> None:
         """SIGKILL; harmless when the process has ended."""
-        with contextlib.suppress(OSError):
-            signal.pidfd_send_signal(self._handle.fd, signal.SIGKILL)
+        if self._target is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._target.fd, signal.SIGKILL)
 
     def resize(self, width: int, height: int) -> None:
         """Tell the terminal its size."""
