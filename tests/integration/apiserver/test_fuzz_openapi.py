@@ -83,6 +83,8 @@ def attempt(target: Target, operation: Any, mode: Any, rng: Random) -> None:
     several()
 
 
+# Hypothesis sees numbers drawn from `random` while it makes a request: the server's, in another thread.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 def test_requests_made_from_the_openapi_documents(target: Target) -> None:
     rng = Random(7 if not SECONDS else None)
     until = time.monotonic() + SECONDS
