@@ -14,6 +14,7 @@ from typing import Final
 from tiphys.api.cri import api_pb2 as cri
 from tiphys.base.clock import Clock
 from tiphys.base.log import get_logger
+from tiphys.base.metrics import REGISTRY
 from tiphys.base.tasks import Supervised
 from tiphys.kubelet.cri import labels
 from tiphys.kubelet.cri.client import CRIClient, CRIError
@@ -25,6 +26,17 @@ log = get_logger(__name__)
 RELIST_WITH_EVENTS: Final = 60.0  # seconds
 RELIST_WITHOUT_EVENTS: Final = 1.0
 HEALTHY_WITHIN: Final = 180.0  # without a relist for longer the runtime counts as down
+
+# https://kubernetes.io/docs/reference/instrumentation/metrics/
+RELIST_DURATION: Final = REGISTRY.histogram(
+    "kubelet_pleg_relist_duration_seconds", "[ALPHA] Duration in seconds for relisting pods in PLEG."
+)
+RELIST_INTERVAL: Final = REGISTRY.histogram(
+    "kubelet_pleg_relist_interval_seconds", "[ALPHA] Interval in seconds between relisting in PLEG."
+)
+LAST_SEEN: Final = REGISTRY.gauge(
+    "kubelet_pleg_last_seen_seconds", "[ALPHA] Timestamp in seconds when PLEG was last seen active."
+)
 
 Snapshot = dict[PodUID, frozenset[tuple[str, int]]]
 
@@ -44,6 +56,7 @@ class LifecycleEvents:
         self._seen: Snapshot = {}
         self._streaming = False
         self._relisted_at: float | None = None
+        self._asked_at: float | None = None  # when the relist before began, whatever came of it
         self._relist_now = asyncio.Event()
         self._lost = asyncio.Event()
 
@@ -58,10 +71,18 @@ class LifecycleEvents:
 
     async def relist(self) -> None:
         """Compare everything with the last time. Raises CRIError."""
-        fresh = await self._runtime.snapshot()
+        began = self._clock.monotonic()
+        if self._asked_at is not None:
+            RELIST_INTERVAL.labels().observe(began - self._asked_at)
+        self._asked_at = began
+        try:
+            fresh = await self._runtime.snapshot()
+        finally:
+            RELIST_DURATION.labels().observe(self._clock.monotonic() - began)
         changed = changed_pods(self._seen, fresh)
         self._seen = fresh
         self._relisted_at = self._clock.monotonic()
+        LAST_SEEN.labels().set(self._clock.now().timestamp())
         for uid in changed:
             self._on_change(uid)
 

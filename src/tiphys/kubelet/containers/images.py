@@ -17,6 +17,7 @@ from tiphys.api.core.v1 import Pod, Secret
 from tiphys.api.cri import api_pb2 as cri
 from tiphys.base.clock import Clock
 from tiphys.base.log import get_logger
+from tiphys.base.metrics import REGISTRY
 from tiphys.kubelet.backoff import Backoff
 from tiphys.kubelet.containers import errors
 from tiphys.kubelet.containers.credentials import credentials_for
@@ -30,6 +31,27 @@ log = get_logger(__name__)
 UNLIMITED_PULLS: Final = 1_000_000
 # Seconds a failure is shown as ErrImagePull, before the container waits for the next try as ImagePullBackOff.
 SHOW_FAILURE: Final = 1.0
+# https://kubernetes.io/docs/reference/instrumentation/metrics/
+PULL_DURATION: Final = REGISTRY.histogram(
+    "kubelet_image_pull_duration_seconds",
+    "[ALPHA] Duration in seconds to pull an image.",
+    ("image_size_in_bytes",),
+    (1, 5, 10, 20, 30, 60, 120, 180, 240, 300, 360, 480, 600, 900, 1200, 1800, 2700, 3600),
+)
+_SIZES: Final = (  # the least of each, in MiB
+    (100 * 1024, "GT100GB"),
+    (60 * 1024, "60GB-100GB"),
+    (40 * 1024, "40GB-60GB"),
+    (30 * 1024, "30GB-40GB"),
+    (20 * 1024, "20GB-30GB"),
+    (10 * 1024, "10GB-20GB"),
+    (5 * 1024, "5GB-10GB"),
+    (1024, "1GB-5GB"),
+    (500, "500MB-1GB"),
+    (100, "100MB-500MB"),
+    (10, "10MB-100MB"),
+    (0, "0-10MB"),
+)
 
 
 class Emit(Protocol):
@@ -52,6 +74,7 @@ class ImageManager:
         self._clock = clock
         self._backoff = Backoff(clock)
         self._failures: dict[str, _Failure] = {}
+        self._pulling: dict[str, float] = {}  # seconds by pod uid
         # Two limits of the configuration: one at a time, or so many at a time (0: no limit).
         self._slots = asyncio.Semaphore(1 if serialize else parallel or UNLIMITED_PULLS)
 
@@ -115,6 +138,9 @@ class ImageManager:
             emit("Warning", "Failed", f'Failed to pull image "{image}": {error}')
             self._note_failure(key, str(error))
             raise StartError(errors.ERR_IMAGE_PULL, str(error), retry_after=SHOW_FAILURE) from error
+        finally:
+            uid = pod.metadata.uid
+            self._pulling[uid] = self._pulling.get(uid, 0.0) + self._clock.monotonic() - asked
         self._forget(key)
         found = await self._present(cri.ImageSpec(image=reference), image, emit)
         if found is None:
@@ -122,6 +148,7 @@ class ImageManager:
         if found is None:
             raise StartError(errors.ERR_IMAGE_PULL, f'Failed to pull image "{image}": it is not there after the pull')
         ended = self._clock.monotonic()
+        PULL_DURATION.labels(size_range(found.size)).observe(ended - began)
         emit(
             "Normal",
             "Pulled",
@@ -144,8 +171,13 @@ class ImageManager:
         assert failure is not None
         raise failure
 
+    def pulling(self, uid: str) -> float:
+        """Seconds that a pod has waited for pulls of its images so far."""
+        return self._pulling.get(uid, 0.0)
+
     def forget_pod(self, uid: str) -> None:
-        """Drop the back-offs of a pod that is gone."""
+        """Drop what is known of a pod that is gone."""
+        self._pulling.pop(uid, None)
         self._backoff.forget_prefix(uid)
         self._failures = {key: failure for key, failure in self._failures.items() if not key.startswith(uid)}
 
@@ -157,6 +189,11 @@ class ImageManager:
     def _forget(self, key: str) -> None:
         self._backoff.forget(key)
         self._failures.pop(key, None)
+
+
+def size_range(size: int) -> str:
+    """The range of sizes that an image of so many bytes falls into."""
+    return next(name for least, name in _SIZES if size >= least * 1024 * 1024)
 
 
 def _milliseconds(seconds: float) -> str:

@@ -7,6 +7,7 @@ Short calls have a deadline (`runtimeRequestTimeout`, two minutes); pulls, stops
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
 from typing import Any, Final, TypeVar
@@ -17,6 +18,7 @@ import grpc.aio
 from tiphys.api.cri import api_pb2 as cri
 from tiphys.api.cri import api_pb2_grpc
 from tiphys.kubelet.cri import labels
+from tiphys.kubelet.cri.operations import operation
 from tiphys.kubelet.cri.state import (
     RuntimeContainer,
     RuntimePod,
@@ -84,10 +86,10 @@ class CRIClient:
     # -- state -------------------------------------------------------------------------------------
 
     async def version(self) -> cri.VersionResponse:
-        return await _call(self.runtime.Version(cri.VersionRequest(version="v1"), timeout=REQUEST_TIMEOUT))
+        return await _call("version", self.runtime.Version(cri.VersionRequest(version="v1"), timeout=REQUEST_TIMEOUT))
 
     async def status(self) -> cri.StatusResponse:
-        return await _call(self.runtime.Status(cri.StatusRequest(), timeout=REQUEST_TIMEOUT))
+        return await _call("status", self.runtime.Status(cri.StatusRequest(), timeout=REQUEST_TIMEOUT))
 
     async def snapshot(self) -> dict[PodUID, frozenset[tuple[str, int]]]:
         """The ids and states of everything of every pod: cheap to make and to compare."""
@@ -129,7 +131,7 @@ class CRIClient:
             return None
         request = cri.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
         try:
-            answer = await _call(self.runtime.PodSandboxStatus(request, timeout=REQUEST_TIMEOUT))
+            answer = await _call("podsandbox_status", self.runtime.PodSandboxStatus(request, timeout=REQUEST_TIMEOUT))
         except CRIError as error:
             if error.not_found:
                 return None
@@ -158,16 +160,18 @@ class CRIClient:
         selector = {labels.POD_UID: uid} if uid else {}
         sandboxes, containers = await asyncio.gather(
             _call(
+                "list_podsandbox",
                 self.runtime.ListPodSandbox(
                     cri.ListPodSandboxRequest(filter=cri.PodSandboxFilter(label_selector=selector)),
                     timeout=REQUEST_TIMEOUT,
-                )
+                ),
             ),
             _call(
+                "list_containers",
                 self.runtime.ListContainers(
                     cri.ListContainersRequest(filter=cri.ContainerFilter(label_selector=selector)),
                     timeout=REQUEST_TIMEOUT,
-                )
+                ),
             ),
         )
         return list(sandboxes.items), list(containers.containers)
@@ -175,9 +179,10 @@ class CRIClient:
     async def _sandbox_status(self, listed: RuntimeSandbox) -> RuntimeSandbox | None:
         try:
             answer = await _call(
+                "podsandbox_status",
                 self.runtime.PodSandboxStatus(
                     cri.PodSandboxStatusRequest(pod_sandbox_id=listed.id), timeout=REQUEST_TIMEOUT
-                )
+                ),
             )
         except CRIError as error:
             if error.not_found:  # removed between the two calls
@@ -190,9 +195,10 @@ class CRIClient:
             return self._exited[listed.id]
         try:
             answer = await _call(
+                "container_status",
                 self.runtime.ContainerStatus(
                     cri.ContainerStatusRequest(container_id=listed.id), timeout=REQUEST_TIMEOUT
-                )
+                ),
             )
         except CRIError as error:
             if error.not_found:
@@ -203,17 +209,21 @@ class CRIClient:
     async def events(self) -> AsyncIterator[cri.ContainerEventResponse]:
         """The runtime's stream of container events; CRIError when it ends or is not implemented."""
         stream: Any = self.runtime.GetContainerEvents(cri.GetEventsRequest())
+        counted, began = operation("get_container_events"), time.perf_counter()
         try:
             async for event in stream:
                 yield event
         except grpc.aio.AioRpcError as error:
+            counted.failed()
             raise _translate(error) from error
         except asyncio.CancelledError:
             if _is_ours():
                 raise
+            counted.failed()
             raise CRIError("Canceled", "the runtime ended the stream") from None
         finally:
             stream.cancel()
+            counted.ended(time.perf_counter() - began)
 
     # -- sandboxes ---------------------------------------------------------------------------------
 
@@ -221,19 +231,23 @@ class CRIClient:
         """Create and start a sandbox; returns its id."""
         request = cri.RunPodSandboxRequest(config=config, runtime_handler=handler)
         # Network plugins may be slow: twice the usual patience, as upstream.
-        return (await _call(self.runtime.RunPodSandbox(request, timeout=REQUEST_TIMEOUT * 2))).pod_sandbox_id
+        return (
+            await _call("run_podsandbox", self.runtime.RunPodSandbox(request, timeout=REQUEST_TIMEOUT * 2))
+        ).pod_sandbox_id
 
     async def stop_sandbox(self, sandbox_id: str) -> None:
         await _gone_is_fine(
-            self.runtime.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=sandbox_id), timeout=REQUEST_TIMEOUT)
+            "stop_podsandbox",
+            self.runtime.StopPodSandbox(cri.StopPodSandboxRequest(pod_sandbox_id=sandbox_id), timeout=REQUEST_TIMEOUT),
         )
 
     async def remove_sandbox(self, sandbox_id: str) -> None:
         """Remove a stopped sandbox and what is left of its containers."""
         await _gone_is_fine(
+            "remove_podsandbox",
             self.runtime.RemovePodSandbox(
                 cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id), timeout=REQUEST_TIMEOUT
-            )
+            ),
         )
 
     # -- containers --------------------------------------------------------------------------------
@@ -242,21 +256,24 @@ class CRIClient:
         self, sandbox_id: str, config: cri.ContainerConfig, sandbox_config: cri.PodSandboxConfig
     ) -> str:
         request = cri.CreateContainerRequest(pod_sandbox_id=sandbox_id, config=config, sandbox_config=sandbox_config)
-        return (await _call(self.runtime.CreateContainer(request, timeout=REQUEST_TIMEOUT))).container_id
+        return (
+            await _call("create_container", self.runtime.CreateContainer(request, timeout=REQUEST_TIMEOUT))
+        ).container_id
 
     async def start_container(self, container_id: str) -> None:
         await _call(
-            self.runtime.StartContainer(cri.StartContainerRequest(container_id=container_id), timeout=REQUEST_TIMEOUT)
+            "start_container",
+            self.runtime.StartContainer(cri.StartContainerRequest(container_id=container_id), timeout=REQUEST_TIMEOUT),
         )
 
     async def stop_container(self, container_id: str, grace: float) -> None:
         """Ask the container to end, and after `grace` seconds make it; returns when it has ended."""
         request = cri.StopContainerRequest(container_id=container_id, timeout=max(0, int(grace)))
-        await _gone_is_fine(self.runtime.StopContainer(request, timeout=grace + STOP_MARGIN))
+        await _gone_is_fine("stop_container", self.runtime.StopContainer(request, timeout=grace + STOP_MARGIN))
 
     async def remove_container(self, container_id: str) -> None:
         request = cri.RemoveContainerRequest(container_id=container_id)
-        await _gone_is_fine(self.runtime.RemoveContainer(request, timeout=REQUEST_TIMEOUT))
+        await _gone_is_fine("remove_container", self.runtime.RemoveContainer(request, timeout=REQUEST_TIMEOUT))
         self._exited.pop(container_id, None)
 
     def forget(self, containers: tuple[RuntimeContainer, ...]) -> None:
@@ -267,86 +284,109 @@ class CRIClient:
     async def exec_sync(self, container_id: str, command: list[str], timeout: float) -> cri.ExecSyncResponse:
         """Run a command to its end; `timeout` 0 is no limit. A run over it raises CRIError DeadlineExceeded."""
         request = cri.ExecSyncRequest(container_id=container_id, cmd=command, timeout=int(timeout))
-        return await _call(self.runtime.ExecSync(request, timeout=timeout + STOP_MARGIN if timeout else None))
+        return await _call(
+            "exec_sync", self.runtime.ExecSync(request, timeout=timeout + STOP_MARGIN if timeout else None)
+        )
 
     async def exec_url(self, request: cri.ExecRequest) -> str:
-        return (await _call(self.runtime.Exec(request, timeout=REQUEST_TIMEOUT))).url
+        return (await _call("exec", self.runtime.Exec(request, timeout=REQUEST_TIMEOUT))).url
 
     async def attach_url(self, request: cri.AttachRequest) -> str:
-        return (await _call(self.runtime.Attach(request, timeout=REQUEST_TIMEOUT))).url
+        return (await _call("attach", self.runtime.Attach(request, timeout=REQUEST_TIMEOUT))).url
 
     async def port_forward_url(self, sandbox_id: str, ports: list[int]) -> str:
         request = cri.PortForwardRequest(pod_sandbox_id=sandbox_id, port=ports)
-        return (await _call(self.runtime.PortForward(request, timeout=REQUEST_TIMEOUT))).url
+        return (await _call("port_forward", self.runtime.PortForward(request, timeout=REQUEST_TIMEOUT))).url
 
     async def update_resources(self, container_id: str, linux: cri.LinuxContainerResources) -> None:
         request = cri.UpdateContainerResourcesRequest(container_id=container_id, linux=linux)
-        await _call(self.runtime.UpdateContainerResources(request, timeout=REQUEST_TIMEOUT))
+        await _call("update_container", self.runtime.UpdateContainerResources(request, timeout=REQUEST_TIMEOUT))
 
     async def update_sandbox_resources(self, sandbox_id: str, linux: cri.LinuxContainerResources) -> None:
         """Tell the runtime what the pod has now; a runtime that does not care does not have the call."""
         request = cri.UpdatePodSandboxResourcesRequest(pod_sandbox_id=sandbox_id, resources=linux)
         try:
-            await _call(self.runtime.UpdatePodSandboxResources(request, timeout=REQUEST_TIMEOUT))
+            await _call(
+                "update_podsandbox_resources", self.runtime.UpdatePodSandboxResources(request, timeout=REQUEST_TIMEOUT)
+            )
         except CRIError as error:
             if error.code != "Unimplemented":
                 raise
 
     async def reopen_log(self, container_id: str) -> None:
         request = cri.ReopenContainerLogRequest(container_id=container_id)
-        await _call(self.runtime.ReopenContainerLog(request, timeout=REQUEST_TIMEOUT))
+        await _call("reopen_container_log", self.runtime.ReopenContainerLog(request, timeout=REQUEST_TIMEOUT))
 
     async def set_pod_cidr(self, cidr: str) -> None:
         config = cri.RuntimeConfig(network_config=cri.NetworkConfig(pod_cidr=cidr))
         await _call(
+            "update_runtime_config",
             self.runtime.UpdateRuntimeConfig(
                 cri.UpdateRuntimeConfigRequest(runtime_config=config), timeout=REQUEST_TIMEOUT
-            )
+            ),
         )
 
     # -- images and statistics ---------------------------------------------------------------------
 
     async def image(self, spec: cri.ImageSpec) -> cri.Image | None:
         """The image by this name as the runtime has it, or None."""
-        answer = await _call(self.images.ImageStatus(cri.ImageStatusRequest(image=spec), timeout=REQUEST_TIMEOUT))
+        answer = await _call(
+            "image_status", self.images.ImageStatus(cri.ImageStatusRequest(image=spec), timeout=REQUEST_TIMEOUT)
+        )
         return answer.image if answer.HasField("image") and answer.image.id else None
 
     async def list_images(self) -> list[cri.Image]:
-        return list((await _call(self.images.ListImages(cri.ListImagesRequest(), timeout=REQUEST_TIMEOUT))).images)
+        return list(
+            (
+                await _call("list_images", self.images.ListImages(cri.ListImagesRequest(), timeout=REQUEST_TIMEOUT))
+            ).images
+        )
 
     async def pull_image(
         self, spec: cri.ImageSpec, auth: cri.AuthConfig | None, sandbox_config: cri.PodSandboxConfig
     ) -> str:
         """Pull, however long it takes; returns the reference of what came."""
         request = cri.PullImageRequest(image=spec, auth=auth, sandbox_config=sandbox_config)
-        return (await _call(self.images.PullImage(request))).image_ref
+        return (await _call("pull_image", self.images.PullImage(request))).image_ref
 
     async def remove_image(self, spec: cri.ImageSpec) -> None:
-        await _call(self.images.RemoveImage(cri.RemoveImageRequest(image=spec), timeout=REQUEST_TIMEOUT))
+        await _call(
+            "remove_image", self.images.RemoveImage(cri.RemoveImageRequest(image=spec), timeout=REQUEST_TIMEOUT)
+        )
 
     async def image_fs(self) -> cri.ImageFsInfoResponse:
-        return await _call(self.images.ImageFsInfo(cri.ImageFsInfoRequest(), timeout=REQUEST_TIMEOUT))
+        return await _call("image_fs_info", self.images.ImageFsInfo(cri.ImageFsInfoRequest(), timeout=REQUEST_TIMEOUT))
 
     async def pod_stats(self) -> list[cri.PodSandboxStats]:
         answer = await _call(
-            self.runtime.ListPodSandboxStats(cri.ListPodSandboxStatsRequest(), timeout=REQUEST_TIMEOUT)
+            "list_podsandbox_stats",
+            self.runtime.ListPodSandboxStats(cri.ListPodSandboxStatsRequest(), timeout=REQUEST_TIMEOUT),
         )
         return list(answer.stats)
 
     async def container_stats(self) -> list[cri.ContainerStats]:
-        answer = await _call(self.runtime.ListContainerStats(cri.ListContainerStatsRequest(), timeout=REQUEST_TIMEOUT))
+        answer = await _call(
+            "list_container_stats",
+            self.runtime.ListContainerStats(cri.ListContainerStatsRequest(), timeout=REQUEST_TIMEOUT),
+        )
         return list(answer.stats)
 
 
-async def _call(call: Awaitable[R]) -> R:
+async def _call(name: str, call: Awaitable[R]) -> R:
+    """Wait for a call, counted and timed as the operation `name`. Raises CRIError."""
+    counted, began = operation(name), time.perf_counter()
     try:
         return await call
     except grpc.aio.AioRpcError as error:
+        counted.failed()
         raise _translate(error) from error
     except asyncio.CancelledError:
         if _is_ours():
             raise
+        counted.failed()
         raise CRIError("Canceled", "the runtime ended the call") from None
+    finally:
+        counted.ended(time.perf_counter() - began)
 
 
 def _is_ours() -> bool:
@@ -355,9 +395,9 @@ def _is_ours() -> bool:
     return task is None or task.cancelling() > 0
 
 
-async def _gone_is_fine(call: Awaitable[Any]) -> None:
+async def _gone_is_fine(name: str, call: Awaitable[Any]) -> None:
     try:
-        await _call(call)
+        await _call(name, call)
     except CRIError as error:
         if not error.not_found:
             raise
