@@ -76,6 +76,15 @@ def field_path(pod: Pod, container: AnyContainer) -> str:
     return f"spec.containers{{{container.name}}}"
 
 
+def container_type(pod: Pod, name: str) -> str:
+    """What kind of container this is, as metrics say it."""
+    if any(container.name == name for container in pod.spec.init_containers):
+        return "init_container"
+    if any(container.name == name for container in pod.spec.ephemeral_containers):
+        return "ephemeral_container"
+    return "container"
+
+
 def restart_policy(pod: Pod) -> str:
     return pod.spec.restart_policy or "Always"
 

@@ -45,8 +45,7 @@ async def test_a_pod_deleted_while_the_kubelet_was_down_is_ended(node: TestNode)
     await node.gone("ended")
 
 
-async def test_a_static_pod_has_a_mirror_that_comes_back(node: TestNode) -> None:
-    manifest = f"""
+STATIC = f"""
 apiVersion: v1
 kind: Pod
 metadata: {{name: static, namespace: default}}
@@ -54,15 +53,44 @@ spec:
   terminationGracePeriodSeconds: 1
   containers: [{{name: app, image: {BUSYBOX}, imagePullPolicy: IfNotPresent, command: [sleep, "1000"]}}]
 """
+
+
+async def test_a_static_pod_that_is_put_back_while_it_ends_starts_anew(node: TestNode) -> None:
     path = node.root / "manifests" / "static.yaml"
-    path.write_text(manifest)
+    path.write_text(STATIC)
+    first = await node.running("static-node-1")
+    assert node.kubelet is not None and node.kubelet.manager is not None
+    worker = node.kubelet.manager.static_worker("static-node-1_default")
+    path.unlink()
+
+    async def ending() -> bool:
+        return worker is not None and worker.removed
+
+    await eventually(ending, "the end of the pod")
+    path.write_text(STATIC)
+    await node.wait(
+        "static-node-1",
+        lambda pod: (
+            bool(pod.status.container_statuses)
+            and pod.status.container_statuses[0].ready
+            and pod.status.container_statuses[0].container_id != first.status.container_statuses[0].container_id
+        ),
+        "the pod that was put back",
+    )
+    path.unlink()
+    await node.gone("static-node-1")
+
+
+async def test_a_static_pod_has_a_mirror_that_comes_back(node: TestNode) -> None:
+    path = node.root / "manifests" / "static.yaml"
+    path.write_text(STATIC)
     mirror = await node.running("static-node-1")
     assert mirror.metadata.annotations["kubernetes.io/config.source"] == "file"
     await node.delete("static-node-1", grace=0)
     again = await node.wait("static-node-1", lambda pod: pod.metadata.uid != mirror.metadata.uid, "another mirror")
     again = await node.running("static-node-1")
     assert again.status.container_statuses[0].container_id == mirror.status.container_statuses[0].container_id
-    path.write_text(manifest.replace('"1000"', '"2000"'))
+    path.write_text(STATIC.replace('"1000"', '"2000"'))
     await node.wait(
         "static-node-1",
         lambda pod: (

@@ -10,9 +10,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from tiphys.api.core.v1 import Pod
 from tiphys.base.log import get_logger
+from tiphys.base.metrics import REGISTRY
 from tiphys.kubelet.cri.client import CRIError
 from tiphys.kubelet.cri.state import RuntimeContainer, RuntimePod, RuntimeSandbox
 from tiphys.kubelet.mounts import unmount_below
@@ -21,6 +23,16 @@ from tiphys.kubelet.pod import PodUID, uid_of
 from tiphys.kubelet.pods.services import PodServices
 
 log = get_logger(__name__)
+
+# Of the last look for orphans, which goes on in the background; https://kubernetes.io/docs/reference/instrumentation/metrics/
+ORPHANS_CLEANED: Final = REGISTRY.gauge(
+    "kubelet_orphan_pod_cleaned_volumes",
+    "[ALPHA] The total number of orphaned Pods whose volumes were cleaned in the last periodic sweep.",
+)
+ORPHANS_LEFT: Final = REGISTRY.gauge(
+    "kubelet_orphan_pod_cleaned_volumes_errors",
+    "[ALPHA] The number of orphaned Pods whose volumes failed to be cleaned in the last periodic sweep.",
+)
 
 
 def superseded(runtime: RuntimePod) -> Iterator[RuntimeContainer]:

@@ -19,9 +19,10 @@ from tiphys.base.log import get_logger
 from tiphys.kubelet.cri.client import CRIError
 from tiphys.kubelet.pod import PodUID, describe, full_name, is_mirror, is_static, is_terminal, uid_of
 from tiphys.kubelet.pods.admission import admit
-from tiphys.kubelet.pods.cleanup import remove_directories, stale_directories, stale_logs
+from tiphys.kubelet.pods.cleanup import ORPHANS_CLEANED, ORPHANS_LEFT, remove_directories, stale_directories, stale_logs
 from tiphys.kubelet.pods.kill import kill_pod
 from tiphys.kubelet.pods.services import PodServices
+from tiphys.kubelet.pods.starts import count_restart
 from tiphys.kubelet.pods.worker import PodWorker
 from tiphys.kubelet.resize.feasibility import retry_order
 from tiphys.kubelet.status.manager import Spawn
@@ -98,7 +99,8 @@ class PodManager:
     def add(self, pod: Pod) -> None:
         """Take on a pod; it is refused when the node has no room for it."""
         uid = uid_of(pod)
-        if uid in self.workers:
+        # A manifest that was taken away and put back is the same pod: the one that ends makes way for it first.
+        if uid in self.workers and not (is_static(pod) and self.workers[uid].removed):
             self.workers[uid].update(pod)
             return
         if is_static(pod) and self.static_worker(full_name(pod)) is not None:
@@ -192,12 +194,15 @@ class PodManager:
                 await self._services.clock.sleep(CRITICAL_RETRY)
         del self.workers[worker.uid]
         if is_static(worker.pod):
-            self._next_static(full_name(worker.pod))
+            self._next_static(worker)
 
-    def _next_static(self, name: str) -> None:
+    def _next_static(self, ended: PodWorker) -> None:
         """A static pod has ended: its next version may start, or its mirror must go."""
+        name = full_name(ended.pod)
         following = self._waiting_static.pop(name, None)
         if following is not None:
+            if uid_of(following) == ended.uid:
+                count_restart(following)
             self.add(following)
         elif self.mirror_keeper is not None:
             self.mirror_keeper.sync(name)
@@ -210,6 +215,8 @@ class PodManager:
 
     async def clean_orphans(self, in_runtime: set[PodUID]) -> None:
         """Stop and remove what the node holds of pods that no source knows. Only once the sources are known."""
+        ORPHANS_CLEANED.labels().set(0)
+        ORPHANS_LEFT.labels().set(0)
         known = set(self.workers)
         paths, cgroups = self._services.paths, self._services.cgroups
         on_disk = await asyncio.to_thread(stale_directories, paths, known)
@@ -219,13 +226,24 @@ class PodManager:
             self._orphans.add(uid)
             self._spawn(partial(self._remove_orphan, uid), name=f"orphan {uid}")
 
+    async def _clean_volumes(self, uid: PodUID) -> None:
+        """Take away an orphan's volumes. Raises OSError when something resists."""
+        had_any = await asyncio.to_thread(self._services.paths.volumes(uid).is_dir)
+        try:
+            await self._services.volumes.tear_down(uid)
+        except OSError:
+            ORPHANS_LEFT.labels().inc()
+            raise
+        if had_any:
+            ORPHANS_CLEANED.labels().inc()
+
     async def _remove_orphan(self, uid: PodUID) -> None:
         services = self._services
         try:
             runtime = await services.runtime.pod(uid)
             log.info("removing the remains of pod %s_%s(%s)", runtime.name, runtime.namespace, uid)
             await kill_pod(services, None, runtime)
-            await services.volumes.tear_down(uid)
+            await self._clean_volumes(uid)
             for container in runtime.containers:
                 await services.runtime.remove_container(container.id)
             for sandbox in runtime.sandboxes:

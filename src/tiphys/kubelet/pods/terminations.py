@@ -8,6 +8,7 @@ from typing import Final
 from tiphys.api.core.v1 import Pod
 from tiphys.base.metrics import REGISTRY
 from tiphys.kubelet.cri.state import RuntimeContainer
+from tiphys.kubelet.pod import container_type
 from tiphys.kubelet.status.containers import ending_reason
 
 # Neither names nor namespaces: a series for each of them would grow without end.
@@ -21,12 +22,4 @@ TERMINATED: Final = REGISTRY.counter(
 def count_terminations(pod: Pod, ended: Iterable[RuntimeContainer]) -> None:
     """Count containers that were just seen to have ended; each once, which is for the caller to know."""
     for container in ended:
-        TERMINATED.labels(_kind(pod, container.name), str(container.exit_code), ending_reason(container)).inc()
-
-
-def _kind(pod: Pod, name: str) -> str:
-    if any(container.name == name for container in pod.spec.init_containers):
-        return "init_container"
-    if any(container.name == name for container in pod.spec.ephemeral_containers):
-        return "ephemeral_container"
-    return "container"
+        TERMINATED.labels(container_type(pod, container.name), str(container.exit_code), ending_reason(container)).inc()

@@ -42,13 +42,14 @@ from tiphys.kubelet.pod import (
 )
 from tiphys.kubelet.pods.actions import PodActions, compute_pod_actions
 from tiphys.kubelet.pods.cleanup import collect_dead, remove_traces
+from tiphys.kubelet.pods.durations import WorkerTimes
 from tiphys.kubelet.pods.holds import Holds
 from tiphys.kubelet.pods.kill import kill_for_action, kill_pod
 from tiphys.kubelet.pods.restart import restart_trigger
 from tiphys.kubelet.pods.restart_all import is_restarting, restart_all, restarted
 from tiphys.kubelet.pods.sandbox import SandboxError, make_sandbox, sandbox_config_of, users_of
 from tiphys.kubelet.pods.services import PodServices
-from tiphys.kubelet.pods.starts import count_failed_start
+from tiphys.kubelet.pods.starts import count_container_start, count_failed_container_start
 from tiphys.kubelet.pods.terminations import count_terminations
 from tiphys.kubelet.pods.volumes import CurrentVolumes
 from tiphys.kubelet.resize.pod_resize import PodResize
@@ -96,9 +97,10 @@ class PodWorker:
         self.phase = Phase.TERMINATING if rejected or is_terminal(pod) else Phase.SYNC
         self.runtime = RuntimePod(uid=self.uid)
         self._began = services.clock.now()
+        self._times = WorkerTimes(pod, services.clock)
         self._rejected = rejected
         self._verdict: Verdict | None = rejected
-        self._removed = False  # the source has it no more
+        self.removed = False  # the source has it no more
         self._grace: float | None = None
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()  # set once the pod must end: interrupts a start that takes long
@@ -132,6 +134,8 @@ class PodWorker:
         """The source has a newer version of the pod."""
         before, self.pod = self.pod, self.resize.seen(pod)
         self.s.status.observe(self.uid, self.s.api_pod(pod) or pod)
+        self._times.asked()
+        self._times.observed(pod, self.runtime, self.s.images.pulling(pod.metadata.uid))
         if pod.metadata.deletion_timestamp is not None:
             grace = grace_period(pod).total_seconds()
             if self._stop.is_set() and (self._grace is None or grace < self._grace):
@@ -144,17 +148,24 @@ class PodWorker:
 
     def remove(self) -> None:
         """The source does not have the pod any more."""
-        self._removed = True
+        self.removed = True
         self._begin_stop()
         self._wake.set()
 
-    def evict(self, verdict: Verdict, grace: float | None = None) -> None:
-        """End the pod as failed, by a decision of the node."""
-        if self._verdict is None:
+    def evict(self, verdict: Verdict, grace: float | None = None) -> bool:
+        """End the pod as failed, by a decision of the node; False when it was to end by another before."""
+        taken = self._verdict is None
+        if taken:
             self._verdict = verdict
         self._grace = grace
         self._begin_stop()
         self._wake.set()
+        return taken
+
+    @property
+    def refused(self) -> bool:
+        """Whether the node did not take the pod."""
+        return self._rejected is not None
 
     @property
     def mounted(self) -> Mapping[str, Mounted]:
@@ -177,6 +188,7 @@ class PodWorker:
             self._admission = None
         while not self._is_gone():
             self._wake.clear()
+            self._times.begin()
             try:
                 pause = await self._step()
                 self._retry = FIRST_RETRY
@@ -187,6 +199,8 @@ class PodWorker:
                 pause = self._retry
                 self._retry = min(self._retry * 2, longest_retry(error))
                 self._dirty = True
+            if pause != 0.0:
+                self._times.end(ending=self.phase is not Phase.SYNC)
             if not self._is_gone():
                 await wait_event(self._wake, self.s.clock, pause)
 
@@ -329,10 +343,11 @@ class PodWorker:
         )
         self._holds.drop(container.name)
         self.resize.started(pod, container.name)
+        count_container_start(pod, container.name)
         try:
             await unless(self._stop, start_container(self.s, pod, container, self.runtime, place))
         except StartError as error:
-            count_failed_start(pod)
+            count_failed_container_start(pod, container.name, error.reason)
             waiting = Waiting(error.reason, error.message)
             self._holds.add(container.name, waiting, error.retry_after or START_RETRY)
             self._report(self.s.status.with_status(self.pod))
@@ -355,7 +370,7 @@ class PodWorker:
     async def _terminate(self) -> float | None:
         pod = self.s.status.with_status(self.pod)
         if self._rejected is None:
-            if not self._removed:
+            if not self.removed:
                 self._report(pod)
             self.s.probes.stop_liveness(self.uid)
             self._hurry.clear()
@@ -375,7 +390,7 @@ class PodWorker:
         await self.s.claims.unprepare(self.uid)
         self.phase = Phase.TERMINATED
         self.s.room.changed()
-        if not self._removed:
+        if not self.removed:
             self._report(self.s.status.with_status(self.pod), stopped=True)
         self.s.objects.unregister(self.uid)
         return 0.0
@@ -389,7 +404,7 @@ class PodWorker:
                 woken = asyncio.ensure_future(self._wake.wait())
                 await asyncio.wait((end, woken), return_when=asyncio.FIRST_COMPLETED)
                 woken.cancel()
-                if not end.done() and not self._removed:
+                if not end.done() and not self.removed:
                     self._report(self.s.status.with_status(self.pod))
         finally:
             end.cancel()
@@ -398,7 +413,7 @@ class PodWorker:
 
     async def _finish(self) -> float | None:
         """The pod has ended: keep its remains for logs until it is deleted, then remove every trace."""
-        if self._removed:
+        if self.removed:
             await remove_traces(self.s, self.pod, self.runtime)
             self.s.forget(self.uid)
             self.phase = Phase.GONE
@@ -447,6 +462,7 @@ class PodWorker:
                     restarting=self._restarting,
                 ),
             )
+        self._times.phase(status.phase)
         self.s.status.set(self.uid, self.s.api_pod(self.pod), status)
 
     def _finished(self, pod: Pod) -> bool:
