@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tiphys.api.core.v1 import Container, Pod
 from tiphys.kubelet.paths import Paths
@@ -19,6 +19,17 @@ from tiphys.machinery.quantity import Quantity
 
 BLOCK = 512  # unit of st_blocks, stat(2)
 EPHEMERAL: Final = "ephemeral-storage"
+# What evictions for it are counted as, beside the node's own signals.
+EMPTY_DIR_LIMIT: Final = "emptydirfs.limit"
+POD_LIMIT: Final = "ephemeralpodfs.limit"
+CONTAINER_LIMIT: Final = "ephemeralcontainerfs.limit"
+
+
+class Excess(NamedTuple):
+    """A limit that was passed: its signal, and words for the pod's status."""
+
+    signal: str
+    message: str
 
 
 def has_limits(pod: Pod) -> bool:
@@ -26,8 +37,8 @@ def has_limits(pod: Pod) -> bool:
     return any(not _limit(container).is_zero() for container in pod.spec.containers)
 
 
-def over_limit(pod: Pod, paths: Paths, layers: Mapping[str, int]) -> str:
-    """What of the pod is over its limit, worded for its status; "" when nothing is. Walks volumes and logs.
+def over_limit(pod: Pod, paths: Paths, layers: Mapping[str, int]) -> Excess | None:
+    """What of the pod is over its limit; None when nothing is. Walks volumes and logs.
 
     `layers`: bytes in the writable layer by container name.
     """
@@ -39,19 +50,20 @@ def over_limit(pod: Pod, paths: Paths, layers: Mapping[str, int]) -> str:
     for volume in pod.spec.volumes:
         size = volume.empty_dir.size_limit if volume.empty_dir is not None else ""
         if size and volume.name in volumes and 0 < Quantity.parse(size).value() < volumes[volume.name]:
-            return f'Usage of EmptyDir volume "{volume.name}" exceeds the limit "{size}". '
+            return Excess(EMPTY_DIR_LIMIT, f'Usage of EmptyDir volume "{volume.name}" exceeds the limit "{size}". ')
     if not has_limits(pod):
-        return ""
+        return None
     logs = paths.pod_logs(pod)
     used = {one.name: layers.get(one.name, 0) + disk_usage(logs / one.name) for one in pod.spec.containers}
     whole = sum((_limit(container) for container in pod.spec.containers), Quantity.of(0))
     if sum(used.values()) + sum(volumes.values()) > whole.value():
-        return f"Pod ephemeral local storage usage exceeds the total limit of containers {whole}. "
+        return Excess(POD_LIMIT, f"Pod ephemeral local storage usage exceeds the total limit of containers {whole}. ")
     for container in pod.spec.containers:
         limit = _limit(container)
         if 0 < limit.value() < used[container.name]:
-            return f'Container {container.name} exceeded its local ephemeral storage limit "{limit}". '
-    return ""
+            message = f'Container {container.name} exceeded its local ephemeral storage limit "{limit}". '
+            return Excess(CONTAINER_LIMIT, message)
+    return None
 
 
 def _limit(container: Container) -> Quantity:

@@ -14,6 +14,7 @@ from typing import Final
 
 from tiphys.api.core.v1 import Pod, PodCondition
 from tiphys.base.log import get_logger
+from tiphys.base.metrics import REGISTRY
 from tiphys.kubelet.cri import labels
 from tiphys.kubelet.cri.client import CRIError
 from tiphys.kubelet.eviction.local import has_limits, over_limit
@@ -35,11 +36,16 @@ from tiphys.kubelet.node.machine import Machine, read_machine
 from tiphys.kubelet.pod import describe, uid_of
 from tiphys.kubelet.pods.manager import PodManager
 from tiphys.kubelet.pods.services import PodServices
+from tiphys.kubelet.pods.worker import PodWorker
 from tiphys.kubelet.status.pod_status import Verdict
 from tiphys.machinery.time import parse_duration
 
 log = get_logger(__name__)
 
+# https://kubernetes.io/docs/reference/instrumentation/metrics/
+EVICTIONS: Final = REGISTRY.counter(
+    "kubelet_evictions", "[ALPHA] Cumulative number of pod evictions by eviction signal", ("eviction_signal",)
+)
 INTERVAL: Final = 10.0  # seconds
 _CONDITIONS: Final = {
     MEMORY: "memory",
@@ -122,10 +128,10 @@ class EvictionManager:
         for worker in workers:
             if worker.pod.metadata.deletion_timestamp is None and worker.runtime.running:
                 own = layers.get(worker.uid, {})
-                message = await asyncio.to_thread(over_limit, worker.pod, self._services.paths, own)
-                if message:
-                    self._services.event(worker.pod, "Warning", "Evicted", message)
-                    worker.evict(evicted(message, worker.pod), 1.0)
+                excess = await asyncio.to_thread(over_limit, worker.pod, self._services.paths, own)
+                if excess is not None:
+                    self._services.event(worker.pod, "Warning", "Evicted", excess.message)
+                    self._evict(worker, excess.signal, excess.message, 1.0)
 
     def _due(self, seen: dict[str, Observation]) -> list[Threshold]:
         """Note which thresholds are crossed; returns those that call for eviction now."""
@@ -168,8 +174,12 @@ class EvictionManager:
             log.info("evicting pod %s: %s", describe(pod), message)
             self._services.event(pod, "Warning", "Evicted", message)
             grace = 0.0 if threshold in self._hard else float(self._services.config.eviction_max_pod_grace_period)
-            worker.evict(evicted(message, pod), grace)
+            self._evict(worker, threshold.signal, message, grace)
             return
+
+    def _evict(self, worker: PodWorker, signal: str, message: str, grace: float) -> None:
+        if worker.evict(evicted(message, worker.pod), grace):
+            EVICTIONS.labels(signal).inc()
 
     async def _usage(self, resource: str) -> dict[str, int]:
         """Use by pod uid; what is not measured by pod counts as nothing and leaves priority to decide."""
