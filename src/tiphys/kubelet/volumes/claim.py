@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 from tiphys.api.core.v1 import PersistentVolume, PersistentVolumeClaim, Pod, Volume
 from tiphys.client import NORMAL, WARNING, Client, EventRecorder
 from tiphys.kubelet.volumes import expansion
+from tiphys.kubelet.volumes.metrics import volume_plugin
 from tiphys.kubelet.volumes.plugin import InfeasibleError, Mounted, VolumeContext, VolumeError
 from tiphys.machinery.errors import NotFoundError
 from tiphys.machinery.meta import ObjectName
@@ -80,6 +81,7 @@ class ClaimPlugin:
         _check_use(context, claimed)
         for source in self.sources:
             if source.handles(volume):
+                context.made_by(volume_plugin(source.name, volume), block=claimed.block)
                 mounted = await source.set_up(context, claimed)
                 if expansion.is_due(claim, volume) and not claimed.read_only:
                     await self._grow(source, context, claimed, mounted)

@@ -7,17 +7,22 @@ what its predecessor made.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 from tiphys.api.core.v1 import Pod, Volume
 from tiphys.base.log import get_logger
+from tiphys.base.metrics import REGISTRY
 from tiphys.kubelet.mounts import unmount_below
 from tiphys.kubelet.paths import Paths
 from tiphys.kubelet.pod import PodUID, uid_of
+from tiphys.kubelet.volumes import metrics
+from tiphys.kubelet.volumes.metrics import VolumeRecord, total_volumes, volume_plugin
 from tiphys.kubelet.volumes.plugin import Mounted, Usage, VolumeContext, VolumeError, VolumePlugin
 
 log = get_logger(__name__)
@@ -68,6 +73,15 @@ class VolumeManager:
         self._plugins = plugins
         self._paths = paths
         self._owners: tuple[Owner, ...] = (*plugins, *sources)
+        self._records: dict[PodUID, dict[str, VolumeRecord]] = {}  # by the volume's name
+
+    def expose(self) -> Callable[[], None]:
+        """Add how many volumes there are to what is exposed; what is returned takes it away."""
+
+        def series() -> metrics.Series:
+            return total_volumes(itertools.chain.from_iterable(of.values() for of in self._records.values()))
+
+        return REGISTRY.computed("gauge", metrics.TOTAL, metrics.TOTAL_HELP, metrics.TOTAL_LABELS, series)
 
     async def set_up(
         self, pod: Pod, *, host_ips: Sequence[str], allocatable: Mapping[str, str], pod_ips: Sequence[str] = ()
@@ -106,8 +120,20 @@ class VolumeManager:
         await asyncio.to_thread(_clear_mounts, subpaths)
         for owner in self._owners:
             for directory in await asyncio.to_thread(_children, root / owner.name.replace("/", "~")):
-                await owner.tear_down(directory)
+                await self._tear_down_one(uid, owner, directory)
         await asyncio.to_thread(_remove, root, subpaths)
+        self._records.pop(uid, None)
+
+    async def _tear_down_one(self, uid: PodUID, owner: Owner, directory: Path) -> None:
+        made = (record for record in self._records.get(uid, {}).values() if record.path is not None)
+        plugin = next((each.plugin for each in made if each.path and each.path.is_relative_to(directory)), owner.name)
+        began = time.perf_counter()
+        try:
+            await owner.tear_down(directory)
+        except Exception:
+            metrics.observe(metrics.UNMOUNT, plugin, began, succeeded=False)
+            raise
+        metrics.observe(metrics.UNMOUNT, plugin, began, succeeded=True)
 
     async def _set_up_one(
         self,
@@ -121,17 +147,27 @@ class VolumeManager:
         if plugin is None:
             raise VolumeError("no volume plugin matched")
         uid = uid_of(pod)
-        return await plugin.set_up(
-            VolumeContext(
-                pod=pod,
-                volume=volume,
-                directory=self._paths.volume(uid, plugin.name, volume.name),
-                pod_ips=pod_ips,
-                host_ips=host_ips,
-                allocatable=allocatable,
-                place=lambda name, which: self._paths.volume(uid, name, which),
-            )
+        record = self._records.setdefault(uid, {}).setdefault(volume.name, VolumeRecord())
+        context = VolumeContext(
+            pod=pod,
+            volume=volume,
+            directory=self._paths.volume(uid, plugin.name, volume.name),
+            pod_ips=pod_ips,
+            host_ips=host_ips,
+            allocatable=allocatable,
+            place=lambda name, which: self._paths.volume(uid, name, which),
+            made_by=record.begin,
         )
+        if volume.persistent_volume_claim is None and volume.ephemeral is None:
+            record.begin(volume_plugin(plugin.name, volume))
+        try:
+            mounted = await plugin.set_up(context)
+        except Exception:
+            record.end(succeeded=False)
+            raise
+        record.end(succeeded=True)
+        record.path = mounted.path
+        return mounted
 
 
 def _children(directory: Path) -> list[Path]:

@@ -23,6 +23,16 @@ class InfeasibleError(VolumeError):
     """What was asked of the volume cannot be done, now or later."""
 
 
+class MadeBy(Protocol):
+    """Told who makes a volume, just before it is made: of a claim this is only known on the way."""
+
+    def __call__(self, plugin: str, *, block: bool = False) -> None: ...
+
+
+def _nobody_asks(plugin: str, *, block: bool = False) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeContext:
     """One volume to set up. `directory` is the plugin's own place for it."""
@@ -35,6 +45,7 @@ class VolumeContext:
     allocatable: Mapping[str, str] = field(default_factory=dict)
     # Places of several volumes of the pod, for kinds that refer to another: by plugin and name.
     place: Callable[[str, str], Path] | None = None
+    made_by: MadeBy = _nobody_asks
 
     @property
     def fs_group(self) -> int | None:
