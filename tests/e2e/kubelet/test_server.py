@@ -125,6 +125,56 @@ async def test_documents_and_measurements(node: TestNode, http: aiohttp.ClientSe
     assert (await text(http, "/nothing"))[0] == 404
 
 
+async def test_the_kubelets_own_metrics_move_with_what_happens(node: TestNode, http: aiohttp.ClientSession) -> None:
+    async def scrape() -> dict[str, float]:
+        exposed = (await text(http, "/metrics"))[1]
+        lines = (line.rpartition(" ") for line in exposed.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _, value in lines}
+
+    before = await scrape()
+    volumes = [{"name": "scratch", "emptyDir": {}}]
+    died = {"restartPolicy": "Never", "containers": [busybox("app", "sh", "-c", "sleep 1; exit 3")]}
+    missing = {"name": "app", "image": "registry.invalid/missing:1", "imagePullPolicy": "IfNotPresent"}
+    await node.create("measured", {"containers": [busybox()], "volumes": volumes})
+    await node.create("died", died)
+    await node.create("missing", {"containers": [missing]})
+    await node.running("measured")
+    await node.phase("died", "Failed")
+    await node.event("missing", "Failed")
+    kill = 'kubelet_pod_worker_duration_seconds_count{operation_type="kill"}'
+
+    async def ended() -> bool:
+        return (await scrape()).get(kill, 0.0) > before.get(kill, 0.0)
+
+    await eventually(ended, "the end of the pod that died")
+    after = await scrape()
+
+    def moved(name: str) -> float:
+        return after.get(name, 0.0) - before.get(name, 0.0)
+
+    assert after['kubelet_node_name{node="node-1"}'] == 1
+    assert after["kubelet_running_pods"] == 2
+    assert after['kubelet_running_containers{container_state="running"}'] == 1
+    assert after['kubelet_desired_pods{static=""}'] == 3
+    assert after['kubelet_active_pods{static=""}'] == 2
+    assert moved("kubelet_started_pods_total") == 3
+    assert moved('kubelet_started_containers_total{container_type="container"}') >= 3
+    failed = 'kubelet_started_containers_errors_total{code="ErrImagePull",container_type="container"}'
+    assert moved(failed) >= 1
+    assert moved('kubelet_runtime_operations_errors_total{operation_type="pull_image"}') >= 1
+    assert moved('kubelet_runtime_operations_total{operation_type="run_podsandbox"}') == 3
+    assert moved("kubelet_pod_worker_start_duration_seconds_count") == 3
+    assert moved('kubelet_pod_worker_duration_seconds_count{operation_type="create"}') == 3
+    assert moved("kubelet_pod_start_duration_seconds_count") == 2
+    assert moved("kubelet_pod_start_sli_duration_seconds_count") >= 1
+    emptied = 'plugin_name="kubernetes.io/empty-dir"'
+    assert after[f'volume_manager_total_volumes{{{emptied},state="actual_state_of_world"}}'] == 1
+    of = 'long_running="false",method="GET",path="metrics",server_type="readwrite"'
+    assert after[f"kubelet_http_requests_total{{{of}}}"] >= 2
+    assert after[f"kubelet_http_inflight_requests{{{of}}}"] == 1
+    assert moved("process_cpu_seconds_total") > 0
+
+
 async def test_only_those_who_may_are_answered(node: TestNode, http: aiohttp.ClientSession) -> None:
     assert node.kubelet is not None and node.kubelet.server is not None
     base = f"https://127.0.0.1:{node.kubelet.server.port}"

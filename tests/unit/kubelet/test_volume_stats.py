@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from tests.unit.kubelet.builders import make_pod
+from tests.unit.kubelet.exposed import samples
 from tiphys.api.csi import csi_pb2 as csi
 from tiphys.kubelet.csi.request import usage_of
-from tiphys.kubelet.server.volumestats import volume_stats
+from tiphys.kubelet.server.volumestats import ClaimStats, volume_stats
 from tiphys.kubelet.volumes.plugin import Mounted, Usage
 
 POD = make_pod(
@@ -42,6 +44,55 @@ async def test_drivers_are_asked_and_file_systems_counted(tmp_path: Path) -> Non
         "usedBytes": 400,
         "pvcRef": {"name": "c", "namespace": "default"},
     }
+
+
+async def test_claims_are_series_of_their_own(tmp_path: Path) -> None:
+    asked: list[Path] = []
+
+    async def measure(path: Path) -> Usage | None:
+        asked.append(path)
+        return Usage(capacity=1000, used=400, available=600) if path == Path("/csi") else None
+
+    shared = make_pod(volumes=[{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}])
+    own = make_pod(volumes=[{"name": "e", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}}])
+    mounted = {"scratch": Mounted(path=tmp_path), "disk": Mounted(path=Path("/csi")), "raw": Mounted(path=Path("/d"))}
+    pods = [(POD, mounted), (shared, {"d": Mounted(path=Path("/csi"))}), (own, {"e": Mounted(path=tmp_path)})]
+    claims = ClaimStats(measure)
+    found = samples(await claims.exposition(pods))
+    of = 'namespace="default",persistentvolumeclaim='
+    assert found[f'kubelet_volume_stats_capacity_bytes{{{of}"c"}}'] == 1000
+    assert found[f'kubelet_volume_stats_available_bytes{{{of}"c"}}'] == 600
+    assert found[f'kubelet_volume_stats_used_bytes{{{of}"c"}}'] == 400
+    assert f'kubelet_volume_stats_inodes{{{of}"c"}}' not in found  # its driver does not say
+    inodes, used, free = (
+        found[f'kubelet_volume_stats_{n}{{{of}"web-e"}}'] for n in ("inodes", "inodes_used", "inodes_free")
+    )
+    assert inodes == used + free
+    assert len(found) == 3 + 6
+    assert asked == [Path("/csi"), Path("/d"), tmp_path]  # no volumes but claims, and each once
+    assert await claims.exposition([(POD, {"scratch": Mounted(path=tmp_path)})]) == b""
+
+
+async def test_a_claim_that_does_not_answer_is_left_out_and_asked_once() -> None:
+    asked: list[Path] = []
+
+    async def measure(path: Path) -> Usage | None:
+        asked.append(path)
+        if path == Path("/stuck"):
+            await asyncio.Event().wait()
+        if path == Path("/broken"):
+            raise RuntimeError("the driver has gone")
+        return Usage(capacity=1000)
+
+    claims = ClaimStats(measure, patience=0.01)
+    pods = [(POD, {"disk": Mounted(path=Path("/stuck")), "raw": Mounted(path=Path("/d"))})]
+    broken = make_pod(volumes=[{"name": "b", "persistentVolumeClaim": {"claimName": "b"}}])
+    pods.append((broken, {"b": Mounted(path=Path("/broken"))}))
+    for _ in range(3):
+        found = samples(await claims.exposition(pods))
+        assert list(found) == ['kubelet_volume_stats_capacity_bytes{namespace="default",persistentvolumeclaim="r"}']
+    assert asked.count(Path("/stuck")) == 1
+    await claims.close()
 
 
 def test_a_driver_says_what_it_measured() -> None:

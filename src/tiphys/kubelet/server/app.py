@@ -40,10 +40,13 @@ from tiphys.kubelet.server.files import LogFiles
 from tiphys.kubelet.server.http import HTTPServer, Request, Response, text
 from tiphys.kubelet.server.logs import LogOptions, read_log
 from tiphys.kubelet.server.metrics import resource_metrics
+from tiphys.kubelet.server.podcounts import PodCounts
+from tiphys.kubelet.server.process import expose_process
+from tiphys.kubelet.server.requests import RequestMetrics
 from tiphys.kubelet.server.stats import NodeCPU, set_start_times, summary
 from tiphys.kubelet.server.streams import joined_to
 from tiphys.kubelet.server.tls import self_signed, server_context
-from tiphys.kubelet.server.volumestats import volume_stats
+from tiphys.kubelet.server.volumestats import ClaimStats, volume_stats
 from tiphys.machinery.errors import StatusError
 
 log = get_logger(__name__)
@@ -82,6 +85,7 @@ class KubeletServer:
         self._events = events
         self._machine = machine
         self._node_cpu = NodeCPU()
+        self._claim_stats = ClaimStats(services.volumes.usage)
         self._delegation = Delegation(services.client, services.clock, config, flags.node_name)
         self._actions: dict[str, Action] = {
             "healthz": self._healthz,
@@ -115,7 +119,13 @@ class KubeletServer:
                 self_signed, self._flags.root_dir / "pki", self._flags.node_name, addresses
             )
         tls = server_context(certificate, key, self._config.client_ca_file)
-        secure, health = HTTPServer(self._guarded), HTTPServer(self._health_only)
+        secure = HTTPServer(self._guarded, RequestMetrics(self._actions).observe)
+        health = HTTPServer(self._health_only)
+        counted = [
+            self._s.volumes.expose(),
+            *expose_process(),
+            *PodCounts(self._flags.node_name, self._manager).expose(),
+        ]
         try:
             # On a node that is known by an IPv6 address, every address is those of both families.
             is_every = self._config.address == "0.0.0.0" and any(":" in each for each in self._s.node.host_ips)
@@ -125,8 +135,11 @@ class KubeletServer:
             self.ready.set()
             await asyncio.get_running_loop().create_future()
         finally:
+            for remove in counted:
+                remove()
             await secure.close()
             await health.close()
+            await self._claim_stats.close()
 
     # -- who and what --------------------------------------------------------------------------------
 
@@ -181,7 +194,9 @@ class KubeletServer:
     async def _metrics(self, request: Request, rest: list[str]) -> Response:
         match rest:
             case []:
-                return Response(body=REGISTRY.expose(), content_type=METRICS)
+                mounted = [(worker.pod, worker.mounted) for worker in self._manager.workers.values()]
+                claims = await self._claim_stats.exposition(mounted)
+                return Response(body=REGISTRY.expose() + claims, content_type=METRICS)
             case ["probes"]:
                 return Response(body=PROBE_REGISTRY.expose(), content_type=METRICS)
             case ["cadvisor"]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
@@ -53,6 +53,8 @@ class Response:
 
 
 Handler = Callable[[Request], Awaitable[Response]]
+# Entered with a request, left when its answer has gone out whole.
+Observer = Callable[[Request], AbstractContextManager[None]]
 
 
 def text(status: int, message: str) -> Response:
@@ -62,8 +64,9 @@ def text(status: int, message: str) -> Response:
 class HTTPServer:
     """Serves `handler` on one address until `close`."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, observer: Observer = lambda request: nullcontext()) -> None:
         self._handler = handler
+        self._observer = observer
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[Any]] = set()
 
@@ -105,17 +108,18 @@ class HTTPServer:
             request = await _read_request(reader, writer)
         if request is None:
             return False
-        try:
-            response = await self._handler(request)
-        except Exception:
-            log.exception("%s %s failed", request.method, request.path)
-            response = text(500, "internal error")
-        if response.takeover is not None:
-            await response.takeover(reader, writer)
-            return False
-        keep = request.headers.get("connection", "").lower() != "close"
-        await _send(writer, request, response, keep)
-        return keep
+        with self._observer(request):
+            try:
+                response = await self._handler(request)
+            except Exception:
+                log.exception("%s %s failed", request.method, request.path)
+                response = text(500, "internal error")
+            if response.takeover is not None:
+                await response.takeover(reader, writer)
+                return False
+            keep = request.headers.get("connection", "").lower() != "close"
+            await _send(writer, request, response, keep)
+            return keep
 
 
 async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Request | None:
