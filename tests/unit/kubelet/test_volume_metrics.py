@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import msgspec
 import pytest
 
 from tests.unit.kubelet.builders import make_pod
 from tests.unit.kubelet.exposed import Moved, samples
-from tiphys.api.core.v1 import PersistentVolume, PersistentVolumeClaim
+from tiphys.api.core.v1 import PersistentVolume, PersistentVolumeClaim, Volume
 from tiphys.client import Client, EventRecorder
 from tiphys.kubelet.paths import Paths
 from tiphys.kubelet.pod import PodUID
@@ -21,6 +21,7 @@ from tiphys.kubelet.volumes.host_path import HostPathPlugin
 from tiphys.kubelet.volumes.local import LocalSource
 from tiphys.kubelet.volumes.manager import MountError, VolumeManager
 from tiphys.kubelet.volumes.metrics import volume_plugin
+from tiphys.kubelet.volumes.plugin import Mounted, VolumeContext
 
 LOCAL = "kubernetes.io/local-volume"
 
@@ -80,6 +81,38 @@ async def test_volumes_are_counted_by_plugin_while_they_are_there(tmp_path: Path
     assert total("kubernetes.io/empty-dir", "desired") is None
     assert moved.by(operation("volume_unmount", "kubernetes.io/empty-dir")) == 1
     remove()
+
+
+class Driver:
+    """Makes CSI volumes of one of the two kinds, which have one name."""
+
+    name: ClassVar[str] = "kubernetes.io/csi"
+
+    def __init__(self) -> None:
+        self.torn_down = 0
+
+    def handles(self, volume: Volume) -> bool:
+        return volume.csi is not None
+
+    async def set_up(self, context: VolumeContext) -> Mounted:
+        target = context.directory / "mount"
+        target.mkdir(parents=True)
+        return Mounted(path=target)
+
+    async def tear_down(self, directory: Path) -> None:
+        self.torn_down += 1  # what is left of the directory goes with the pod's
+
+
+async def test_a_csi_volume_is_unmounted_once_and_counted_for_its_driver(tmp_path: Path) -> None:
+    inline, persistent = Driver(), Driver()
+    volumes = VolumeManager([inline], Paths(tmp_path, tmp_path / "logs"), [persistent])
+    moved = Moved()
+    pod = make_pod(volumes=[{"name": "v", "csi": {"driver": "disks.example.com"}}])
+    await volumes.set_up(pod, host_ips=(), allocatable={})
+    await volumes.tear_down(PodUID("u1"))
+    assert inline.torn_down + persistent.torn_down == 1
+    assert moved.by(operation("volume_mount", "kubernetes.io/csi:disks.example.com")) == 1
+    assert moved.by(operation("volume_unmount", "kubernetes.io/csi:disks.example.com")) == 1
 
 
 async def test_a_claim_that_leads_nowhere_is_no_plugins(tmp_path: Path) -> None:

@@ -118,7 +118,8 @@ class VolumeManager:
         root = self._paths.volumes(uid)
         subpaths = self._paths.subpaths(uid)
         await asyncio.to_thread(_clear_mounts, subpaths)
-        for owner in self._owners:
+        # Owners of one name have their directories in common, and take each down by what is recorded in it.
+        for owner in {owner.name: owner for owner in self._owners}.values():
             for directory in await asyncio.to_thread(_children, root / owner.name.replace("/", "~")):
                 await self._tear_down_one(uid, owner, directory)
         await asyncio.to_thread(_remove, root, subpaths)
