@@ -136,6 +136,14 @@ def test_a_pod_has_started_when_all_its_containers_have() -> None:
     assert not all_started(msgspec.structs.replace(pod, status=waiting))
 
 
+def test_what_never_happened_is_zero() -> None:
+    before = samples()
+    starts.begin_counts()
+    found = samples()
+    for name in ("kubelet_started_pods_errors_total", 'kubelet_restarted_pods_total{static=""}'):
+        assert found[name] == before.get(name, 0)
+
+
 def test_starts_and_failures_are_counted_by_kind_and_reason() -> None:
     moved = Moved()
     pod = make_pod("app", init=("prepare",), hostUsers=False)

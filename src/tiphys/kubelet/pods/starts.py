@@ -41,6 +41,14 @@ FAILED_USER_NAMESPACED: Final = REGISTRY.counter(
 )
 
 
+def begin_counts() -> None:
+    """Begin what can be counted from zero, so that the first failure is a step that `increase()` sees."""
+    for one in (PODS, FAILED_PODS, USER_NAMESPACED, FAILED_USER_NAMESPACED):
+        one.labels()
+    for static in ("", "true"):
+        RESTARTED.labels(static)
+
+
 def count_start(pod: Pod) -> None:
     """A sandbox of the pod is about to be made."""
     PODS.labels().inc()

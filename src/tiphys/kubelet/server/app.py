@@ -32,6 +32,7 @@ from tiphys.kubelet.pleg import LifecycleEvents
 from tiphys.kubelet.pod import PodUID, container_named
 from tiphys.kubelet.pods.manager import PodManager
 from tiphys.kubelet.pods.services import PodServices
+from tiphys.kubelet.pods.starts import begin_counts
 from tiphys.kubelet.pods.worker import PodWorker
 from tiphys.kubelet.probes.manager import PROBE_REGISTRY
 from tiphys.kubelet.server.auth import Delegation
@@ -121,6 +122,7 @@ class KubeletServer:
         tls = server_context(certificate, key, self._config.client_ca_file)
         secure = HTTPServer(self._guarded, RequestMetrics(self._actions).observe)
         health = HTTPServer(self._health_only)
+        begin_counts()
         counted = [
             self._s.volumes.expose(),
             *expose_process(),
