@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tiphys.base.clock import Clock
-from tiphys.base.metrics import REGISTRY
+from tiphys.base.metrics import REGISTRY, CounterValue
 from tiphys.dns.corefile import Directive, zone_name
 from tiphys.dns.message import NOERROR, NXDOMAIN, SERVFAIL, SOA, Record, Reply, wire_facts
-from tiphys.dns.plugin import Next, Plugin, Request, Setup, in_zone
+from tiphys.dns.plugin import Next, Plugin, Request, Setup, longest_zone
 from tiphys.machinery.time import parse_duration
 
 CAPACITY: Final = 9984
@@ -54,38 +54,44 @@ class Cache:
     success: Store
     denial: Store
     servfail: float  # seconds a failure is kept
+    misses: CounterValue
+    never: tuple[str, ...]  # zones of which neither store keeps anything
 
     async def serve(self, request: Request, following: Next) -> Reply:
-        if not any(in_zone(request.name, zone) for zone in self.zones):
+        query = request.query
+        if longest_zone(query.name, self.zones) is None:
             return await following(request)
-        key = (request.name, request.type, request.query.dnssec_ok)
+        if longest_zone(query.name, self.never) is not None:
+            self.misses.inc()
+            return await following(request)
+        key = (query.name, query.type, query.dnssec_ok)
         now = self.clock.monotonic()
         for store in (self.success, self.denial):
             kept = store.kept.get(key)
             if kept is not None and now < kept.until:
                 HITS.labels(self.server, store.kind).inc()
                 return _aged(kept, int(now - kept.at))
-        MISSES.labels(self.server).inc()
+        self.misses.inc()
         reply = await following(request)
         self._keep(key, reply, now)
         return reply
 
     def _keep(self, key: Key, reply: Reply, now: float) -> None:
-        offsets: tuple[int, ...] = ()
-        if reply.wire:
-            facts = wire_facts(reply.wire)
-            if facts.truncated:
-                return
-            rcode, ttl, offsets = facts.rcode, facts.minimum_ttl, facts.ttl_offsets
-            denied = rcode == NXDOMAIN or not facts.answers
-            if denied and not facts.has_soa:
-                ttl = 0
+        facts = wire_facts(reply.wire) if reply.wire else None
+        if facts is None:
+            rcode, has_answers = reply.rcode, bool(reply.answers)
         else:
-            rcode, denied = reply.rcode, reply.rcode == NXDOMAIN or not reply.answers
-            ttl = _minimum(reply)
-        store = self.denial if denied or rcode != NOERROR else self.success
-        if any(in_zone(key[0], zone) for zone in store.disabled):
+            rcode, has_answers = facts.rcode, facts.answers > 0
+        store = self.success if rcode == NOERROR and has_answers else self.denial
+        if longest_zone(key[0], store.disabled) is not None:
             return
+        if facts is None:
+            ttl, offsets = _minimum(reply), tuple[int, ...]()
+        elif facts.truncated:
+            return
+        else:
+            ttl = facts.minimum_ttl if facts.has_soa or (has_answers and rcode != NXDOMAIN) else 0
+            offsets = facts.ttl_offsets
         if rcode == SERVFAIL:
             seconds = self.servfail
         elif rcode in (NOERROR, NXDOMAIN):
@@ -99,7 +105,7 @@ class Cache:
         if len(store.kept) >= store.capacity:
             # The oldest goes; what is asked often comes back at once.
             del store.kept[next(iter(store.kept))]
-        store.kept[key] = _Kept(replace(reply), offsets, now, now + seconds)
+        store.kept[key] = _Kept(reply, offsets, now, now + seconds)
 
 
 def _minimum(reply: Reply) -> int:
@@ -110,8 +116,8 @@ def _minimum(reply: Reply) -> int:
 
 
 def _aged(kept: _Kept, seconds: int) -> Reply:
-    """A copy of the answer whose TTLs have gone down."""
-    reply = replace(kept.reply)
+    """The answer with TTLs that have gone down."""
+    reply = kept.reply
     if seconds <= 0:
         return reply
     if reply.wire:
@@ -119,12 +125,12 @@ def _aged(kept: _Kept, seconds: int) -> Reply:
         for at in kept.ttl_offsets:
             ttl = struct.unpack_from(">I", changed, at)[0]
             struct.pack_into(">I", changed, at, max(0, ttl - seconds))
-        reply.wire = bytes(changed)
-        return reply
-    for section in ("answers", "authority", "additional"):
-        aged = [replace(each, ttl=max(0, each.ttl - seconds)) for each in getattr(reply, section)]
-        setattr(reply, section, aged)
-    return reply
+        return reply._replace(wire=bytes(changed))
+
+    def aged(records: Sequence[Record]) -> list[Record]:
+        return [each._replace(ttl=max(0, each.ttl - seconds)) for each in records]
+
+    return Reply(reply.rcode, aged(reply.answers), aged(reply.authority), aged(reply.additional), reply.authoritative)
 
 
 def build(directive: Directive, setup: Setup) -> Plugin:
@@ -149,4 +155,6 @@ def build(directive: Directive, setup: Setup) -> Plugin:
                 servfail = parse_duration(duration).total_seconds()
             case name, _:
                 raise line.error(f"unknown property '{name}'")
-    return Cache(setup.clock, f"dns://:{setup.port}", zones, success, denial, servfail)
+    never = tuple(zone for zone in success.disabled if longest_zone(zone, denial.disabled) is not None)
+    server = f"dns://:{setup.port}"
+    return Cache(setup.clock, server, zones, success, denial, servfail, MISSES.labels(server), never)

@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 
 from tiphys.dns.corefile import Directive
-from tiphys.dns.message import AAAA, A, Reply, wire_facts
+from tiphys.dns.message import AAAA, A, Reply, answer_count, wire_facts
 from tiphys.dns.plugin import Next, Plugin, Request, Setup
 
 
@@ -22,15 +22,19 @@ class LoadBalance:
     async def serve(self, request: Request, following: Next) -> Reply:
         reply = await following(request)
         if reply.wire:
-            reply.wire = self._shuffled(reply.wire)
-        elif len(reply.answers) > 1:
+            shuffled = self._shuffled(reply.wire)
+            return reply if shuffled is reply.wire else reply._replace(wire=shuffled)
+        if len(reply.answers) > 1:
             addresses = [each for each in reply.answers if each.type in (A, AAAA)]
             self.random.shuffle(addresses)
-            reply.answers = [each for each in reply.answers if each.type not in (A, AAAA)] + addresses
+            others = [each for each in reply.answers if each.type not in (A, AAAA)]
+            return reply._replace(answers=others + addresses, encoded=None)
         return reply
 
     def _shuffled(self, wire: bytes) -> bytes:
         """Another server's answer with the addresses of one length dealt out anew."""
+        if answer_count(wire) < 2:  # most are denials, at the end of a search list
+            return wire
         places = wire_facts(wire).address_offsets
         if len(places) < 2 or len({length for _, length in places}) != 1:
             return wire

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from tiphys.base import answers
 from tiphys.base.clock import Clock
-from tiphys.base.metrics import REGISTRY
+from tiphys.base.metrics import REGISTRY, CounterValue, HistogramValue
 from tiphys.dns.corefile import Directive
 from tiphys.dns.message import RCODE_NAMES, TYPE_NAMES, Reply
 from tiphys.dns.plugin import Next, Plugin, Request, Setup
@@ -34,24 +34,42 @@ DURATION: Final = REGISTRY.histogram(
 
 @dataclass(frozen=True, slots=True)
 class Prometheus:
-    """Counts queries, answers and time."""
+    """Counts queries, answers and time. The series are kept bound: six labels cost more than what they count."""
 
     server: str
     clock: Clock
+    requests: dict[tuple[str, str, str, str], CounterValue] = field(default_factory=dict)
+    responses: dict[tuple[str, str], tuple[CounterValue, HistogramValue]] = field(default_factory=dict)
 
     async def serve(self, request: Request, following: Next) -> Reply:
         started = self.clock.monotonic()
         family = "2" if ":" in request.client else "1"
-        kind = TYPE_NAMES.get(request.type, "other")
-        REQUESTS.labels(self.server, request.zone, "", request.transport, family, kind).inc()
+        kind = TYPE_NAMES.get(request.query.type, "other")
+        came = (request.zone, request.transport, family, kind)
+        (self.requests.get(came) or self._bind_request(came)).inc()
         rcode = "SERVFAIL"
         try:
             reply = await following(request)
-            rcode = RCODE_NAMES.get(reply.rcode, str(reply.rcode))
+            rcode = RCODE_NAMES.get(reply.rcode) or str(reply.rcode)
             return reply
         finally:
-            RESPONSES.labels(self.server, request.zone, "", rcode, "").inc()
-            DURATION.labels(self.server, request.zone, "").observe(self.clock.monotonic() - started)
+            went = (request.zone, rcode)
+            responses, duration = self.responses.get(went) or self._bind_response(went)
+            responses.inc()
+            duration.observe(self.clock.monotonic() - started)
+
+    def _bind_request(self, came: tuple[str, str, str, str]) -> CounterValue:
+        zone, transport, family, kind = came
+        bound = self.requests[came] = REQUESTS.labels(self.server, zone, "", transport, family, kind)
+        return bound
+
+    def _bind_response(self, went: tuple[str, str]) -> tuple[CounterValue, HistogramValue]:
+        zone, rcode = went
+        bound = self.responses[went] = (
+            RESPONSES.labels(self.server, zone, "", rcode, ""),
+            DURATION.labels(self.server, zone, ""),
+        )
+        return bound
 
 
 def build(directive: Directive, setup: Setup) -> Plugin:
