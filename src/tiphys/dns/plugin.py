@@ -1,15 +1,20 @@
 """The contract of a plugin, and what it is built from.
 
 A chain is a list of plugins in the order of `table`. Each is asked with the one after it, and
-answers itself, or passes the query on and perhaps changes what comes back. A plugin never cares
-what stands above it.
+answers itself, or passes the query on and perhaps gives something else for what comes back. A
+plugin never cares what stands above it.
+
+Most queries are answered without waiting, and a task for each would cost more than its answer. So
+a query is begun where its datagram was read, and becomes a task when a plugin waits for the first
+time. A plugin may wait for anything; one that needs a task for it awaits `in_task` before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tiphys.base.clock import Clock
 from tiphys.client import Client, Informers
@@ -17,8 +22,7 @@ from tiphys.dns.corefile import Directive
 from tiphys.dns.message import Query, Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A query and where it came from."""
 
     query: Query
@@ -42,7 +46,16 @@ class Plugin(Protocol):
     """One behaviour."""
 
     async def serve(self, request: Request, following: Next) -> Reply:
-        """Answer, or return what `following(request)` answers. Failures are exceptions; the server says SERVFAIL."""
+        """Answer, or return what `following(request)` answers. Failures are exceptions; the server says SERVFAIL.
+
+        A reply is never changed: the one given may be given to others too.
+        """
+
+
+async def in_task() -> None:
+    """Go on in a task, which `asyncio.timeout` and `asyncio.current_task` need; at once where there is one."""
+    if asyncio.current_task() is None:
+        await asyncio.sleep(0)
 
 
 @dataclass(slots=True)
@@ -79,7 +92,7 @@ def in_zone(name: str, zone: str) -> bool:
     return zone == "." or name == zone or name.endswith("." + zone)
 
 
-def longest_zone(name: str, zones: tuple[str, ...]) -> str | None:
+def longest_zone(name: str, zones: Iterable[str]) -> str | None:
     """The closest zone above a name; None when it is in none of them."""
     best: str | None = None
     for zone in zones:

@@ -13,24 +13,25 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from tiphys.base.clock import Clock, SystemClock
 from tiphys.base.log import get_logger
 from tiphys.base.tasks import Supervised
 from tiphys.client import Client, Informers
 from tiphys.dns.corefile import CorefileError, ServerBlock, parse
-from tiphys.dns.message import REFUSED, SERVFAIL, MessageError, Query, Reply, encode, error_reply, parse_query
+from tiphys.dns.datagrams import Datagrams
+from tiphys.dns.message import MAX_MESSAGE, REFUSED, SERVFAIL, MessageError, Reply, encode, error_reply, parse_query
 from tiphys.dns.plugin import Next, Plugin, Request, Setup, longest_zone
 from tiphys.dns.table import PLUGINS
 
 log = get_logger(__name__)
 
 TCP_IDLE: Final = 8.0  # seconds a TCP connection may be silent
-MAX_TCP: Final = 65535
 
 
 @dataclass(slots=True)
@@ -51,13 +52,13 @@ class _Running:
     ready: list[tuple[str, Callable[[], bool]]] = field(default_factory=list)
     shared: dict[str, object] = field(default_factory=dict)
 
-    async def resolve(self, port: int, request: Request) -> Reply:
+    def resolve(self, port: int, request: Request) -> Awaitable[Reply]:
         """Ask the block in charge of a name."""
         zones = self.ports[port]
-        zone = longest_zone(request.name, tuple(zones))
+        zone = longest_zone(request.query.name, zones)
         if zone is None:
-            return Reply(REFUSED)
-        return await zones[zone].chain(Request(request.query, request.client, request.transport, zone))
+            return _refuse(request)
+        return zones[zone].chain(Request(request.query, request.client, request.transport, zone))
 
 
 def build(
@@ -74,11 +75,7 @@ def build(
             zones = tuple(zone.name for zone in block.zones if zone.port == port)
             setup = Setup(zones, port, clock, client, informers, ready=running.ready, shared=running.shared)
             chain = _chain(block, setup)
-
-            async def resolve(request: Request, port: int = port) -> Reply:
-                return await running.resolve(port, request)
-
-            setup.resolve = resolve
+            setup.resolve = partial(running.resolve, port)
             running.setups.append(setup)
             running.hosts.setdefault(port, []).extend(setup.bind)
             for zone in zones:
@@ -137,7 +134,6 @@ class DnsServer:
         self._clock = clock or SystemClock()
         self._hosts = tuple(hosts)
         self._tasks: Supervised | None = None
-        self._answering: set[asyncio.Task[None]] = set()
         self._text = self._read()
         # Built at once: who starts the server hears of a wrong Corefile before anything else happens.
         self._running = build(parse(self._text, self._name()), client, informers, self._clock)
@@ -166,8 +162,6 @@ class DnsServer:
                     await self._clock.sleep(lameduck)
                 for close in closers:
                     close()
-                for task in list(self._answering):
-                    task.cancel()
 
     async def answer(self, data: bytes, client: str, transport: str, port: int, limit: int = 0) -> bytes:
         """The answer to a message; empty when it deserves none."""
@@ -175,47 +169,24 @@ class DnsServer:
             query = parse_query(data)
         except MessageError as error:
             return b"" if error.identifier is None else error_reply(data, error)
-        reply = await self._resolve(query, client, transport, port)
-        return encode(query, reply, limit or query.udp_size)
-
-    async def _resolve(self, query: Query, client: str, transport: str, port: int) -> Reply:
         try:
-            return await self._running.resolve(port, Request(query, client, transport, "."))
+            reply = await self._running.resolve(port, Request(query, client, transport, "."))
         except Exception as error:
             # The errors plugin has said so where it is wanted.
             log.debug("query %s failed: %r", query.name, error)
-            return Reply(SERVFAIL)
+            reply = Reply(SERVFAIL)
+        return encode(query, reply, limit or query.udp_size)
 
     # --- sockets ---------------------------------------------------------------------------
 
     async def _listen(self, host: str, port: int) -> list[Callable[[], None]]:
         """Open UDP and TCP on one address (empty: every address of both families)."""
-        loop = asyncio.get_running_loop()
         udp, tcp = _pair(host, port)
         address = udp.getsockname()
-        transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self, port), sock=udp)
+        datagrams = Datagrams(udp, lambda data, client: self.answer(data, client, "udp", port))
         server = await asyncio.start_server(lambda r, w: self._converse(r, w, port), sock=tcp)
         self.addresses.append((address[0], address[1]))
-        return [transport.close, server.close]
-
-    def answer_datagram(
-        self, transport: asyncio.DatagramTransport, data: bytes, peer: tuple[str, int], port: int
-    ) -> None:
-        """Answer in a task of its own."""
-
-        async def work() -> None:
-            reply = await self.answer(data, peer[0], "udp", port)
-            if reply and not transport.is_closing():
-                transport.sendto(reply, peer)
-
-        task = asyncio.get_running_loop().create_task(work())
-        self._answering.add(task)
-        task.add_done_callback(self._answered)
-
-    def _answered(self, task: asyncio.Task[None]) -> None:
-        self._answering.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a query could not be answered: %r", error)
+        return [datagrams.close, server.close]
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
         """Answer the messages of one TCP connection, in order."""
@@ -225,7 +196,7 @@ class DnsServer:
                 async with asyncio.timeout(TCP_IDLE):
                     length = struct.unpack(">H", await reader.readexactly(2))[0]
                     data = await reader.readexactly(length)
-                reply = await self.answer(data, peer[0], "tcp", port, MAX_TCP)
+                reply = await self.answer(data, peer[0], "tcp", port, MAX_MESSAGE)
                 if not reply:
                     return
                 writer.write(struct.pack(">H", len(reply)) + reply)
@@ -280,23 +251,6 @@ class DnsServer:
 
     def _name(self) -> str:
         return str(self._config) if isinstance(self._config, Path) else "Corefile"
-
-
-class _Datagrams(asyncio.DatagramProtocol):
-    """The UDP side of one address."""
-
-    def __init__(self, server: DnsServer, port: int) -> None:
-        self._server = server
-        self._port = port
-        self._transport: asyncio.DatagramTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # The event loops' own classes do not all derive from the abstract one.
-        self._transport = cast(asyncio.DatagramTransport, transport)
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        if self._transport is not None:
-            self._server.answer_datagram(self._transport, data, addr, self._port)
 
 
 def _pair(host: str, port: int) -> tuple[socket.socket, socket.socket]:

@@ -23,7 +23,7 @@ from tiphys.base.log import get_logger
 from tiphys.base.metrics import REGISTRY
 from tiphys.dns.corefile import Directive, zone_name
 from tiphys.dns.message import REFUSED, MessageError, Reply, query_bytes, wire_facts
-from tiphys.dns.plugin import Next, Plugin, Request, Setup, in_zone
+from tiphys.dns.plugin import Next, Plugin, Request, Setup, in_task, in_zone
 
 log = get_logger(__name__)
 
@@ -82,6 +82,7 @@ class Forward:
             return Reply(REFUSED)
         self._waiting += 1
         try:
+            await in_task()
             return await self._ask(request)
         finally:
             self._waiting -= 1

@@ -59,7 +59,7 @@ class Kubernetes:
             return []
         question = name_bytes(target) + request.query.question[-4:]
         query = Query(0, request.query.flags, target, request.type, question)
-        reply = await self.setup.resolve(replace(request, query=query))
+        reply = await self.setup.resolve(request._replace(query=query))
         if reply.rcode == SERVFAIL:
             return []
         return wire_answers(reply.wire) if reply.wire else list(reply.answers)
