@@ -4,7 +4,8 @@
     endpoints  (namespace, name) → endpoints, put together from the Service's slices when first asked
     reverse    address → the Services and endpoints that have it
 
-Fed by informers' handlers in the loop, so that a query reads plain dictionaries.
+Fed by informers' handlers in the loop, so that a query reads plain dictionaries. `version` is
+another after every change.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class ClusterData:
         self.services: dict[Key, ServiceEntry] = {}
         self.namespaces: set[str] = set()
         self.serial = int(time.time())
+        self.version = 0
         self._slices: dict[Key, dict[str, EndpointSlice]] = {}
         self._endpoints: dict[Key, tuple[EndpointEntry, ...]] = {}
         self._service_of_ip: dict[str, Key] = {}
@@ -149,9 +151,11 @@ class ClusterData:
 
     def put_namespace(self, namespace: Namespace) -> None:
         self.namespaces.add(namespace.metadata.name)
+        self.version += 1
 
     def drop_namespace(self, namespace: Namespace) -> None:
         self.namespaces.discard(namespace.metadata.name)
+        self.version += 1
 
     def _forget_ips(self, key: Key) -> None:
         old = self.services.get(key)
@@ -161,6 +165,7 @@ class ClusterData:
 
     def _touch(self) -> None:
         self.serial = int(time.time())
+        self.version += 1
 
 
 def _entries(piece: EndpointSlice) -> list[EndpointEntry]:

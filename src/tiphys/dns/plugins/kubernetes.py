@@ -16,6 +16,7 @@ from tiphys.client import Informers
 from tiphys.dns.corefile import Directive, zone_name
 from tiphys.dns.kubernetes import zone as answers
 from tiphys.dns.kubernetes.data import ClusterData
+from tiphys.dns.kubernetes.kept import KeptReplies
 from tiphys.dns.kubernetes.zone import Options
 from tiphys.dns.message import NOERROR, NXDOMAIN, SERVFAIL, SOA, Query, Record, Reply, name_bytes, wire_answers
 from tiphys.dns.plugin import Next, Plugin, Request, Setup, in_zone, longest_zone
@@ -33,25 +34,37 @@ class Kubernetes:
     primary: str
     fallthrough: tuple[str, ...]
     setup: Setup
+    kept: KeptReplies
 
     async def serve(self, request: Request, following: Next) -> Reply:
         """Answer in our zones; not found falls through to the next plugin where so configured."""
-        zone = longest_zone(request.name, self.zones)
+        query = request.query
+        kept = self.kept.get(query)
+        if kept is not None:
+            return kept
+        zone = longest_zone(query.name, self.zones)
         if zone is None:
             return await following(request)
-        if zone.endswith("arpa."):
-            found = answers.reverse(self.data, self.options, self.primary, request.name, request.type)
-            if request.name == zone and request.type == SOA:
-                found = answers.Found(NOERROR, [answers.soa(self.data, self.options, zone)])
-        else:
-            found = answers.lookup(self.data, self.options, zone, request.name, request.type)
-        if found.rcode == NXDOMAIN and any(in_zone(request.name, each) for each in self.fallthrough):
+        found = self._find(zone, query)
+        if found.rcode == NXDOMAIN and any(in_zone(query.name, each) for each in self.fallthrough):
             return await following(request)
         if found.chase:
             found.answers += await self._chase(request, found.chase)
         if found.answers:
-            return Reply(found.rcode, found.answers, (), found.additional, authoritative=True)
-        return Reply(found.rcode, authority=(answers.soa(self.data, self.options, zone),), authoritative=True)
+            reply = Reply(found.rcode, found.answers, (), found.additional, authoritative=True)
+        else:
+            reply = Reply(found.rcode, authority=(answers.soa(self.data, self.options, zone),), authoritative=True)
+        # The addresses of another's name are not of our data, nor are those of `pods verified`.
+        if found.chase or self.options.pods == "verified":
+            return reply
+        return self.kept.put(query, reply)
+
+    def _find(self, zone: str, query: Query) -> answers.Found:
+        if not zone.endswith("arpa."):
+            return answers.lookup(self.data, self.options, zone, query.name, query.type)
+        if query.name == zone and query.type == SOA:
+            return answers.Found(NOERROR, [answers.soa(self.data, self.options, zone)])
+        return answers.reverse(self.data, self.options, self.primary, query.name, query.type)
 
     async def _chase(self, request: Request, target: str) -> list[Record]:
         """The addresses of a CNAME's target, asked of this server as a client would; none when that fails."""
@@ -101,7 +114,7 @@ def build(directive: Directive, setup: Setup) -> Plugin:
         followed.follow_pods()
     options = replace(options, pod_ips=followed.pod_ips)
     setup.ready.append(("kubernetes", followed.has_synced))
-    return Kubernetes(followed.data, options, zones, primary, fallthrough, setup)
+    return Kubernetes(followed.data, options, zones, primary, fallthrough, setup, KeptReplies(followed.data))
 
 
 class _Followed:
