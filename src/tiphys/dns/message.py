@@ -7,9 +7,9 @@ addresses lie), so that forwarding and caching never take a message apart.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 from functools import lru_cache
+from socket import AF_INET, AF_INET6, inet_pton
 from struct import Struct
 from struct import error as StructError
 from typing import Final, NamedTuple
@@ -213,9 +213,10 @@ def name_bytes(name: str) -> bytes:
 
 
 def address_record(name: str, address: str, ttl: int) -> Record:
-    """An A or AAAA record, by the address."""
-    packed = ipaddress.ip_address(address).packed
-    return Record(name, A if len(packed) == 4 else AAAA, ttl, packed)
+    """An A or AAAA record, by the address. Raises OSError for what is none."""
+    if ":" in address:
+        return Record(name, AAAA, ttl, inet_pton(AF_INET6, address))
+    return Record(name, A, ttl, inet_pton(AF_INET, address))
 
 
 def srv_record(name: str, ttl: int, priority: int, weight: int, port: int, target: str) -> Record:
@@ -226,6 +227,7 @@ def text_record(name: str, ttl: int, text: str) -> Record:
     return Record(name, TXT, ttl, bytes([len(text)]) + text.encode())
 
 
+@lru_cache(maxsize=64)
 def soa_record(zone: str, ttl: int, primary: str, mailbox: str, serial: int) -> Record:
     """A zone's SOA with CoreDNS' intervals; its minimum, how long a denial is kept, is the TTL."""
     numbers = Struct(">5I").pack(serial, 7200, 1800, 86400, ttl)
