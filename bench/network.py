@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -425,16 +425,16 @@ def dns(services: int = 1000) -> None:
             "-l",
             "k8s-app=kube-dns",
             "-o",
-            "jsonpath={.items[0].status.podIP}",
+            "jsonpath={.items[0].status.podIP} {.items[0].metadata.uid}",
         )
-        ours = kubectl(running, *words)
+        ours, uid = kubectl(running, *words).split()
         netns = f"tiphys-{running.name}-{running.name}-1"
-        with _others(netns, directory, names):
-            asked = {"Tiphys, one replica": (ours, 53), "dnsmasq": ("127.0.0.1", 5301), "unbound": ("127.0.0.1", 5302)}
+        with _others(ours, _dns_process(uid), directory, names):
+            asked = {"Tiphys, one replica": 53, "dnsmasq": 5301, "unbound": 5302}
             figures: dict[str, list[list[float]]] = {name: [] for name in asked}
             for _ in range(ROUNDS):  # in turn, so that what else the machine does meets all of them
-                for name, (address, number) in asked.items():
-                    figures[name].append(_asked(netns, address, number, queries))
+                for name, number in asked.items():
+                    figures[name].append(_asked(netns, ours, number, queries))
         rows = []
         for name, rounds in figures.items():
             rate, mean, worst, lost = (percentile(each, 0.5) for each in zip(*rounds, strict=True))
@@ -443,26 +443,40 @@ def dns(services: int = 1000) -> None:
 
 
 @contextmanager
-def _others(netns: str, directory: str, names: dict[str, str]) -> Iterator[None]:
-    """dnsmasq and unbound on a node, on ports 5301 and 5302, with names and their addresses."""
+def _others(address: str, beside: int, directory: str, names: dict[str, str]) -> Iterator[None]:
+    """dnsmasq and unbound on ports 5301 and 5302, in the network and with the share of CPU of the process `beside`."""
     Path(directory, "hosts").write_text("".join(f"{ip} {name}\n" for name, ip in names.items()))
     Path(directory, "unbound.conf").write_text(
-        "server:\n username: ''\n chroot: ''\n use-syslog: no\n do-daemonize: no\n interface: 127.0.0.1@5302\n"
+        f"server:\n username: ''\n chroot: ''\n use-syslog: no\n do-daemonize: no\n interface: {address}@5302\n"
+        " access-control: 0.0.0.0/0 allow\n"
         f" pidfile: {directory}/unbound.pid\n num-threads: 1\n local-zone: cluster.local. static\n"
         + "".join(f' local-data: "{name}. 30 A {ip}"\n' for name, ip in names.items())
     )
+    netns, groups = f"/proc/{beside}/ns/net", Path(f"/proc/{beside}/cgroup").read_text()
+    cpu = next(line.rpartition(":")[2] for line in groups.splitlines() if line.split(":")[1] in ("cpu", "cpu,cpuacct"))
     commands = (
-        f"dnsmasq -k -p 5301 -h -H {directory}/hosts -a 127.0.0.1 -z -R -c 0 -u root -x ''",
+        f"dnsmasq -k -p 5301 -h -H {directory}/hosts -a {address} -z -R -c 0 -u root -x ''",
         f"unbound -c {directory}/unbound.conf",
     )
-    processes = [subprocess.Popen(f"exec nsenter --net={where(netns)} {command}", shell=True) for command in commands]
+    processes = [subprocess.Popen(f"exec nsenter --net={netns} {command}", shell=True) for command in commands]
     try:
+        for process in processes:
+            Path(f"/sys/fs/cgroup/cpu{cpu}/cgroup.procs").write_text(str(process.pid))
         time.sleep(1.5)
         yield
     finally:
         for process in processes:
             process.kill()
             process.wait()
+
+
+def _dns_process(uid: str) -> int:
+    """The DNS server of the pod with this uid."""
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            if b"--conf" in each.read_bytes().split(b"\0") and uid in each.with_name("cgroup").read_text():
+                return int(each.parent.name)
+    raise SystemExit(f"no process of the DNS pod {uid}")
 
 
 def _asked(netns: str, address: str, port: int, queries: Path) -> list[float]:
