@@ -58,7 +58,9 @@ class _Running:
         zone = longest_zone(request.query.name, zones)
         if zone is None:
             return _refuse(request)
-        return zones[zone].chain(Request(request.query, request.client, request.transport, zone))
+        if zone != request.zone:
+            request = Request(request.query, request.client, request.transport, zone)
+        return zones[zone].chain(request)
 
 
 def build(
