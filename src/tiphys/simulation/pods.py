@@ -7,10 +7,12 @@ shows that write, so that nothing is done twice.
 from __future__ import annotations
 
 import ipaddress
-from typing import ClassVar
+from datetime import timedelta
+from typing import ClassVar, Final
 
 from tiphys.api.core.v1 import Node
 from tiphys.base.clock import Clock
+from tiphys.base.log import get_logger
 from tiphys.client import DONE, Client, Controller, Informers, PatchType, Preconditions, RequeueAfter, Result, enqueue
 from tiphys.machinery.errors import ConflictError, NotFoundError
 from tiphys.machinery.meta import ObjectName
@@ -20,7 +22,11 @@ from tiphys.simulation.nodes import is_lost, is_simulated
 from tiphys.simulation.status import patch_for
 from tiphys.simulation.views import PODS, PodView
 
-ON_NODE = "simulated node"
+log = get_logger(__name__)
+
+ON_NODE: Final = "simulated node"
+ENDED: Final = ("Succeeded", "Failed")
+UNTIL_ADDRESS: Final = timedelta(seconds=5)  # until a pod is tried again for which its node has no address
 
 
 class PodSimulator(Controller[ObjectName]):
@@ -53,7 +59,9 @@ class PodSimulator(Controller[ObjectName]):
             return DONE  # others' business; comes back when the node changes
         if self._written.get(key, 0) > int(pod.metadata.resource_version):
             return DONE  # comes back when the cache shows what was written
-        if pod.status.pod_ip and not pod.spec.host_network:
+        if pod.status.phase in ENDED:
+            self._addresses.release(key)  # an ended pod keeps it in its status, but others may have it
+        elif pod.status.pod_ip and not pod.spec.host_network:
             self._addresses.note(key, pod.status.pod_ip)
         now = self.clock.now()
         step = next_step(pod, now)
@@ -61,18 +69,20 @@ class PodSimulator(Controller[ObjectName]):
             return DONE
         if step.at > now:
             return RequeueAfter(step.at - now)
-        await self._do(step.step, key, pod, node)
-        return DONE
+        return await self._do(step.step, key, pod, node)
 
-    async def _do(self, step: Step, key: ObjectName, pod: PodView, node: Node) -> None:
+    async def _do(self, step: Step, key: ObjectName, pod: PodView, node: Node) -> Result:
         try:
             if step is Step.REMOVE:
                 await self._client.delete(
                     PODS, key, grace_period_seconds=0, only_if=Preconditions(uid=pod.metadata.uid)
                 )
-                return
+                return DONE
             host = next((each.address for each in node.status.addresses if each.type == "InternalIP"), "")
             ip = pod.status.pod_ip or (host if pod.spec.host_network else self._addresses.take(key, node.spec.pod_cidr))
+            if step is Step.START and not ip and node.spec.pod_cidr:
+                log.info("no address of %s is free for pod %s", node.spec.pod_cidr, key)
+                return RequeueAfter(UNTIL_ADDRESS)
             at_once = names.READY_AFTER not in pod.metadata.annotations
             patch = patch_for(step, pod, self.clock.now(), ip, host, at_once)
             patched: PodView = await self._client.patch(
@@ -81,6 +91,7 @@ class PodSimulator(Controller[ObjectName]):
             self._written[key] = int(patched.metadata.resource_version)
         except (NotFoundError, ConflictError):
             pass  # gone, or another of its name: the cache will say so, and the pod comes back
+        return DONE
 
     def _node_changed(self, node: Node) -> None:
         if is_simulated(node):

@@ -14,7 +14,7 @@ SIGTERM_EXIT = 143
 
 
 def patch_for(step: Step, pod: PodView, now: datetime, ip: str, host_ip: str, ready_now: bool) -> Json:
-    """The patch of pods/status. `ip` is the pod's address; `ready_now`: START makes it ready at once."""
+    """The patch of pods/status. `ip` is the pod's address, "" for none; `ready_now`: START makes it ready at once."""
     match step:
         case Step.START:
             status = _running(pod, now, ready_now)
@@ -26,8 +26,10 @@ def patch_for(step: Step, pod: PodView, now: datetime, ip: str, host_ip: str, re
             status = _ended(pod, now, SIGTERM_EXIT if step is Step.STOP else exit_code(pod))
     if step is Step.START and not pod.status.pod_ip:
         status["startTime"] = format_time(now)
-        status["hostIP"], status["hostIPs"] = host_ip, [{"ip": host_ip}]
-        status["podIP"], status["podIPs"] = ip, [{"ip": ip}]
+        if host_ip:
+            status["hostIP"], status["hostIPs"] = host_ip, [{"ip": host_ip}]
+        if ip:
+            status["podIP"], status["podIPs"] = ip, [{"ip": ip}]
     status["observedGeneration"] = pod.metadata.generation
     # A pod of the same name made meanwhile is another one.
     return {"metadata": {"uid": pod.metadata.uid}, "status": status}

@@ -131,6 +131,46 @@ async def test_pods_run_end_start_again_and_go() -> None:
         await eventually(gone)
 
 
+async def create_node(client: Client, name: str, pod_cidr: str) -> None:
+    labels = {"simulation.tiphys.dev/simulated": "true"}
+    spec = {"podCIDR": pod_cidr, "podCIDRs": [pod_cidr]} if pod_cidr else {}
+    await client.create(msgspec.convert({"metadata": {"name": name, "labels": labels}, "spec": spec}, Node))
+
+
+async def test_an_ended_pod_leaves_its_address_to_one_that_waits_for_it() -> None:
+    async with server() as (config, client), simulation(config, 0):
+        await create_node(client, "small", "100.100.0.0/29")  # of eight addresses five are pods'
+        for number in range(4):
+            await create_pod(client, f"stays-{number}", "small")
+        await create_pod(client, "ends", "small", policy="Never", run_for="1s")
+
+        async def addressed() -> bool:
+            return all([(await status(client, name)).pod_ip for name in ("ends", *(f"stays-{n}" for n in range(4)))])
+
+        await eventually(addressed)
+        await create_pod(client, "late", "small")
+
+        async def runs() -> bool:
+            return (await status(client, "late")).phase == "Running"
+
+        await eventually(runs)
+        ended = await status(client, "ends")
+        assert ended.phase == "Succeeded"
+        assert (await status(client, "late")).pod_ip == ended.pod_ip
+
+
+async def test_on_a_node_without_a_range_pods_run_without_an_address() -> None:
+    async with server() as (config, client), simulation(config, 0):
+        await create_node(client, "bare", "")
+        await create_pod(client, "p", "bare")
+
+        async def runs() -> bool:
+            return (await status(client, "p")).phase == "Running"
+
+        await eventually(runs)
+        assert not (await status(client, "p")).pod_ip
+
+
 async def test_a_restart_changes_nothing() -> None:
     async with server() as (config, client):
         async with simulation(config, 1):
