@@ -44,6 +44,8 @@ class PodSimulator(Controller[ObjectName]):
         self._addresses = Addresses()
         self._written: dict[ObjectName, int] = {}  # the revision of our last write of a pod
         self._pods.add_index(ON_NODE, lambda pod: (pod.spec.node_name,) if pod.spec.node_name else ())
+        # Before anything is given out: a pod begun with first would otherwise get the address of one not yet looked at.
+        self._pods.add_handler(self._note_address)
         enqueue(self.queue, self._pods)
         self._nodes.add_handler(self._node_changed, lambda _, new: self._node_changed(new), None)
 
@@ -61,8 +63,6 @@ class PodSimulator(Controller[ObjectName]):
             return DONE  # comes back when the cache shows what was written
         if pod.status.phase in ENDED:
             self._addresses.release(key)  # an ended pod keeps it in its status, but others may have it
-        elif pod.status.pod_ip and not pod.spec.host_network:
-            self._addresses.note(key, pod.status.pod_ip)
         now = self.clock.now()
         step = next_step(pod, now)
         if step is None:
@@ -93,6 +93,10 @@ class PodSimulator(Controller[ObjectName]):
             pass  # gone, or another of its name: the cache will say so, and the pod comes back
         return DONE
 
+    def _note_address(self, pod: PodView) -> None:
+        if pod.status.pod_ip and not pod.spec.host_network and pod.status.phase not in ENDED:
+            self._addresses.note(ObjectName(pod.metadata.namespace, pod.metadata.name), pod.status.pod_ip)
+
     def _node_changed(self, node: Node) -> None:
         if is_simulated(node):
             for pod in self._pods.lister.by_index(ON_NODE, node.metadata.name):
@@ -109,9 +113,11 @@ class Addresses:
 
     def take(self, key: ObjectName, cidr: str) -> str:
         """An address of `cidr` for a pod; "" when the node has no range, or none is left in it."""
-        if key in self._of or not cidr:
-            return self._of.get(key, "")
-        network = ipaddress.ip_network(cidr)
+        if not cidr:
+            return ""
+        network, own = ipaddress.ip_network(cidr), self._of.get(key, "")
+        if own and ipaddress.ip_address(own) in network:  # and not one that a pod of this name had on another node
+            return own
         hosts = max(network.num_addresses - 3, 1)  # not the network's own, the bridge's and the last
         last = self._last.get(cidr, -1)
         for turn in range(1, hosts + 1):
