@@ -17,6 +17,17 @@ from tiphys.machinery.meta import ObjectName
 pytestmark = pytest.mark.root
 
 
+async def another_container(node: TestNode, before: Pod, what: str) -> None:
+    """Wait until the static pod runs in another container than `before`."""
+    old = before.status.container_statuses[0].container_id
+
+    def runs(pod: Pod) -> bool:
+        statuses = pod.status.container_statuses
+        return bool(statuses) and statuses[0].ready and statuses[0].container_id != old
+
+    await node.wait("static-node-1", runs, what)
+
+
 async def test_a_restarted_kubelet_finds_its_containers_running(node: TestNode) -> None:
     probe = {"exec": {"command": ["true"]}, "periodSeconds": 1}
     await node.create("stays", {"containers": [busybox("app", "sleep", "1000", readinessProbe=probe)]})
@@ -68,15 +79,7 @@ async def test_a_static_pod_that_is_put_back_while_it_ends_starts_anew(node: Tes
 
     await eventually(ending, "the end of the pod")
     path.write_text(STATIC)
-    await node.wait(
-        "static-node-1",
-        lambda pod: (
-            bool(pod.status.container_statuses)
-            and pod.status.container_statuses[0].ready
-            and pod.status.container_statuses[0].container_id != first.status.container_statuses[0].container_id
-        ),
-        "the pod that was put back",
-    )
+    await another_container(node, first, "the pod that was put back")
     path.unlink()
     await node.gone("static-node-1")
 
@@ -91,15 +94,7 @@ async def test_a_static_pod_has_a_mirror_that_comes_back(node: TestNode) -> None
     again = await node.running("static-node-1")
     assert again.status.container_statuses[0].container_id == mirror.status.container_statuses[0].container_id
     path.write_text(STATIC.replace('"1000"', '"2000"'))
-    await node.wait(
-        "static-node-1",
-        lambda pod: (
-            bool(pod.status.container_statuses)
-            and pod.status.container_statuses[0].ready
-            and pod.status.container_statuses[0].container_id != mirror.status.container_statuses[0].container_id
-        ),
-        "the edited pod",
-    )
+    await another_container(node, mirror, "the edited pod")
     path.unlink()
     await node.gone("static-node-1")
 

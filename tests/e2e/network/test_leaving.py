@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.netlab import call_in, lab, path, sh
-from tests.e2e.proxy.test_proxy_follows import POD_B, VIP, Site
+from tests.e2e.proxy.test_proxy_follows import POD_B, VIP, Site, site_in
 from tiphys.network.agent import BACKENDS
 from tiphys.network.backends.model import Local, Peer
 from tiphys.network.bgp.config import METRIC
 from tiphys.proxy.config import IPTABLES, IPVS, MODES
-from tiphys.proxy.ipvs.kernel import MISSING, is_available
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -58,14 +57,8 @@ def _run_for_a_while(site: Site) -> None:
 
 @pytest.fixture(params=MODES)
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    if request.param == IPVS and not is_available():
-        pytest.skip(MISSING)
-    with lab() as made:
-        here = Site(made, request.param)
-        try:
-            yield here
-        finally:
-            here.stop()
+    with site_in(request.param) as here:
+        yield here
 
 
 def test_nothing_stays(site: Site) -> None:

@@ -12,6 +12,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -186,16 +187,23 @@ class Site:
             time.sleep(0.01)
 
 
-@pytest.fixture(params=MODES)
-def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    if request.param == IPVS and not is_available():
+@contextmanager
+def site_in(mode: str) -> Iterator[Site]:
+    """A site of a proxy mode, taken away at the end; skips where this kernel has no such mode."""
+    if mode == IPVS and not is_available():
         pytest.skip(MISSING)
     with lab() as made:
-        here = Site(made, request.param)
+        here = Site(made, mode)
         try:
             yield here
         finally:
             here.stop()
+
+
+@pytest.fixture(params=MODES)
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    with site_in(request.param) as here:
+        yield here
 
 
 def test_services_come_change_and_go(site: Site) -> None:
