@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.apiserver.server import CONFIG_MAPS, PODS, Api, api_server, config_map, pod, state_directory
+from tiphys.apiserver.registry.stored import StoredObjects
 from tiphys.store import MemoryStore
 
 
@@ -84,6 +85,40 @@ async def test_finalizers_hold_an_object_until_the_last_is_gone(api: Api) -> Non
     assert (await api.get(f"{CONFIG_MAPS}/c"))["metadata"]["finalizers"] == ["a.b/c"]
     await api.merge(f"{CONFIG_MAPS}/c", {"metadata": {"finalizers": None}})
     assert (await api.get(f"{CONFIG_MAPS}/c"))["code"] == 404
+
+
+@pytest.mark.parametrize("node", ["n", ""])
+@pytest.mark.parametrize("again", [{"gracePeriodSeconds": 0}, {}])
+async def test_a_deletion_whose_server_died_in_the_middle_is_finished_by_the_next(
+    api: Api, monkeypatch: pytest.MonkeyPatch, node: str, again: dict[str, int]
+) -> None:
+    """A pod is marked and then removed: what the kubelet asks for must not be held for under way for ever."""
+
+    async def die(*_: object) -> None:
+        raise ConnectionError("as if the process had ended")
+
+    await api.post(PODS, pod("p", nodeName=node))
+    with monkeypatch.context() as broken:
+        broken.setattr(StoredObjects, "_erase", die)
+        await api.delete(f"{PODS}/p", {"gracePeriodSeconds": 0})
+        assert api.status == 500
+    left = await api.get(f"{PODS}/p")
+    assert left["metadata"]["deletionTimestamp"] and left["metadata"]["deletionGracePeriodSeconds"] == 0
+    await api.delete(f"{PODS}/p", again)
+    assert api.status == 200
+    assert (await api.get(f"{PODS}/p"))["code"] == 404
+
+
+async def test_a_pod_that_finalizers_hold_is_not_removed_by_asking_again(api: Api) -> None:
+    held = pod("p", nodeName="n")
+    held["metadata"]["finalizers"] = ["a.b/c"]
+    await api.post(PODS, held)
+    for _ in range(3):
+        await api.delete(f"{PODS}/p", {"gracePeriodSeconds": 0})
+        assert api.status == 200
+    assert (await api.get(f"{PODS}/p"))["metadata"]["finalizers"] == ["a.b/c"]
+    await api.merge(f"{PODS}/p", {"metadata": {"finalizers": None}})
+    assert (await api.get(f"{PODS}/p"))["code"] == 404
 
 
 async def test_a_scheduled_pod_is_deleted_gracefully(api: Api) -> None:

@@ -425,7 +425,7 @@ class ResourceStore(StoredObjects):
     async def _delete(self, ctx: RequestContext, entry: Entry, obj: Object, options: DeleteOptions) -> Written:
         metadata = obj["metadata"]
         graceful, pending = self._begin_graceful(ctx, obj, options)
-        if pending:
+        if pending and not self._is_unfinished(obj):
             await self._confirm(ctx, entry)
             return Written(entry)
         wanted = finalizers_for_deletion(options, metadata.get("finalizers") or (), self.strategy.garbage_collection)
@@ -451,6 +451,12 @@ class ResourceStore(StoredObjects):
             raise
         self.strategy.after_delete(ctx, obj)
         return Written(entry.moved(gone.revision), deleted=True)
+
+    def _is_unfinished(self, obj: Object) -> bool:
+        """Whether nothing holds an object that is to go at once: a server died between the mark and the removal."""
+        metadata = obj["metadata"]
+        held = bool(metadata.get("finalizers")) or self.strategy.holds_deletion(obj)
+        return metadata.get("deletionGracePeriodSeconds") == 0 and not held
 
     def _begin_graceful(self, ctx: RequestContext, obj: Object, options: DeleteOptions) -> tuple[bool, bool]:
         """(the object was marked for a graceful deletion, one is under way already and nothing changes)."""
