@@ -71,13 +71,16 @@ def address(site: Cluster, name: str) -> str:
 
 
 def who(ip: str) -> list[str]:
-    """The pod that answers, and the client it sees."""
+    """The pod that answers, and the client it sees. Raises OSError when there is no whole answer."""
     with socket.create_connection((ip, 80), timeout=2) as channel:
         channel.sendall(b"GET /cgi-bin/who HTTP/1.0\r\n\r\n")
         answer = b""
         while piece := channel.recv(4096):
             answer += piece
-    pod, client = answer.decode().split()[-2:]
+    words = answer.decode().split()
+    if len(words) < 2:
+        raise ConnectionError("the pod ended while it answered")
+    pod, client = words[-2:]
     return [pod, client.strip("[]").removeprefix("::ffff:")]
 
 
