@@ -453,7 +453,9 @@ def _others(address: str, beside: int, directory: str, names: dict[str, str]) ->
         + "".join(f' local-data: "{name}. 30 A {ip}"\n' for name, ip in names.items())
     )
     netns, groups = f"/proc/{beside}/ns/net", Path(f"/proc/{beside}/cgroup").read_text()
-    cpu = next(line.rpartition(":")[2] for line in groups.splitlines() if line.split(":")[1] in ("cpu", "cpu,cpuacct"))
+    paths = {controllers: path for _, controllers, path in (line.split(":", 2) for line in groups.splitlines())}
+    v1 = next((path for controllers, path in paths.items() if "cpu" in controllers.split(",")), None)
+    share = f"/sys/fs/cgroup/cpu{v1}" if v1 is not None else f"/sys/fs/cgroup{paths['']}"
     commands = (
         f"dnsmasq -k -p 5301 -h -H {directory}/hosts -a {address} -z -R -c 0 -u root -x ''",
         f"unbound -c {directory}/unbound.conf",
@@ -461,7 +463,7 @@ def _others(address: str, beside: int, directory: str, names: dict[str, str]) ->
     processes = [subprocess.Popen(f"exec nsenter --net={netns} {command}", shell=True) for command in commands]
     try:
         for process in processes:
-            Path(f"/sys/fs/cgroup/cpu{cpu}/cgroup.procs").write_text(str(process.pid))
+            Path(share, "cgroup.procs").write_text(str(process.pid))
         time.sleep(1.5)
         yield
     finally:

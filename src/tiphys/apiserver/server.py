@@ -26,7 +26,7 @@ from tiphys.apiserver.endpoints.connect import Connector, KubeletAccess
 from tiphys.apiserver.endpoints.context import Services
 from tiphys.apiserver.endpoints.handler import ApiHandler
 from tiphys.apiserver.endpoints.health import Check, Health
-from tiphys.apiserver.endpoints.paths import VERSION, PathHandler, PathHandlers
+from tiphys.apiserver.endpoints.paths import PathHandler, PathHandlers
 from tiphys.apiserver.flowcontrol.gate import Gate
 from tiphys.apiserver.housekeeping import Compactor, SharedLeases
 from tiphys.apiserver.http.egress import Egress
@@ -35,7 +35,6 @@ from tiphys.apiserver.http.tls import ReloadingTls
 from tiphys.apiserver.metrics import RequestMetrics
 from tiphys.apiserver.openapi.service import OpenApiService
 from tiphys.apiserver.options import ServerOptions
-from tiphys.apiserver.process_metrics import expose_process
 from tiphys.apiserver.registry.conversion import STORAGE_VERSIONS, conversion_for
 from tiphys.apiserver.registry.resources import CacheReader, ResourceMap, ServedResource
 from tiphys.apiserver.registry.store import ResourceStore
@@ -46,6 +45,7 @@ from tiphys.apiserver.store_metrics import StoreMetrics
 from tiphys.apiserver.watchcache import WatchCache
 from tiphys.base.clock import Clock, SystemClock
 from tiphys.base.log import get_logger
+from tiphys.base.process_metrics import expose_process
 from tiphys.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class ApiServer:
         health.add(self._extra_checks)
         self._metrics = StoreMetrics(self.cache, self.store)
         paths = PathHandlers(discovery, health, openapi, self._server_address, self.extra_paths, self._metrics.refresh)
-        self._no_process = expose_process(VERSION)
+        self._no_process = expose_process()
         self._handler = ApiHandler(
             services, self.security.authenticator, paths, RequestMetrics(), self.gate, self.auditor
         )

@@ -11,8 +11,8 @@ import pytest
 
 from tests.unit.kubelet.exposed import Moved, samples
 from tiphys import KUBERNETES_VERSION
+from tiphys.base.process_metrics import expose_process
 from tiphys.kubelet.server.http import HTTPServer, Request, Response, text
-from tiphys.kubelet.server.process import expose_process
 from tiphys.kubelet.server.requests import RequestMetrics
 
 METRICS = RequestMetrics(["metrics", "exec", "portForward", "containerLogs", "pods"])

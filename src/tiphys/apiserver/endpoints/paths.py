@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol
@@ -26,27 +25,10 @@ from tiphys.apiserver.endpoints.routes import no_such_method, no_such_resource
 from tiphys.apiserver.http.request import Request
 from tiphys.apiserver.http.response import Answer, Response
 from tiphys.base.metrics import REGISTRY
+from tiphys.base.version import VERSION
 
 EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores"
 AGGREGATED: Final = ";g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-GIT_VERSION: Final = "v1.36.2"
-GIT_COMMIT: Final = "1f3ad0bf1c0fdf3f4c4b6f26f7d1ce1df4a1d36f"
-
-VERSION: Final[dict[str, str]] = {
-    "major": "1",
-    "minor": "36",
-    "emulationMajor": "1",
-    "emulationMinor": "36",
-    "minCompatibilityMajor": "1",
-    "minCompatibilityMinor": "35",
-    "gitVersion": GIT_VERSION,
-    "gitCommit": GIT_COMMIT,
-    "gitTreeState": "clean",
-    "buildDate": "2026-06-09T00:00:00Z",
-    "goVersion": f"python{platform.python_version()}",
-    "compiler": platform.python_implementation().lower(),
-    "platform": f"linux/{ {'x86_64': 'amd64', 'aarch64': 'arm64'}.get(platform.machine(), platform.machine()) }",
-}
 
 
 class OpenApi(Protocol):

@@ -24,6 +24,7 @@ from tiphys.api.core.v1 import Pod
 from tiphys.api.cri import api_pb2 as cri
 from tiphys.base.log import get_logger
 from tiphys.base.metrics import REGISTRY
+from tiphys.base.process_metrics import expose_process
 from tiphys.kubelet.config import KubeletConfiguration, KubeletFlags
 from tiphys.kubelet.cri.client import CRIError
 from tiphys.kubelet.cri.state import RuntimeContainer
@@ -42,7 +43,6 @@ from tiphys.kubelet.server.http import HTTPServer, Request, Response, text
 from tiphys.kubelet.server.logs import LogOptions, read_log
 from tiphys.kubelet.server.metrics import resource_metrics
 from tiphys.kubelet.server.podcounts import PodCounts
-from tiphys.kubelet.server.process import expose_process
 from tiphys.kubelet.server.requests import RequestMetrics
 from tiphys.kubelet.server.stats import NodeCPU, set_start_times, summary
 from tiphys.kubelet.server.streams import joined_to

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 from tiphys.base.features import KNOWN_GATES
 from tiphys.base.metrics import REGISTRY
+from tiphys.base.version import VERSION
 
 Series = Iterator[tuple[tuple[str, ...], float]]
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
@@ -71,8 +72,8 @@ def _limit(which: int) -> float:
     return float(2**64 - 1) if soft == resource.RLIM_INFINITY else soft
 
 
-def expose_process(version: Mapping[str, str]) -> list[Callable[[], None]]:
-    """Add the families; `version` is what /version says. What is returned takes them away."""
+def expose_process() -> list[Callable[[], None]]:
+    """Add the families; what is returned takes them away."""
     removers = []
     for name, kind, text, value in _NUMBERS:
         removers.append(REGISTRY.computed(kind, name, text, (), _single(value)))
@@ -87,7 +88,7 @@ def expose_process(version: Mapping[str, str]) -> list[Callable[[], None]]:
         "compiler": "compiler",
         "platform": "platform",
     }
-    values = tuple(version[name] for name in names.values())
+    values = tuple(VERSION[name] for name in names.values())
     text = (
         "[BETA] A metric with a constant '1' value labeled by major, minor, git version, git commit, git tree state, "
         "build date, Go version, and compiler from which Kubernetes was built, and platform on which it is running."
