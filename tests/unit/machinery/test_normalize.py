@@ -13,7 +13,8 @@ from tests.unit.machinery.golden import ROUNDTRIP, cases, steps
 from tiphys.api.schemas import has_schema, schema_of
 from tiphys.machinery.codec import decode_json
 from tiphys.machinery.meta import split_api_version
-from tiphys.machinery.normalize import DecodeError, decoded, normalize, normalize_strictly, zero
+from tiphys.machinery.misfit import DecodeError
+from tiphys.machinery.normalize import decoded, normalize, normalize_strictly, zero
 
 DEPLOYMENT = schema_of("apps", "v1", "Deployment")
 POD = schema_of("", "v1", "Pod")

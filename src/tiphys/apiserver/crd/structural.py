@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tiphys.api.schemas import schema_of
-from tiphys.machinery.normalize import DecodeError, normalize
+from tiphys.machinery.misfit import DecodeError
+from tiphys.machinery.normalize import normalize
 from tiphys.machinery.schema import FieldSchema, TypeSchema
 
 Object = dict[str, Any]

@@ -17,7 +17,8 @@ from tiphys.machinery.codec import decode_json, decode_yaml, strict_message, str
 from tiphys.machinery.errors import StatusError, bad_request, invalid, status_of
 from tiphys.machinery.field import FieldError, Path, quote
 from tiphys.machinery.meta import GroupKind, GroupVersionKind, split_api_version
-from tiphys.machinery.normalize import DecodeError, json_type, normalize_strictly
+from tiphys.machinery.misfit import DecodeError, json_type
+from tiphys.machinery.normalize import normalize_strictly
 from tiphys.machinery.schema import TypeSchema
 
 Object = dict[str, Any]

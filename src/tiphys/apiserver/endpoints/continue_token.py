@@ -15,7 +15,7 @@ import orjson
 
 from tiphys.machinery.codec import decode_json
 from tiphys.machinery.errors import bad_request
-from tiphys.machinery.normalize import json_type
+from tiphys.machinery.misfit import json_type
 
 VERSION: Final = "meta.k8s.io/v1"
 _ALPHABET: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")

@@ -20,7 +20,8 @@ from tiphys.apiserver.registry.resources import ServedResource
 from tiphys.apiserver.registry.store import Written
 from tiphys.machinery.codec import decode_json, decode_yaml
 from tiphys.machinery.errors import StatusError, bad_request
-from tiphys.machinery.normalize import DecodeError, normalize
+from tiphys.machinery.misfit import DecodeError
+from tiphys.machinery.normalize import normalize
 
 Object = dict[str, Any]
 

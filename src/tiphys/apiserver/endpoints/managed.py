@@ -17,7 +17,8 @@ from tiphys.apiserver.registry.strategy import Object, RequestContext
 from tiphys.machinery.errors import StatusError, status_of
 from tiphys.machinery.fieldset import difference, intersection, union
 from tiphys.machinery.meta import split_api_version
-from tiphys.machinery.normalize import DecodeError, normalize
+from tiphys.machinery.misfit import DecodeError
+from tiphys.machinery.normalize import normalize
 from tiphys.machinery.patch.apply import decode, encode, server_side_apply, update_managed_fields
 from tiphys.machinery.patch.integers import with_wrapped_integers
 from tiphys.machinery.schema import TypeSchema

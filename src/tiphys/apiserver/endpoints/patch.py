@@ -38,7 +38,8 @@ from tiphys.machinery.codec import decode_json, decode_yaml, encode_json, strict
 from tiphys.machinery.errors import StatusError, bad_request, conflict, invalid, plain_error, status_of
 from tiphys.machinery.field import Path
 from tiphys.machinery.meta import GroupKind, GroupVersionKind
-from tiphys.machinery.normalize import DecodeError, normalize_strictly
+from tiphys.machinery.misfit import DecodeError
+from tiphys.machinery.normalize import normalize_strictly
 from tiphys.machinery.patch.errors import BadPatchError, PatchError, show_map
 from tiphys.machinery.patch.json import apply_json_patch, field_problems, operations_problem
 from tiphys.machinery.patch.merge import apply_merge_patch

@@ -18,7 +18,7 @@ from tiphys.apiserver.registry.on_demand import with_conversions
 from tiphys.machinery.cel.errors import EvalError
 from tiphys.machinery.errors import StatusError, status_of
 from tiphys.machinery.meta import join_api_version
-from tiphys.machinery.normalize import DecodeError
+from tiphys.machinery.misfit import DecodeError
 from tiphys.machinery.patch.errors import BadPatchError, PatchError
 from tiphys.machinery.patch.json import apply_json_patch
 from tiphys.machinery.patch.typed import merge
