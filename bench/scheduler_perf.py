@@ -6,9 +6,10 @@
 First the nodes and the pods that are there before, then the pods that are measured, made and bound at the same time:
 pods/s is how many of them were bound in the time from the first create to the last binding. "attempt" is the 99th
 percentile of scheduler_scheduling_attempt_duration_seconds over the whole run. The gate is what upstream's own test
-demands of v1.36 on its machines. CPU is per measured pod; "test" is this program, which makes the pods. `--scale` makes
-all pods fewer (gates are for 1.0), and the nodes too where pods must fill them; `--growth` runs SchedulingBasic with
-more and more nodes.
+demands of v1.36 on its machines. "events after" is how long after the last binding the last event was written. CPU is
+per measured pod, the writing of all events included; "test" is this program, which makes the pods. `--scale` makes all
+pods fewer (gates are for 1.0), and the nodes too where pods must fill them; `--growth` runs SchedulingBasic with more
+and more nodes.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from tiphys.client import Client, EventType, RestConfig
 from tiphys.simulation.views import PODS
 
 WRITERS: Final = 24
+EVENTS_STILL_SECONDS: Final = 1.0
 SETTLED: Final = 3.0  # seconds without a binding after which what is there before is taken to be done
 GROWTH: Final = (100, 1000, 5000, 15000)
 BUCKET: Final = re.compile(r'scheduler_scheduling_attempt_duration_seconds_bucket\{.*le="([^"]+)".*\} (\S+)')
@@ -178,6 +180,18 @@ def quantile(metrics: str, share: float) -> float | None:
     return None
 
 
+async def last_event(client: Client) -> float:
+    """When the number of events last grew, by the monotonic clock: all are written when it stands still."""
+    count, when = -1, time.monotonic()
+    while time.monotonic() - when < EVENTS_STILL_SECONDS:
+        page = await client.request_json("GET", "/api/v1/events", query={"limit": "1"})
+        now = len(page["items"]) + (page["metadata"].get("remainingItemCount") or 0)
+        if now != count:
+            count, when = now, time.monotonic()
+        await asyncio.sleep(0.2)
+    return when
+
+
 async def drive(running: Running, process: Scheduler, workload: Workload, nodes: int) -> list[str]:
     """One workload; the cells of its row."""
     config = RestConfig.from_kubeconfig(running.kubeconfig)
@@ -200,16 +214,18 @@ async def drive(running: Running, process: Scheduler, workload: Workload, nodes:
         await bindings.reach(names, 60.0)
         took = bindings.last - began
         done = len(names & bindings.bound)
+        if churning is not None:
+            churning.cancel()
+        behind = max(0.0, await last_event(client) - bindings.last)
         mine, its, ours = cpu_seconds(process.pid) - cpu[0], cpu_seconds(server) - cpu[1], time.process_time() - cpu[2]
-        for task in (watching, churning):
-            if task is not None:
-                task.cancel()
+        watching.cancel()
         await asyncio.gather(*filter(None, (watching, churning)), return_exceptions=True)
     return [
         f"{done}/{len(names)}",
         f"{done / took:,.0f}" if took > 0 else "-",
         workload.gate,
         *(f"{spent / max(done, 1) * 1e6:.0f} µs" for spent in (mine, its, ours)),
+        f"{behind:.1f} s",
         mib(memory(process.pid)[0]),
     ]
 
@@ -241,6 +257,7 @@ def main() -> None:
         "scheduler CPU",
         "API server CPU",
         "test CPU",
+        "events after",
         "scheduler",
         "attempt p99",
         "load",

@@ -52,7 +52,8 @@ SPAM_REFILL_SECONDS: Final = 300.0
 CACHE_SIZE: Final = 4096
 # Events that wait to be written; more are dropped, which is counted and said.
 QUEUE_SIZE: Final = 100_000
-WRITERS: Final = 16
+# At once. Few: an event tells what was done, and where the server is busy it is not to take the place of the doing.
+WRITERS: Final = 4
 DROPS_SAID_SECONDS: Final = 60.0
 DROPPED: Final = REGISTRY.counter(
     "tiphys_events_dropped_total", "Events that were dropped because too many waited to be written.", ["component"]

@@ -47,7 +47,7 @@ from tiphys.scheduler.waiting import WaitingPods
 
 log = get_logger(__name__)
 
-OTHER_WRITES: Final = 16  # at once, besides bindings
+OTHER_WRITES: Final = 32  # at once, besides bindings
 SAMPLED: Final = 0.1  # share of the cycles in which each plugin's time is measured
 
 
