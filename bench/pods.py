@@ -179,7 +179,7 @@ def main() -> None:
         return
     made = nullcontext(None) if args.kubeconfig else cluster(f"--nodes={args.nodes}", name="bn-pods")
     with made as running:
-        kubeconfig = args.kubeconfig or running.kubeconfig
+        kubeconfig = args.kubeconfig if running is None else running.kubeconfig
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(measure(kubeconfig, args.one_by_one, args.at_once))
 
