@@ -260,8 +260,10 @@ class Execs:
         argv = self._node.oci(container.handler).exec_argv(
             container.id, process_file=directory / "process.json", pid_file=pid_file, console=console, log=log
         )
-        done = subprocess.run(argv, stdin=stdio[0], stdout=stdio[1], stderr=stdio[2], check=False)
-        if done.returncode != 0:
+        with subprocess.Popen(argv, stdin=stdio[0], stdout=stdio[1], stderr=stdio[2], process_group=0) as started:
+            status = started.wait()
+        if status != 0:
+            self._node.children.reap_failed(started.pid, DRAIN)
             raise RuntimeFault(f"failed to exec in container: OCI runtime exec failed: {_reason(log)}")
         pid = int(pid_file.read_text())
         self._node.children.claim(pid)

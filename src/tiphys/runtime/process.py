@@ -3,7 +3,8 @@
 The runtime is a subreaper: conmon and processes started by `runc exec --detach` lose their parent and become
 our children, so their true exit status can be waited for. Whoever waits for such a process claims it; `sweep`
 reaps the others. It recognises them by their cgroup, which is not ours, because children that a library of
-this process started for itself must be left to that library.
+this process started for itself must be left to that library. Of an OCI runtime that failed on its way into a
+container processes are left, too: runc's by their name, and all by the group the command was given.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import asyncio
 import contextlib
 import os
 import select
+import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,8 @@ from typing import Final
 
 # A flag in /proc/[pid]/stat, see proc(5) and <linux/sched.h>: the process is being shut down.
 PF_EXITING: Final = 0x4
+# How runc's own processes are called on their way into a container: "runc:[1:CHILD]", "runc:[2:INIT]".
+RUNC_STAGE: Final = "runc:["
 
 
 class CommandFailed(Exception):
@@ -126,19 +131,52 @@ class Children:
             handle.close()
         self.reap(pid)
 
+    def reap_failed(self, group: int, seconds: float) -> None:
+        """End and reap what a command that failed has left behind: its process `group`, and runc's stages. Blocks.
+
+        One of them may be in the PID namespace of a container that is ending, which cannot end before it is reaped.
+        """
+        deadline = time.monotonic() + seconds
+        while self._left_of(group) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def _left_of(self, group: int) -> bool:
+        """Reap those that have ended; whether others are left."""
+        stages = [pid for pid in _children() if int(pid) not in self._claimed and _name(pid).startswith(RUNC_STAGE)]
+        left = [pid for pid in stages if self.reap(int(pid)) is None and Path("/proc", pid).exists()]
+        try:
+            while os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG) is not None:
+                pass
+        except ChildProcessError:
+            return bool(left)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+        return True
+
     def sweep(self) -> None:
         """Reap adopted processes of containers for which nobody waits."""
         if self._expecting:
             return
         own = _cgroups("self")
-        for tasks in Path("/proc/self/task").iterdir():
-            try:
-                pids = (tasks / "children").read_text().split()
-            except OSError:  # the thread has ended
+        for pid in _children():
+            if int(pid) in self._claimed or start_time(int(pid)):
                 continue
-            for pid in pids:
-                if int(pid) not in self._claimed and not start_time(int(pid)) and _cgroups(pid) != own:
-                    self.reap(int(pid))
+            if _cgroups(pid) != own or _name(pid).startswith(RUNC_STAGE):
+                self.reap(int(pid))
+
+
+def _children() -> Iterator[str]:
+    """The pids of our children."""
+    for tasks in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # the thread has ended
+            yield from (tasks / "children").read_text().split()
+
+
+def _name(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text()
+    except OSError:
+        return ""
 
 
 def _cgroups(pid: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from grpc.aio import AioRpcError
 
 from tests.e2e.runtime.harness import Client, until
 from tiphys.api.cri import api_pb2 as cri
@@ -135,3 +136,27 @@ async def test_a_container_whose_starter_leaves_is_watched(cri_client: Client, m
     async with asyncio.timeout(20):
         await cri_client.stop(container)
     assert (await cri_client.status(container)).exit_code == 137
+
+
+async def test_a_container_ends_while_commands_enter_it(cri_client: Client) -> None:
+    sandbox = await cri_client.sandbox()
+    refused = 0
+
+    async def commands(container: str) -> None:
+        nonlocal refused
+        while True:
+            try:
+                await cri_client.exec(container, "true")
+            except AioRpcError:
+                refused += 1
+                return
+
+    for number in range(12):
+        container = await cri_client.run(sandbox, "sleep", "1000", name=f"entered-{number}")
+        entering = [asyncio.create_task(commands(container)) for _ in range(4)]
+        await asyncio.sleep(0.05 + 0.01 * number)
+        async with asyncio.timeout(20):
+            await cri_client.stop(container)
+        await asyncio.gather(*entering)
+    assert refused == 12 * 4
+    await until(lambda: not zombies())
