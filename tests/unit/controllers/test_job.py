@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.client.faults import Rates
 from tests.unit.controllers.harness import PODS, World, template
 from tiphys.controllers.job import JobController
 from tiphys.controllers.job.indexes import format_indexes, parse
@@ -116,6 +117,26 @@ async def test_an_indexed_job_runs_every_index_once() -> None:
     pod = world.api.list(PODS)[0]
     assert pod["spec"]["hostname"] == "j-0"
     assert pod["spec"]["containers"][0]["env"][0]["name"] == "JOB_COMPLETION_INDEX"
+
+
+async def test_a_pod_whose_creation_got_no_answer_is_not_made_again() -> None:
+    # The watch breaks together with the answer, as when the API server dies; the pods are slow to come back.
+    world = World(faults=3, rates=Rates(refused=0, lost=0.3, conflict=0, broken=0.5, delayed=1, repeated=0, expired=0))
+    ended: list[str] = []
+
+    def ends(pod: dict[str, Any]) -> str:
+        ended.append(index(pod))
+        return "Succeeded"
+
+    world.ends = ends  # type: ignore[method-assign]
+    world.api.put(JOBS, job(completionMode="Indexed", completions=20, parallelism=5))
+    async with world.running(JobController):
+        await world.settle()
+        world.faulty.heal()
+        await world.settle()
+    assert conditions(world)["Complete"] == "CompletionsReached"
+    made = [index(pod) for pod in world.api.list(PODS)]
+    assert sorted(made, key=int) == [str(number) for number in range(20)]
 
 
 async def test_a_limit_for_each_index_fails_only_that_index() -> None:

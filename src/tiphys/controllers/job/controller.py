@@ -16,7 +16,17 @@ from msgspec.structs import replace
 
 from tiphys.api.batch.v1 import Job, JobCondition, JobStatus
 from tiphys.api.core.v1 import EnvVar, EnvVarSource, ObjectFieldSelector, Pod, PodSpec
-from tiphys.client import DONE, NORMAL, WARNING, Controller, Expectations, RequeueAfter, Result, key_of
+from tiphys.client import (
+    DONE,
+    NORMAL,
+    WARNING,
+    ApiConnectionError,
+    Controller,
+    Expectations,
+    RequeueAfter,
+    Result,
+    key_of,
+)
 from tiphys.controllers.common.context import MANY_WORKERS, ControllerContext
 from tiphys.controllers.common.owners import (
     BY_CONTROLLER,
@@ -54,6 +64,9 @@ class JobController(Controller[ObjectName]):
         super().__init__(context.clock, (self._jobs, self._pods))
         self._expectations: Expectations[ObjectName] = Expectations(context.clock)
         self._written: dict[ObjectName, str] = {}
+        # Creations that got no answer may have been done: what pods there are is asked before the cache counts again.
+        self._unanswered: set[ObjectName] = set()
+        self._made: dict[ObjectName, str] = {}  # the newest version of a pod that the cache has to show by then
         index_by_controller(self._pods)
         self._jobs.add_handler(self._job_changed, lambda _, new: self._job_changed(new), self._job_deleted)
         self._pods.add_handler(self._pod_added, self._pod_updated, self._pod_deleted)
@@ -131,10 +144,16 @@ class JobController(Controller[ObjectName]):
         if job is None:
             self._expectations.forget(key)
             self._written.pop(key, None)
+            self._unanswered.discard(key)
+            self._made.pop(key, None)
             return DONE
         if job.spec.managed_by not in (None, MANAGED_BY_US):
             return DONE
         if not self._expectations.satisfied(key) or not self._jobs.has_seen(self._written.get(key, "")):
+            return DONE
+        if key in self._unanswered:
+            await self._look(key, job)
+        if not self._pods.has_seen(self._made.get(key, "")):
             return DONE
         pods = await self._claim(job)
         if outcome.is_finished(job):
@@ -168,6 +187,14 @@ class JobController(Controller[ObjectName]):
         if error is not None:
             raise error
         return self._next(job, wait, now)
+
+    async def _look(self, key: ObjectName, job: Job) -> None:
+        """Note how far the cache must be to show every pod the server has of the Job."""
+        selector = str(selector_of(job.spec.selector) or "")
+        there = await self._client.list(Pod, namespace=key.namespace, label_selector=selector)
+        self._unanswered.discard(key)
+        versions = [pod.metadata.resource_version for pod in there.items if self._job_key(pod) == key]
+        self._made[key] = max(versions, key=int, default="")
 
     async def _claim(self, job: Job) -> list[Pod]:
         selector = selector_of(job.spec.selector)
@@ -240,6 +267,8 @@ class JobController(Controller[ObjectName]):
                 await self._control.create(pod_of(job, numbers[position], pods), job)
             except BaseException as error:
                 self._expectations.creation_observed(key)
+                if isinstance(error, ApiConnectionError):
+                    self._unanswered.add(key)
                 if isinstance(error, StatusError) and namespace_terminating(error):
                     return
                 raise
