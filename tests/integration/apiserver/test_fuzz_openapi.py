@@ -5,6 +5,7 @@ Short by default; TIPHYS_FUZZ_SECONDS=3600 makes it run that long instead.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import time
@@ -24,6 +25,14 @@ from .fuzzing import TIMEOUT, Reply, Target, judge, running_target  # noqa: E402
 SECONDS: Final = float(os.environ.get("TIPHYS_FUZZ_SECONDS", "0"))
 OPERATIONS: Final = 24  # tried when it is not run for a time
 NAMESPACE: Final = "d"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def many_headers() -> Iterator[None]:
+    """A hundred warnings and the other headers are more than Python's client reads by default."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http.client, "_MAXHEADERS", 500)
+        yield
 
 
 @pytest.fixture(scope="module")

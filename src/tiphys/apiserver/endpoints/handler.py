@@ -40,6 +40,7 @@ from tiphys.apiserver.endpoints.request_info import RequestInfo, parse_request_i
 from tiphys.apiserver.endpoints.routes import no_such_method, no_such_resource
 from tiphys.apiserver.endpoints.subresources import CONNECT, serve_subresource
 from tiphys.apiserver.endpoints.virtual import VIRTUAL_TABLES, check_virtual, serve_virtual
+from tiphys.apiserver.endpoints.warning_headers import warning_headers
 from tiphys.apiserver.endpoints.watch import watch_objects
 from tiphys.apiserver.endpoints.write import create_object, update_object
 from tiphys.apiserver.flowcontrol.gate import Gate, TooMany, is_long_running
@@ -142,7 +143,7 @@ class ApiHandler:
         if request.place is not None:
             headers += request.place.headers
         if request.warnings:
-            headers += [("Warning", f"299 - {_quoted(warning)}") for warning in dict.fromkeys(request.warnings)]
+            headers += warning_headers(request.warnings)
         answer.headers = headers
 
     async def _within_time(self, request: Request, info: RequestInfo) -> Answer:
@@ -429,10 +430,3 @@ def _leaving(run: Callable[[Stream], Awaitable[None]], place: Place) -> Callable
             place.leave()
 
     return leaving
-
-
-def _quoted(text: str) -> str:
-    """A quoted-string of RFC 9110; control characters cannot be in a header."""
-    plain = "".join(char if char.isprintable() else " " for char in text)
-    escaped = plain.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
