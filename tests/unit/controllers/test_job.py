@@ -32,6 +32,13 @@ def job(**spec: Any) -> dict[str, Any]:
     }
 
 
+class Succeeding(World):
+    """Whose pods all end well."""
+
+    def ends(self, pod: dict[str, Any]) -> str:
+        return "Succeeded"
+
+
 def current(world: World) -> dict[str, Any]:
     found = world.api.get(JOBS, "default", "j")
     assert found is not None
@@ -121,14 +128,8 @@ async def test_an_indexed_job_runs_every_index_once() -> None:
 
 async def test_a_pod_whose_creation_got_no_answer_is_not_made_again() -> None:
     # The watch breaks together with the answer, as when the API server dies; the pods are slow to come back.
-    world = World(faults=3, rates=Rates(refused=0, lost=0.3, conflict=0, broken=0.5, delayed=1, repeated=0, expired=0))
-    ended: list[str] = []
-
-    def ends(pod: dict[str, Any]) -> str:
-        ended.append(index(pod))
-        return "Succeeded"
-
-    world.ends = ends  # type: ignore[method-assign]
+    rates = Rates(refused=0, lost=0.3, conflict=0, broken=0.5, delayed=1, repeated=0, expired=0)
+    world = Succeeding(faults=3, rates=rates)
     world.api.put(JOBS, job(completionMode="Indexed", completions=20, parallelism=5))
     async with world.running(JobController):
         await world.settle()
