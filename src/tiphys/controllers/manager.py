@@ -75,8 +75,9 @@ Constructor = Callable[[ControllerContext], Controller[Any]]
 CONTROLLERS: Final[Mapping[str, Constructor]] = MappingProxyType(
     {
         "serviceaccount-token-controller": TokenController,
-        "endpoints-controller": EndpointsController,
+        # Slices before Endpoints: who sees a change in the older form finds it in the newer one too.
         "endpointslice-controller": EndpointSliceController,
+        "endpoints-controller": EndpointsController,
         "endpointslice-mirroring-controller": EndpointSliceMirroringController,
         "replicationcontroller-controller": lambda context: ReplicaSetController(context, REPLICATION_CONTROLLERS),
         "pod-garbage-collector-controller": PodGCController,
