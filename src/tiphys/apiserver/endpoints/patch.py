@@ -38,7 +38,7 @@ from tiphys.machinery.codec import decode_json, decode_yaml, encode_json, strict
 from tiphys.machinery.errors import StatusError, bad_request, conflict, invalid, plain_error, status_of
 from tiphys.machinery.field import Path
 from tiphys.machinery.meta import GroupKind, GroupVersionKind
-from tiphys.machinery.misfit import DecodeError
+from tiphys.machinery.misfit import DecodeError, json_type
 from tiphys.machinery.normalize import normalize_strictly
 from tiphys.machinery.patch.errors import BadPatchError, PatchError, show_map
 from tiphys.machinery.patch.json import apply_json_patch, field_problems, operations_problem
@@ -151,7 +151,7 @@ class Patch:
                 raise bad_request("Invalid JSON Patch")
             self._patch = {}
         if not isinstance(self._patch, dict):
-            found = _json_name(self._patch)
+            found = json_type(self._patch)
             problem = f"json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"
             raise bad_request(self._undecodable(problem))
 
@@ -176,7 +176,7 @@ class Patch:
             raise StatusError(status_of(500, "", str(error))) from None
         if not isinstance(patched, dict):
             raise bad_request(
-                f"json: cannot unmarshal {_json_name(patched)} into Go value of type map[string]interface {{}}"
+                f"json: cannot unmarshal {json_type(patched)} into Go value of type map[string]interface {{}}"
             )
         return self._normal(patched, current)
 
@@ -284,16 +284,6 @@ def _rejected(message: str) -> StatusError:
     )
 
 
-def _json_name(value: Any) -> str:
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, str):
-        return "string"
-    if isinstance(value, (int, float)):
-        return "number"
-    return "array" if isinstance(value, list) else "object"
-
-
 # --- server-side apply ----------------------------------------------------------------------------
 
 
@@ -371,7 +361,7 @@ def decode_applied(api: ApiRequest, kind: GroupVersionKind) -> tuple[Object, Seq
         raise bad_request(f"error decoding YAML: {error}") from None
     value = {} if document.value is None else document.value
     if not isinstance(value, dict):
-        found = f"json: cannot unmarshal {_json_name(value)} into Go value of type map[string]interface {{}}"
+        found = f"json: cannot unmarshal {json_type(value)} into Go value of type map[string]interface {{}}"
         problem = f"error unmarshaling JSON: while decoding JSON: {found}"
         raise bad_request(f"error decoding YAML: {problem}")
     given_version, given_kind = value.get("apiVersion") or "", value.get("kind") or ""

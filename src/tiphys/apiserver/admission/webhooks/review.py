@@ -19,6 +19,7 @@ from tiphys.apiserver.admission.interface import AdmissionAttributes
 from tiphys.apiserver.admission.webhooks.interface import CallError, Object, Versions
 from tiphys.machinery.codec import decode_json
 from tiphys.machinery.errors import StatusError
+from tiphys.machinery.misfit import json_type
 
 SUPPORTED: Final = ("v1", "v1beta1")
 GROUP: Final = "admission.k8s.io"
@@ -120,7 +121,7 @@ def _response(data: bytes, api_version: str) -> Mapping[str, Any] | None:
     if review is None:
         return None
     if not isinstance(review, dict):
-        found = _json_name(review)
+        found = json_type(review)
         problem = f"json: cannot unmarshal {found} into Go value of type {_HEAD}"
         raise CallError(f"{FAILED}couldn't get version/kind; json parse error: {problem}")
     version, kind = review.get("apiVersion") or api_version, review.get("kind") or "AdmissionReview"
@@ -142,7 +143,7 @@ SCHEME: Final = "k8s.io/apiserver/pkg/util/webhook/client.go:71"
 def _check_types(response: Any, version: str) -> None:
     if not isinstance(response, dict):
         place, wanted = "AdmissionReview.response", f"{version}.AdmissionResponse"
-        found = _json_name(response)
+        found = json_type(response)
         raise CallError(f"{FAILED}json: cannot unmarshal {found} into Go struct field {place} of type {wanted}")
     kinds: Mapping[str, tuple[type, str]] = {
         "allowed": (bool, "bool"),
@@ -155,12 +156,7 @@ def _check_types(response: Any, version: str) -> None:
         value = response.get(name)
         if value is not None and not isinstance(value, kind):
             place = f"struct field AdmissionResponse.response.{name}"
-            raise CallError(f"{FAILED}json: cannot unmarshal {_json_name(value)} into Go {place} of type {wanted}")
-
-
-def _json_name(value: Any) -> str:
-    names: Mapping[type, str] = {bool: "bool", str: "string", list: "array", dict: "object"}
-    return names.get(type(value), "number")
+            raise CallError(f"{FAILED}json: cannot unmarshal {json_type(value)} into Go {place} of type {wanted}")
 
 
 def _patch(response: Mapping[str, Any]) -> Sequence[Any]:
@@ -180,7 +176,7 @@ def _patch(response: Mapping[str, Any]) -> Sequence[Any]:
     if operations is None:
         return ()
     if not isinstance(operations, list):
-        found = _json_name(operations)
+        found = json_type(operations)
         raise CallError(f"{undecodable}json: cannot unmarshal {found} into Go value of type jsonpatch.Patch")
     if operations and response.get("patchType") not in ("JSONPatch", None, ""):
         raise CallError(f'unsupported patch type "{response["patchType"]}"')
