@@ -32,6 +32,7 @@ PARTS: Final = {
     "network": ("bench.network", True, "the pod network: paths beside bare ones, look-ups, policies, DNS"),
     "up": ("bench.up", True, "`tiphys up` by part"),
     "pods": ("bench.pods", True, "from creating a pod to Running"),
+    "standing": ("bench.standing", True, "pods that stand: the node's CPU at rest, memory a pod"),
     "simulation": ("bench.simulation", False, "a large cluster of simulated nodes: pods a second, latencies, memory"),
     "memory": ("bench.memory", True, "an idle cluster: CPU and memory by process"),
 }

@@ -75,6 +75,12 @@ class Containerd:
         self._process: subprocess.Popen[bytes] | None = None
         self._loaded = False
 
+    @property
+    def pid(self) -> int:
+        """Of containerd itself; its shims are processes of their own."""
+        assert self._process is not None
+        return self._process.pid
+
     async def start(self) -> None:
         """Begin, or begin again: what ran goes on under its shims."""
         await asyncio.to_thread(self._begin)
