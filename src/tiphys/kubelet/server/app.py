@@ -47,7 +47,7 @@ from tiphys.kubelet.server.requests import RequestMetrics
 from tiphys.kubelet.server.stats import NodeCPU, set_start_times, summary
 from tiphys.kubelet.server.streams import joined_to
 from tiphys.kubelet.server.tls import self_signed, server_context
-from tiphys.kubelet.server.volumestats import ClaimStats, volume_stats
+from tiphys.kubelet.server.volumestats import VolumeStats
 from tiphys.machinery.errors import StatusError
 
 log = get_logger(__name__)
@@ -86,7 +86,7 @@ class KubeletServer:
         self._events = events
         self._machine = machine
         self._node_cpu = NodeCPU()
-        self._claim_stats = ClaimStats(services.volumes.usage)
+        self._volume_stats = VolumeStats(services.volumes.usage)
         self._delegation = Delegation(services.client, services.clock, config, flags.node_name)
         self._actions: dict[str, Action] = {
             "healthz": self._healthz,
@@ -141,7 +141,7 @@ class KubeletServer:
                 remove()
             await secure.close()
             await health.close()
-            await self._claim_stats.close()
+            await self._volume_stats.close()
 
     # -- who and what --------------------------------------------------------------------------------
 
@@ -197,7 +197,7 @@ class KubeletServer:
         match rest:
             case []:
                 mounted = [(worker.pod, worker.mounted) for worker in self._manager.workers.values()]
-                claims = await self._claim_stats.exposition(mounted)
+                claims = await self._volume_stats.exposition(mounted)
                 return Response(body=REGISTRY.expose() + claims, content_type=METRICS)
             case ["probes"]:
                 return Response(body=PROBE_REGISTRY.expose(), content_type=METRICS)
@@ -223,11 +223,15 @@ class KubeletServer:
         document = await asyncio.to_thread(
             summary, self._flags.node_name, self._machine, self._node_cpu, self._flags.root_dir, images, pods
         )
-        for pod in document["pods"]:
-            worker = self._manager.workers.get(PodUID(pod["podRef"]["uid"]))
-            if worker is not None:
-                set_start_times(pod, worker.runtime)
-                pod["volume"] = await volume_stats(worker.pod, worker.mounted, self._s.volumes.usage)
+        known = [
+            (pod, worker)
+            for pod in document["pods"]
+            if (worker := self._manager.workers.get(PodUID(pod["podRef"]["uid"]))) is not None
+        ]
+        volumes = await self._volume_stats.of_pods((worker.pod, worker.mounted) for _, worker in known)
+        for (pod, worker), measured in zip(known, volumes, strict=True):
+            set_start_times(pod, worker.runtime)
+            pod["volume"] = measured
         return document
 
     # -- containers ----------------------------------------------------------------------------------
