@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sh", "dh", "sed", "nq")
 NFT = ("numgen", "ct", "nat", "masq", "fib_ipv4", "fib_ipv6", "fib_inet", "reject_ipv4", "reject_ipv6", "chain_nat")
 LOADABLE = ("ip_vs", "dummy", "ipip", *(f"ip_vs_{each}" for each in SCHEDULERS), *(f"nft_{each}" for each in NFT))
+PRODUCT = tuple(each.partition("==")[0] for each in metadata.requires("tiphys") or () if "extra" not in each)
 MACHINE = vm.Machine(
     programs=("ip", "sysctl", "bridge", "nft", "conntrack"),
     packages=("pytest", "setproctitle"),
@@ -38,3 +41,20 @@ def test_it_works_there(what: str, file: str, at_least: int, tmp_path: Path) -> 
     found = vm.run(MACHINE, "tests.e2e.pytest_in_vm", tmp_path, **asked)["outcomes"]
     assert {name: outcome for name, outcome in found.items() if outcome != "passed"} == {}
     assert len(found) >= at_least
+
+
+def test_a_cluster_of_ipvs_and_ipip_comes_up_answers_and_goes(tmp_path: Path) -> None:
+    machine = replace(
+        MACHINE,
+        programs=(*MACHINE.programs, "runc", "conmon"),
+        packages=(*MACHINE.packages, *PRODUCT),
+    )
+    if missing := machine.missing():
+        pytest.skip(f"this machine lacks {', '.join(missing)}")
+    flags = "--nodes=2,--proxy-mode=ipvs,--network=ipip"
+    found = vm.run(machine, "tests.e2e.network.whole_cluster", tmp_path, TIPHYS_TEST_FLAGS=flags)
+    assert (found["up"], found["demo"], found["down"]) == (0, 0, 0)
+    assert found["answers"] == 2
+    assert "-> " in found["servers"]
+    assert "ipip" in found["links"]
+    assert found["left"] == []

@@ -1,0 +1,47 @@
+"""A cluster as a user has one, as a program for `vm`: `tiphys up`, the workload of `scripts/up`, `tiphys down`.
+
+TIPHYS_TEST_FLAGS are the flags of `up`, separated by commas. What came of it is one line of JSON behind RESULT.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+NAME = "v"
+NAMESPACES = Path("/run/netns")
+
+
+def run(*words: str) -> tuple[int, str]:
+    """(exit code, everything it said)."""
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    print(" ".join(words), done.returncode, done.stdout, sep="\n", flush=True)
+    return done.returncode, done.stdout
+
+
+def inside(*words: str) -> str:
+    """What a program says in the first node's network."""
+    first = min(path.name for path in NAMESPACES.iterdir())
+    return run("ip", "netns", "exec", first, *words)[1]
+
+
+def main() -> None:
+    flags = ("--name", NAME, *os.environ["TIPHYS_TEST_FLAGS"].split(","))
+    python = (sys.executable, "-m")
+    found: dict[str, object] = {}
+    found["up"], _ = run(*python, "tiphys.cmd.main", "up", *flags)
+    found["demo"], said = run(*python, "tiphys.cmd.demo", *flags)
+    found["answers"] = said.count("\n    hello from")
+    found["servers"] = inside("cat", "/proc/net/ip_vs")
+    found["links"] = inside("ip", "-details", "link")
+    found["down"], _ = run(*python, "tiphys.cmd.main", "down", "--name", NAME, "--purge")
+    found["left"] = [str(path) for path in NAMESPACES.iterdir()]
+    print("RESULT", json.dumps(found))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
