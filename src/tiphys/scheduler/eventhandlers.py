@@ -78,7 +78,7 @@ class EventHandlers:
         if new.spec.node_name:
             info = PodInfo(new)
             if old.spec.node_name:
-                self._placed_updated(PodInfo(old), info)
+                self._placed_updated(self._cache.placed(info.uid) or PodInfo(old), info)
             else:
                 self._placed(info)
         elif new.spec.scheduler_name in self._names and not self._cache.is_assumed(new.metadata.uid):
@@ -104,8 +104,9 @@ class EventHandlers:
         self._queue.happened(Event.POD_ADD, None, info)
 
     def _placed_updated(self, old: PodInfo, new: PodInfo) -> None:
+        differs = old.class_key != new.class_key or old.requests != new.requests
         self._cache.set_pod(new, new.node_name)
-        if old.class_key != new.class_key or old.requests != new.requests:
+        if differs:
             self._queue.happened(Event.POD_UPDATE, old, new)
 
     # Nodes

@@ -7,14 +7,19 @@
     counter [app=web in shop]   counts [2 0 0 0 1 ...]   one number a node
 
 Pods of one controller are one class, so selectors are evaluated a class, not a pod. A counter is made when a
-selection is first asked for and dropped when it has not been used for long.
+selection is first asked for and dropped when it has not been used for long. Classes and counters find each other by
+places, so that neither looks at all of the others:
+
+    class ("shop", app=web, tier=a)   is at   ("shop", app=web)  ("shop", tier=a)  ("shop", any)  (any, app=web)  ...
+    counter [app=web in shop]         is at   ("shop", app=web)
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
+from itertools import chain
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -27,6 +32,7 @@ MAX_COUNTERS: Final = 1024
 MAX_REMEMBERED_MATCHES: Final = 4096
 
 ClassKey = tuple[str, tuple[tuple[str, str], ...], bool]
+Place = tuple[str | None, tuple[str, str] | None]  # a namespace and a label; None: any
 Counts = npt.NDArray[np.float64]
 NamespaceLabels = Callable[[str], Mapping[str, str]]
 
@@ -47,15 +53,47 @@ class Selection(NamedTuple):
             for namespaces, selector in self.terms
         )
 
+    def choices(self) -> Iterator[list[Place]]:
+        """The ways to put it in places such that every class it matches is in exactly one of them."""
+        yield [(None, None)]
+        for namespaces, selector in self.terms:
+            within: Iterable[str | None] = (None,) if namespaces is None else namespaces
+            yield [(namespace, None) for namespace in within]
+            for one in selector.requirements:
+                if one.operator in ("=", "==", "in"):
+                    yield [(namespace, (one.key, value)) for namespace in within for value in {*one.values}]
+
+
+def places(key: ClassKey) -> Iterator[Place]:
+    """Every place that pods of a class are in."""
+    namespace, labels, _ = key
+    yield (namespace, None)
+    yield (None, None)
+    for label in labels:
+        yield (namespace, label)
+        yield (None, label)
+
 
 class PodClass:
     """Pods that no selector can tell apart."""
 
-    __slots__ = ("counters", "rows")
+    __slots__ = ("counters", "key", "rows")
 
-    def __init__(self) -> None:
+    def __init__(self, key: ClassKey) -> None:
+        self.key = key
         self.rows: dict[int, int] = {}
-        self.counters: list[Counts] = []
+        self.counters: list[Counter] = []
+
+
+class Counter:
+    """The pods of one selection: how many on each row."""
+
+    __slots__ = ("counts", "places", "selection")
+
+    def __init__(self, selection: Selection, at: list[Place], size: int) -> None:
+        self.selection = selection
+        self.places = at
+        self.counts: Counts = np.zeros(size)
 
 
 class TermKind(Enum):
@@ -85,7 +123,9 @@ class PodIndex:
         self._size = size
         self._namespace_labels = namespace_labels
         self._classes: dict[ClassKey, PodClass] = {}
-        self._counters: OrderedDict[Selection, Counts] = OrderedDict()
+        self._classes_at: dict[Place, dict[ClassKey, PodClass]] = {}
+        self._counters: OrderedDict[Selection, Counter] = OrderedDict()
+        self._counters_at: dict[Place, dict[Selection, Counter]] = {}
         self._groups: dict[TermKind, dict[AffinityTerm, TermGroup]] = {kind: {} for kind in TermKind}
         # Which groups select pods of a class; forgotten when the groups or the namespaces' labels change.
         self._matches: dict[tuple[TermKind, ClassKey], list[TermGroup]] = {}
@@ -94,11 +134,10 @@ class PodIndex:
         """A pod now runs on `row`."""
         pods = self._classes.get(pod.class_key)
         if pods is None:
-            pods = self._classes[pod.class_key] = PodClass()
-            pods.counters = [counts for selection, counts in self._counters.items() if selection.matches(pod.class_key)]
+            pods = self._add_class(pod.class_key)
         pods.rows[row] = pods.rows.get(row, 0) + 1
-        for counts in pods.counters:
-            counts[row] += 1
+        for counter in pods.counters:
+            counter.counts[row] += 1
         if pod.has_affinity_terms:
             self._change_terms(pod, row, 1)
 
@@ -109,29 +148,63 @@ class PodIndex:
         if not pods.rows[row]:
             del pods.rows[row]
             if not pods.rows:
-                del self._classes[pod.class_key]
-        for counts in pods.counters:
-            counts[row] -= 1
+                self._drop_class(pods)
+        for counter in pods.counters:
+            counter.counts[row] -= 1
         if pod.has_affinity_terms:
             self._change_terms(pod, row, -1)
 
     def counts(self, selection: Selection) -> Counts:
         """Pods of the selection on each row. Shared: never changed by the caller."""
-        counts = self._counters.get(selection)
-        if counts is not None:
+        counter = self._counters.get(selection)
+        if counter is not None:
             self._counters.move_to_end(selection)
-            return counts
-        counts = self._counters[selection] = np.zeros(self._size)
-        for key, pods in self._classes.items():
-            if selection.matches(key):
-                pods.counters.append(counts)
-                for row, number in pods.rows.items():
-                    counts[row] += number
+            return counter.counts
+        counter = self._add_counter(selection)
         if len(self._counters) > MAX_COUNTERS:
-            _, dropped = self._counters.popitem(last=False)
-            for pods in self._classes.values():
-                pods.counters = [kept for kept in pods.counters if kept is not dropped]
-        return counts
+            self._drop_counter(self._counters.popitem(last=False)[1])
+        return counter.counts
+
+    def _add_class(self, key: ClassKey) -> PodClass:
+        pods = self._classes[key] = PodClass(key)
+        for place in places(key):
+            self._classes_at.setdefault(place, {})[key] = pods
+            for selection, counter in self._counters_at.get(place, {}).items():
+                if selection.matches(key):
+                    pods.counters.append(counter)
+        return pods
+
+    def _drop_class(self, pods: PodClass) -> None:
+        del self._classes[pods.key]
+        for place in places(pods.key):
+            there = self._classes_at[place]
+            del there[pods.key]
+            if not there:
+                del self._classes_at[place]
+
+    def _add_counter(self, selection: Selection) -> Counter:
+        at = min(selection.choices(), key=lambda choice: sum(len(self._classes_at.get(one, ())) for one in choice))
+        counter = self._counters[selection] = Counter(selection, at, self._size)
+        for place in at:
+            self._counters_at.setdefault(place, {})[selection] = counter
+        for pods in self._classes_there(at):
+            if selection.matches(pods.key):
+                pods.counters.append(counter)
+                for row, number in pods.rows.items():
+                    counter.counts[row] += number
+        return counter
+
+    def _drop_counter(self, counter: Counter) -> None:
+        for place in counter.places:
+            there = self._counters_at[place]
+            del there[counter.selection]
+            if not there:
+                del self._counters_at[place]
+        for pods in self._classes_there(counter.places):
+            pods.counters = [kept for kept in pods.counters if kept is not counter]
+
+    def _classes_there(self, at: list[Place]) -> Iterable[PodClass]:
+        return chain.from_iterable(self._classes_at.get(place, {}).values() for place in at)
 
     def terms_selecting(self, kind: TermKind, pod: PodInfo) -> list[TermGroup]:
         """The groups of placed pods whose term of this kind selects `pod`."""
@@ -157,11 +230,8 @@ class PodIndex:
 
     def resize(self, size: int) -> None:
         """Make room for more rows."""
-        larger = {id(counts): np.append(counts, np.zeros(size - self._size)) for counts in self._counters.values()}
-        for selection, counts in self._counters.items():
-            self._counters[selection] = larger[id(counts)]
-        for pods in self._classes.values():
-            pods.counters = [larger[id(counts)] for counts in pods.counters]
+        for counter in self._counters.values():
+            counter.counts = np.append(counter.counts, np.zeros(size - self._size))
         for groups in self._groups.values():
             for group in groups.values():
                 group.counts = np.append(group.counts, np.zeros(size - self._size))
