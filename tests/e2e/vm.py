@@ -25,7 +25,7 @@ from tiphys.runtime.images.system import PACKAGES, SITE, ensure_system
 
 TESTS = Path(__file__).parents[1]
 PATIENCE = 420.0  # seconds
-MEMORY = "2048"  # MiB: the initramfs stays in it
+MEMORY = 2048  # MiB: the initramfs stays in it
 
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -85,8 +85,19 @@ def _module_files(version: str) -> dict[str, list[str]]:
     return found
 
 
-def run(machine: Machine, module: str, directory: Path, **environment: str) -> dict[str, Any]:
-    """Run `python3 -m module` in the machine; what it printed behind RESULT. `directory` is for the machine's files."""
+def run(
+    machine: Machine,
+    module: str,
+    directory: Path,
+    *,
+    memory: int = MEMORY,
+    patience: float = PATIENCE,
+    **environment: str,
+) -> dict[str, Any]:
+    """Run `python3 -m module` in the machine; what it printed behind RESULT. `directory` is for the machine's files.
+
+    `memory` is in MiB, `patience` in seconds: subprocess.TimeoutExpired when it has not ended by then.
+    """
     kernel = Path("/boot") / f"vmlinuz-{_version()}"
     archive = _initramfs(machine, module, directory, environment)
     console = directory / "console"
@@ -100,7 +111,7 @@ def run(machine: Machine, module: str, directory: Path, **environment: str) -> d
         "none",
         "-no-reboot",
         "-m",
-        MEMORY,
+        str(memory),
         "-smp",
         "2",
         "-nic",
@@ -110,7 +121,7 @@ def run(machine: Machine, module: str, directory: Path, **environment: str) -> d
     ]
     command += ["-kernel", str(kernel), "-initrd", str(archive)]
     command += ["-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all rdinit=/init"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=patience)
     said = console.read_text(errors="replace") + done.stderr
     results = [line.partition("RESULT ")[2] for line in said.splitlines() if "RESULT " in line]
     assert results, said[-4000:]

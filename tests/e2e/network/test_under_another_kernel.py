@@ -52,7 +52,8 @@ def test_a_cluster_of_ipvs_and_ipip_comes_up_answers_and_goes(tmp_path: Path) ->
     if missing := machine.missing():
         pytest.skip(f"this machine lacks {', '.join(missing)}")
     flags = "--nodes=2,--proxy-mode=ipvs,--network=ipip"
-    found = vm.run(machine, "tests.e2e.network.whole_cluster", tmp_path, TIPHYS_TEST_FLAGS=flags)
+    program = "tests.e2e.network.whole_cluster"
+    found = vm.run(machine, program, tmp_path, memory=4096, patience=900.0, TIPHYS_TEST_FLAGS=flags)
     assert (found["up"], found["demo"], found["down"]) == (0, 0, 0)
     assert found["answers"] == 2
     assert "-> " in found["servers"]

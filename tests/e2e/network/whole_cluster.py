@@ -12,14 +12,20 @@ import sys
 from pathlib import Path
 
 NAME = "v"
+STATE = "/var/lib/tiphys"
 NAMESPACES = Path("/run/netns")
 
 
 def run(*words: str) -> tuple[int, str]:
-    """(exit code, everything it said)."""
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    print(" ".join(words), done.returncode, done.stdout, sep="\n", flush=True)
-    return done.returncode, done.stdout
+    """(exit code, everything it said), also said on the console as it comes."""
+    print(" ".join(words), flush=True)
+    said = ""
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            said += line
+    return process.returncode, said
 
 
 def inside(*words: str) -> str:
@@ -31,6 +37,8 @@ def inside(*words: str) -> str:
 def main() -> None:
     flags = ("--name", NAME, *os.environ["TIPHYS_TEST_FLAGS"].split(","))
     python = (sys.executable, "-m")
+    run("mkdir", "-p", STATE)  # in memory: the root is an overlay, on which no other one can stand
+    run("mount", "-t", "tmpfs", "state", STATE)
     found: dict[str, object] = {}
     found["up"], _ = run(*python, "tiphys.cmd.main", "up", *flags)
     found["demo"], said = run(*python, "tiphys.cmd.demo", *flags)

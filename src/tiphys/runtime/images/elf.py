@@ -6,13 +6,16 @@ milliseconds. elf(5), ld.so(8).
 
 from __future__ import annotations
 
+import os
 import struct
 import subprocess
+import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+_ARCHITECTURE: Final[str] = sysconfig.get_config_var("MULTIARCH") or ""
 _PT_LOAD: Final = 1
 _PT_DYNAMIC: Final = 2
 _PT_INTERP: Final = 3
@@ -20,7 +23,11 @@ _DT_NEEDED: Final = 1
 _DT_STRTAB: Final = 5
 _DT_RPATH: Final = 15
 _DT_RUNPATH: Final = 29
-DEFAULT_DIRECTORIES: Final = ("/lib", "/usr/lib", "/lib64", "/usr/lib64")
+# Debian's loader looks in those of the architecture too, without being told.
+DEFAULT_DIRECTORIES: Final = (
+    *("/lib", "/usr/lib", "/lib64", "/usr/lib64"),
+    *(f"{base}/{_ARCHITECTURE}" for base in ("/lib", "/usr/lib") if _ARCHITECTURE),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +135,7 @@ def _locate(name: str, user: Path, search: Iterable[str], cache: dict[str, Path]
     for directory in directories:
         candidate = Path(directory, name)
         if candidate.exists():
-            return Path(*candidate.parts)
+            return Path(os.path.normpath(candidate))
     if name in cache:
         return cache[name]
     return next((path for base in DEFAULT_DIRECTORIES if (path := Path(base, name)).exists()), None)

@@ -66,8 +66,9 @@ def ensure_system(store: ImageStore, *, version: str = tiphys.__version__, packa
     files = dict(_interpreter_files())
     files.update(_package_files(packages))
     binaries = [source for source in files.values() if _may_be_elf(source)]
-    for library in elf.libraries([Path(sys.executable).resolve(), *binaries]):
-        files.setdefault(library, library)
+    there = set(files.values())  # packages bring libraries of their own
+    needed = elf.libraries([Path(sys.executable).resolve(), *binaries])
+    files.update({library: library for library in needed if library not in there})
     links = _links()
     environment = _environment(files)
 
