@@ -15,6 +15,7 @@ import re
 import socket
 import struct
 import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
@@ -26,6 +27,7 @@ NETLINK_NETFILTER: Final = 12
 # NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN; NLM_F_REQUEST
 _GETGEN: Final = 10 << 8 | 16
 _NFTA_GEN_ID: Final = 1
+_PROTOCOLS: Final = {"6": "tcp", "17": "udp", "132": "sctp"}
 
 
 class NftError(Exception):
@@ -146,10 +148,8 @@ class Nft:
         for entry in self.list(f"table {family} {name}"):
             if (chain := entry.get("chain")) is not None:
                 found.chains.add(chain["name"])
-            elif (mapping := entry.get("map")) is not None:
-                found.elements[mapping["name"]] = {text_of(k): text_of(v) for k, v in mapping.get("elem", ())}
-            elif (plain := entry.get("set")) is not None:
-                found.elements[plain["name"]] = dict.fromkeys(map(text_of, plain.get("elem", ())), "")
+            elif (elements := elements_of(entry)) is not None:
+                found.elements.update([elements])
         return found
 
     def elements(self, family: str, table: str, name: str) -> dict[str, str]:
@@ -183,6 +183,42 @@ def text_of(value: Any) -> str:
         if verdict in value:
             return f"{verdict} {value[verdict]['target']}"
     return str(next(iter(value)))
+
+
+def elements_of(entry: Mapping[str, Any]) -> tuple[str, dict[str, str]] | None:
+    """Name and elements of a map (key → value) or set (key → ""), as nft writes them; None for any other object."""
+    if (mapping := entry.get("map")) is not None:
+        key_text = _text_of_keys(mapping.get("type", ""))
+        return mapping["name"], {key_text(key): text_of(value) for key, value in mapping.get("elem", ())}
+    if (plain := entry.get("set")) is not None:
+        return plain["name"], dict.fromkeys(map(_text_of_keys(plain.get("type", "")), plain.get("elem", ())), "")
+    return None
+
+
+def _text_of_keys(types: str | Sequence[str]) -> Callable[[Any], str]:
+    """`text_of` for keys of these types: protocols by name, also where the machine lacks their list.
+
+    The library prints 6 for tcp without /etc/protocols (Debian's package netbase).
+    """
+    names = (types,) if isinstance(types, str) else types
+    if "inet_proto" not in names or _knows_protocols():
+        return text_of
+    at = names.index("inet_proto")
+
+    def written(key: Any) -> str:
+        parts = text_of(key).split(" . ")
+        parts[at] = _PROTOCOLS.get(parts[at], parts[at])
+        return " . ".join(parts)
+
+    return written
+
+
+def _knows_protocols() -> bool:
+    try:
+        socket.getprotobyname("sctp")
+    except OSError:
+        return False
+    return True
 
 
 class AsyncNft:

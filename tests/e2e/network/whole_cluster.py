@@ -43,6 +43,8 @@ def main() -> None:
     found["up"], _ = run(*python, "tiphys.cmd.main", "up", *flags)
     found["demo"], said = run(*python, "tiphys.cmd.demo", *flags)
     found["answers"] = said.count("\n    hello from")
+    logs = (path.read_text() for path in Path(STATE, NAME, "logs").glob("*-proxy.log"))
+    found["meddled"] = [line for log in logs for line in log.splitlines() if "changed by somebody else" in line]
     found["servers"] = inside("cat", "/proc/net/ip_vs")
     found["links"] = inside("ip", "-details", "link")
     found["down"], _ = run(*python, "tiphys.cmd.main", "down", "--name", NAME, "--purge")

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from tiphys.base.nft import text_of
+from tiphys.base.nft import elements_of
 from tiphys.network.policy import layout
 from tiphys.network.policy.layout import EGRESS, INGRESS
 from tiphys.network.policy.state import Content
@@ -32,10 +32,8 @@ def summary_of(listing: Iterable[Mapping[str, Any]]) -> Summary:
             chains[chain["name"]] += 0
         elif (rule := entry.get("rule")) is not None:
             chains[rule["chain"]] += 1
-        elif (mapping := entry.get("map")) is not None:
-            elements[mapping["name"]] = {text_of(k): text_of(v) for k, v in mapping.get("elem", ())}
-        elif (plain := entry.get("set")) is not None:
-            elements[plain["name"]] = dict.fromkeys(map(text_of, plain.get("elem", ())), "")
+        elif (found := elements_of(entry)) is not None:
+            elements.update([found])
     return Summary(elements, dict(chains))
 
 
