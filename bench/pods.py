@@ -15,8 +15,10 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -27,6 +29,9 @@ from tiphys.api.meta.v1 import ObjectMeta
 from tiphys.client import Client, EventType, RestConfig
 from tiphys.machinery.errors import StatusError
 from tiphys.machinery.meta import ObjectName
+
+if TYPE_CHECKING:
+    from tests.e2e.kubelet.node import TestNode
 
 STAGES = ("created", "scheduled", "Running", "deleted")
 
@@ -133,6 +138,15 @@ async def run(client: Client, pods: Pods, one_by_one: int, at_once: int) -> None
 
 async def compare(one_by_one: int, at_once: int) -> None:
     """The same kubelet and API server in one process, over each runtime: pods are bound to the node as they come."""
+
+    async def work(node: TestNode) -> None:
+        await run(node.client, Pods(node.client, node.name), one_by_one, at_once)
+
+    await over_both_runtimes(work)
+
+
+async def over_both_runtimes(work: Callable[[TestNode], Awaitable[None]]) -> None:
+    """Do `work` with a node on our runtime, then with one on containerd, where this machine has that."""
     from tests.e2e.kubelet.containerd import Containerd, missing
     from tests.e2e.kubelet.node import running_node
 
@@ -145,7 +159,7 @@ async def compare(one_by_one: int, at_once: int) -> None:
         try:
             other = Containerd(root / "c") if label == "containerd" else None
             async with running_node(root, containerd=other) as node:
-                await run(node.client, Pods(node.client, node.name), one_by_one, at_once)
+                await work(node)
         finally:
             shutil.rmtree(root, ignore_errors=True)
 

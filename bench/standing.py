@@ -12,22 +12,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
 from bench.clusters import cluster
 from bench.memory import cpu_seconds, memory
-from bench.pods import Pods, account
+from bench.pods import Pods, account, over_both_runtimes
 from bench.report import mib, table
 from tiphys.api.core.v1 import Pod
 from tiphys.client import Client, RestConfig
+
+if TYPE_CHECKING:
+    from tests.e2e.kubelet.node import TestNode
 
 CONTAINER = "sleep"  # what the pods run; its memory is the container's own
 
@@ -127,24 +129,14 @@ async def in_a_cluster(args: argparse.Namespace) -> None:
 
 
 async def over_both(args: argparse.Namespace) -> None:
-    from tests.e2e.kubelet.containerd import Containerd, missing
-    from tests.e2e.kubelet.node import running_node
+    async def work(node: TestNode) -> None:
+        if node.containerd is None:
+            processes = {"kubelet, API server, runtime": os.getpid()}
+        else:
+            processes = {"kubelet, API server": os.getpid(), "containerd": node.containerd.pid}
+        await measure(node.client, node.name, processes, args)
 
-    for label in ("our runtime", "containerd"):
-        if label == "containerd" and missing():
-            print(f"containerd: this machine lacks {', '.join(missing())}")
-            continue
-        print(f"## {label}")
-        root = Path(tempfile.mkdtemp(prefix="tph-test-", dir="/tmp"))  # short: sockets lie in it
-        try:
-            other = Containerd(root / "c") if label == "containerd" else None
-            async with running_node(root, containerd=other) as node:
-                processes = {"kubelet, API server" + (", runtime" if other is None else ""): os.getpid()}
-                if other is not None:
-                    processes["containerd"] = other.pid
-                await measure(node.client, node.name, processes, args)
-        finally:
-            shutil.rmtree(root, ignore_errors=True)
+    await over_both_runtimes(work)
 
 
 def main() -> None:
