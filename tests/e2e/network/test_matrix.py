@@ -38,9 +38,11 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     backend, mode, versions = request.param.split("/")
     if backend == "bgp" and not shutil.which("bird"):
         pytest.skip("BIRD (Debian: bird2) is not installed")
+    if not shutil.which("haproxy"):
+        pytest.skip("HAProxy (Debian: haproxy) is not installed")
     families = tuple(int(each) for each in versions)
     pods, services = (",".join(ranges[each] for each in families) for ranges in (POD_RANGES, SERVICE_RANGES))
-    flags = ("--network", backend, "--proxy-mode", mode, "--pod-cidr", pods, "--service-cidr", services)
+    flags = ("--network", backend, "--proxy-mode", mode, "--pod-cidr", pods, "--service-cidr", services, "--ingress")
     with site_of(NAME, PORT, families, *flags) as made:
         yield made
 

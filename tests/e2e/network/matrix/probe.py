@@ -1,15 +1,17 @@
 """Serves and asks, inside pods, on nodes and outside: the one program of the matrix tests. Standard library only.
 
-    probe.py serve NAME PORT…    TCP and UDP, both families; answers "NAME client-address"
+    probe.py serve NAME PORT…    TCP and UDP, both families; answers "NAME client-address"; PORT/http: that
+                                 over HTTP, with the client a proxy has told of
     probe.py ask                 questions on standard input, answers on standard output, both JSON
 
-A question is [id, "tcp" or "udp", host, port]; its answer the server's words, or `refused`, `timeout`, `unreachable`
-or `unresolved`.
+A question is [id, "tcp", "udp" or "http/SITE", host, port]; its answer the server's words, or `refused`, `timeout`,
+`unreachable`, `unresolved` or the number of an HTTP status that is not 200.
 """
 
 import asyncio
 import contextlib
 import errno
+import http.server
 import json
 import socket
 import sys
@@ -54,7 +56,28 @@ def serve(name, ports):
         while True:
             threading.Thread(target=converse, args=sock.accept(), daemon=True).start()
 
-    for port in ports:
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(f"{name} {self.headers.get('X-Forwarded-For', '')}".encode())
+
+        def log_message(self, *_):
+            pass
+
+    def pages(port):
+        served = http.server.ThreadingHTTPServer(("", port), Page, bind_and_activate=False)
+        served.socket.close()
+        served.socket = both(socket.SOCK_STREAM, port)
+        served.server_activate()
+        served.serve_forever()
+
+    for word in ports:
+        port, _, kind = word.partition("/")
+        port = int(port)
+        if kind == "http":
+            threading.Thread(target=pages, args=(port,)).start()
+            continue
         threading.Thread(target=datagrams, args=(both(socket.SOCK_DGRAM, port),)).start()
         threading.Thread(target=connections, args=(both(socket.SOCK_STREAM, port),)).start()
 
@@ -66,7 +89,8 @@ async def ask(protocol, host, port):
     except socket.gaierror:
         return "unresolved"
     family, _, _, _, address = found[0]
-    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
+    protocol, _, site = protocol.partition("/")
     with socket.socket(family, kind) as channel:
         channel.setblocking(False)
         try:
@@ -76,11 +100,25 @@ async def ask(protocol, host, port):
                     # Refused or dropped on its way out of the own node, it is EPERM; only one who refuses says more.
                     with contextlib.suppress(PermissionError):
                         await loop.sock_sendall(channel, b"?")
+                if protocol == "http":
+                    return await read_page(channel, site)
                 return (await loop.sock_recv(channel, 200)).decode()
         except TimeoutError:
             return "timeout"
         except OSError as error:
             return "unreachable" if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH) else "refused"
+
+
+async def read_page(channel, site):
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(channel, f"GET / HTTP/1.0\r\nHost: {site}\r\n\r\n".encode())
+    said = b""
+    while piece := await loop.sock_recv(channel, 4096):
+        said += piece
+    head, _, body = said.decode().partition("\r\n\r\n")
+    words = head.split()
+    status = words[1] if len(words) > 1 else "closed"
+    return body if status == "200" else status
 
 
 async def ask_all(questions):
@@ -95,6 +133,6 @@ async def ask_all(questions):
 
 
 if sys.argv[1] == "serve":
-    serve(sys.argv[2], [int(each) for each in sys.argv[3:]])
+    serve(sys.argv[2], sys.argv[3:])
 else:
     print(json.dumps(asyncio.run(ask_all(json.load(sys.stdin)))))

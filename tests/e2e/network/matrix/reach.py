@@ -3,6 +3,7 @@
 https://kubernetes.io/docs/concepts/services-networking/service/
 https://kubernetes.io/docs/reference/networking/virtual-ips/
 https://kubernetes.io/docs/tutorials/services/source-ip/
+https://kubernetes.io/docs/concepts/services-networking/ingress/
 
 A row of the table is a target, its truth a function of the source: which servers may answer (or the word for what
 happens instead), and which address they see where that is promised.
@@ -17,11 +18,13 @@ from dataclasses import dataclass
 
 from tests.e2e.cluster.harness import until
 from tests.e2e.netlab import sh
-from tests.e2e.network.matrix.site import HOST_MAPPED, HOST_PORT, NODES, Object, Question, Site, Source, settle
+from tests.e2e.network.matrix.site import HOST_MAPPED, HOST_PORT, NODES, PAGES, Object, Question, Site, Source, settle
 
 EVERYONE = frozenset({"a-1", "a-2"})  # the endpoints; there is none on node 3
 REFUSED, TIMEOUT, UNREACHABLE = (frozenset({each}) for each in ("refused", "timeout", "unreachable"))
 EXTERNAL = {4: "198.51.100.{}", 6: "2001:db8:ffff::{}"}
+# Behind the ingress: host → Service.
+SITES = {"pages.example": "pages", "empty.example": "empty"}
 # Service → node port.
 NODE_PORTS = {"cluster": 30080, "local": 30081, "empty": 30082}
 
@@ -80,7 +83,29 @@ def services(site: Site) -> list[Object]:
     add("inside", internalTrafficPolicy="Local")
     add("headless", clusterIP="None")
     add("alias", type="ExternalName", externalName="cluster.mx-a.svc.cluster.local")
+    add("pages", ports=[{"port": 80, "targetPort": PAGES}])
     return found
+
+
+def ingress() -> Object:
+    """A host for each of `SITES`, with all its paths."""
+    rules = [
+        {
+            "host": host,
+            "http": {
+                "paths": [
+                    {"path": "/", "pathType": "Prefix", "backend": {"service": {"name": name, "port": {"number": 80}}}}
+                ]
+            },
+        }
+        for host, name in SITES.items()
+    ]
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": {"name": "sites", "namespace": "mx-a"},
+        "spec": {"rules": rules},
+    }
 
 
 def _network(address: str) -> str:
@@ -101,7 +126,7 @@ class Reach:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        site.cluster.apply("\n---\n".join(map(json.dumps, services(site))))
+        site.cluster.apply("\n---\n".join(map(json.dumps, [*services(site), ingress()])))
         self.cluster_ips: dict[str, dict[int, str]] = {}
         self.balanced: dict[str, dict[int, str]] = {}
         for name in ("cluster", "local", "guarded", "empty", "inside"):
@@ -128,6 +153,7 @@ class Reach:
         yield from self._cluster_ips(version)
         yield from self._node_ports(version)
         yield from self._external(version)
+        yield from self._ingress(version)
         yield from self._names(version)
 
     def _pods(self, version: int) -> Iterator[Target]:
@@ -226,6 +252,28 @@ class Reach:
         yield Target("load balancer without endpoints", self.balanced["empty"][version], 80, lambda _: Truth(REFUSED))
         yield Target("external IP", EXTERNAL[version].format(7), 80, lambda _: Truth(EVERYONE))
         yield Target("local external IP by node 3", EXTERNAL[version].format(8), 80, through_3)
+
+    def _ingress(self, version: int) -> Iterator[Target]:
+        """Every node's proxy, which tells whom it serves for."""
+        for at in NODES:
+            address = self.site.node_ips[at][version]
+            yield Target(
+                f"ingress at {at}",
+                address,
+                80,
+                lambda s, at=at: Truth(EVERYONE, self._at_node(s, at, version)),  # type: ignore[misc]  # a lambda's default
+                protocols=("http/pages.example",),
+            )
+            for site, answer in (("empty.example", "503"), ("unknown.example", "404")):
+                truth = Truth(frozenset({answer}))
+                yield Target(
+                    f"{site} at {at}",
+                    address,
+                    80,
+                    lambda _, truth=truth: truth,
+                    protocols=(f"http/{site}",),  # type: ignore[misc]  # a lambda's default
+                )
+            yield Target(f"ingress at {at}", address, 80, lambda _: Truth(REFUSED), protocols=("udp",))
 
     def _names(self, version: int) -> Iterator[Target]:
         if version != self.site.families[0]:

@@ -4,7 +4,8 @@
     namespace mx-b    b-1 b-2 b-3    clients; and host-1 host-2 host-3 on the nodes' network
     outside           a namespace on the nodes' switch, which knows no way to pods and cluster IPs
 
-Every pod serves TCP and UDP on 8080 (`http`) and 8081 (those of the nodes' network on 18080) and asks, by `probe.py`.
+Every pod serves TCP and UDP on 8080 (`http`) and 8081 (those of the nodes' network on 18080), pages on 8082, and asks,
+by `probe.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tests.e2e.netlab import sh
 PROBE = Path(__file__).with_name("probe.py")
 NODES = (1, 2, 3)
 SPACES = ("mx-a", "mx-b")
-POD_PORTS, HOST_PORT = (8080, 8081), 18080
+POD_PORTS, PAGES, HOST_PORT = (8080, 8081), 8082, 18080
 HOST_MAPPED = 28080  # hostPort of a-1
 
 Object = dict[str, Any]
@@ -95,7 +96,7 @@ class Site:
 
 def _pod(site: Site, source: Source) -> Object:
     on_host = source.kind == "host"
-    ports = (HOST_PORT,) if on_host else POD_PORTS
+    ports = (HOST_PORT,) if on_host else (*POD_PORTS, f"{PAGES}/http")
     mapped = [{"containerPort": 8080, "hostPort": HOST_MAPPED, "protocol": each} for each in ("TCP", "UDP")]
     named = [
         {"name": "http", "containerPort": 8080},
