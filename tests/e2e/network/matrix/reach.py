@@ -270,8 +270,8 @@ class Reach:
                     f"{site} at {at}",
                     address,
                     80,
-                    lambda _, truth=truth: truth,
-                    protocols=(f"http/{site}",),  # type: ignore[misc]  # a lambda's default
+                    lambda _, truth=truth: truth,  # type: ignore[misc]  # a lambda's default
+                    protocols=(f"http/{site}",),
                 )
             yield Target(f"ingress at {at}", address, 80, lambda _: Truth(REFUSED), protocols=("udp",))
 
