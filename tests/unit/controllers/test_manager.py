@@ -53,3 +53,9 @@ def test_the_page_about_controllers_names_each_with_its_file_and_account() -> No
         assert (root / file).is_file(), file
         if name not in AS_ITSELF:
             assert account.strip(" `") == ACCOUNTS.get(name, "same"), name
+
+
+def test_slices_hear_of_a_change_before_endpoints() -> None:
+    """Handlers are called in the order in which the controllers are made, and that is the table's."""
+    names = list(CONTROLLERS)
+    assert names.index("endpointslice-controller") < names.index("endpoints-controller")

@@ -15,6 +15,7 @@ import ipaddress
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from tests.e2e.cluster.harness import until
 from tests.e2e.netlab import sh
@@ -54,6 +55,11 @@ class Target:
     truth: Callable[[Source], Truth]
     by_name: bool = False  # asked by those only who have the cluster's DNS
     protocols: tuple[str, ...] = ("tcp", "udp")
+
+
+def always(answer: str) -> Callable[[Source], Truth]:
+    """The same for everybody."""
+    return lambda _: Truth(frozenset({answer}))
 
 
 def services(site: Site) -> list[Object]:
@@ -261,19 +267,15 @@ class Reach:
                 f"ingress at {at}",
                 address,
                 80,
-                lambda s, at=at: Truth(EVERYONE, self._at_node(s, at, version)),  # type: ignore[misc]  # a lambda's default
+                partial(self._by_ingress, at, version),
                 protocols=("http/pages.example",),
             )
             for site, answer in (("empty.example", "503"), ("unknown.example", "404")):
-                truth = Truth(frozenset({answer}))
-                yield Target(
-                    f"{site} at {at}",
-                    address,
-                    80,
-                    lambda _, truth=truth: truth,  # type: ignore[misc]  # a lambda's default
-                    protocols=(f"http/{site}",),
-                )
+                yield Target(f"{site} at {at}", address, 80, always(answer), protocols=(f"http/{site}",))
             yield Target(f"ingress at {at}", address, 80, lambda _: Truth(REFUSED), protocols=("udp",))
+
+    def _by_ingress(self, at: int, version: int, source: Source) -> Truth:
+        return Truth(EVERYONE, self._at_node(source, at, version))
 
     def _names(self, version: int) -> Iterator[Target]:
         if version != self.site.families[0]:
