@@ -13,6 +13,7 @@ import pytest
 
 from tests.unit.kubelet.builders import START, container, make_pod, make_runtime
 from tests.unit.kubelet.exposed import Moved, samples
+from tests.unit.kubelet.manager_alone import ManagerAlone
 from tiphys.base.clock import FakeClock
 from tiphys.kubelet.config import KubeletConfiguration
 from tiphys.kubelet.cri.state import RuntimePod
@@ -21,7 +22,6 @@ from tiphys.kubelet.pod import CONFIG_SOURCE, PodUID
 from tiphys.kubelet.pods import starts
 from tiphys.kubelet.pods.durations import WorkerTimes, all_started, start_times
 from tiphys.kubelet.pods.manager import PodManager
-from tiphys.kubelet.pods.services import NodeFacts, PodServices
 from tiphys.kubelet.pods.worker import Phase
 from tiphys.kubelet.server.podcounts import PodCounts
 from tiphys.machinery.time import format_time
@@ -162,32 +162,8 @@ def test_starts_and_failures_are_counted_by_kind_and_reason() -> None:
     assert moved.by("kubelet_started_user_namespaced_pods_errors_total") == 2
 
 
-class Node:
-    """A manager of pods whose workers' work is run by hand."""
-
-    def __init__(self) -> None:
-        async def admit(*_: Any) -> None:
-            return None
-
-        self.work: list[Callable[[], Awaitable[None]]] = []
-        services = SimpleNamespace(
-            clock=FakeClock(START),
-            node=NodeFacts(allocatable={"cpu": "4", "memory": "8Gi", "pods": "110"}),
-            flags=SimpleNamespace(node_name="node-1"),
-            status=SimpleNamespace(with_status=lambda pod: pod, observe=lambda *_: None),
-            containers=SimpleNamespace(admit=admit),
-            event=lambda *_: None,
-            refused=lambda *_: None,
-        )
-        self.manager = PodManager(cast("PodServices", services), self.spawn)
-
-    def spawn(self, work: Callable[[], Awaitable[None]], **_: Any) -> Any:
-        self.work.append(work)
-        return None
-
-
 async def test_a_static_pod_that_was_put_back_is_restarted() -> None:
-    node = Node()
+    node = ManagerAlone()
     pod, moved = make_pod(metadata=STATIC), Moved()
     node.manager.add(pod)
     first = node.manager.workers[PodUID("u1")]
@@ -230,7 +206,7 @@ async def test_orphans_of_the_last_look_are_counted(tmp_path: Path, resists: boo
 
 
 def test_pods_are_counted_when_somebody_asks() -> None:
-    node = Node()
+    node = ManagerAlone()
     removers = PodCounts("node-1", node.manager).expose()
     port = {"name": "app", "ports": [{"containerPort": 80, "hostPort": 80}]}
     node.manager.add(make_pod("app", "side", metadata={"name": "a", "uid": "a"}))
@@ -248,7 +224,7 @@ def test_pods_are_counted_when_somebody_asks() -> None:
     assert found['kubelet_running_containers{container_state="running"}'] == 1
     assert found['kubelet_running_containers{container_state="exited"}'] == 2
     assert (found['kubelet_desired_pods{static=""}'], found['kubelet_desired_pods{static="true"}']) == (1, 2)
-    assert (found['kubelet_active_pods{static=""}'], found['kubelet_active_pods{static="true"}']) == (2, 2)
+    assert (found['kubelet_active_pods{static=""}'], found['kubelet_active_pods{static="true"}']) == (2, 1)
     assert found["kubelet_mirror_pods"] == 1
     for remove in removers:
         remove()

@@ -110,7 +110,7 @@ class PodManager:
         if pod.status.start_time is None and not is_terminal(pod) and pod.metadata.deletion_timestamp is None:
             verdict = admit(
                 pod,
-                self.active(),
+                self._bound(),
                 self._services.node.allocatable,
                 self.node_labels,
                 self._services.flags.node_name,
@@ -138,9 +138,16 @@ class PodManager:
         return next((w for w in self.workers.values() if is_static(w.pod) and full_name(w.pod) == name), None)
 
     def active(self) -> list[Pod]:
-        """Pods that use the node, or will: all but those that have ended."""
-        status = self._services.status
-        return [worker.pod for worker in self.workers.values() if not is_terminal(status.with_status(worker.pod))]
+        """Pods that use the node, or will: all but those that have ended and those it did not take."""
+        return [worker.pod for worker in self.workers.values() if self._is_active(worker)]
+
+    def _is_active(self, worker: PodWorker) -> bool:
+        # A refused pod takes nothing from the moment it is refused; its status says so a little later.
+        return not worker.refused and not is_terminal(self._services.status.with_status(worker.pod))
+
+    def _bound(self) -> list[Pod]:
+        """The active pods whose room is theirs. One deleted by force has none: the scheduler has given it away."""
+        return [worker.pod for worker in self.workers.values() if not worker.removed and self._is_active(worker)]
 
     def others(self, uid: PodUID) -> list[Pod]:
         """The active pods but this one, with the resources they were granted."""
