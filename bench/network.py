@@ -15,6 +15,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -42,8 +43,14 @@ from tiphys.proxy.rules import RuleWriter
 
 SECONDS, ROUNDS, MESSAGES = 2, 3, 3000
 ECHO, IPERF = 7007, 5201
+# What a part measures with, beside Python.
+PROGRAMS = {"paths": ("iperf3",), "dns": ("dnsperf", "dnsmasq", "unbound")}
+# Both ends of the way share a CPU, and a byte costs the same every time. On two, most of it would be the waking of an
+# idle one, and whether there is one is chance.
+CPU = min(os.sched_getaffinity(0))
 ECHO_SERVER = """
-import socket, sys, threading
+import os, socket, sys, threading
+os.sched_setaffinity(0, {int(sys.argv[2])})
 listener = socket.create_server(("", int(sys.argv[1])), backlog=1024)
 def echo(channel):
     channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -80,7 +87,9 @@ def served(netns: str) -> Iterator[None]:
     )
 
     # Processes of their own: a thread of this one would be waited for with the interpreter's lock.
-    echo = subprocess.Popen(["nsenter", f"--net={where(netns)}", sys.executable, "-c", ECHO_SERVER, str(ECHO)])
+    echo = subprocess.Popen(
+        ["nsenter", f"--net={where(netns)}", sys.executable, "-c", ECHO_SERVER, str(ECHO), str(CPU)]
+    )
     time.sleep(0.5)
     try:
         yield
@@ -106,6 +115,7 @@ def latency(netns: str, address: str, port: int) -> float:
     """Median of a byte there and back on one connection, in µs."""
 
     def work() -> float:
+        os.sched_setaffinity(0, {CPU})  # this thread alone
         with socket.create_connection((address, port)) as channel:
             channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             times = []
@@ -123,6 +133,7 @@ def connecting(netns: str, address: str, port: int, times: int = 600) -> float:
     """Median of opening a connection, in µs."""
 
     def work() -> float:
+        os.sched_setaffinity(0, {CPU})
         found = []
         for _ in range(times):
             begun = time.perf_counter()
@@ -504,7 +515,11 @@ def main() -> None:
         "policy": policy,
         "dns": dns,
     }
-    for part in options.parts.split(","):
+    parts = options.parts.split(",")
+    missing = [name for part in parts for name in PROGRAMS.get(part, ()) if shutil.which(name) is None]
+    if missing:
+        raise SystemExit(f"not installed: {', '.join(missing)} (scripts/bench installs what is measured with)")
+    for part in parts:
         known[part]()
 
 
