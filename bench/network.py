@@ -291,9 +291,9 @@ def paths() -> None:
                     name,
                     f"{best['ours gbit']:.1f} / {best['plain gbit']:.1f}",
                     f"{best['ours gbit'] / best['plain gbit'] * 100:.0f} %",
-                    f"{best['ours us']:.0f} / {best['plain us']:.0f}",
+                    f"{best['ours us']:.1f} / {best['plain us']:.1f}",
                     f"{best['ours us'] / best['plain us'] * 100:.0f} %",
-                    f"{best['ours new']:.0f} / {best['plain new']:.0f}",
+                    f"{best['ours new']:.1f} / {best['plain new']:.1f}",
                 ]
             )
         table(
