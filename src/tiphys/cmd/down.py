@@ -98,6 +98,7 @@ def remove_places(layout: Layout) -> None:
         layout.run.parent.rmdir()  # no cluster is left: nobody mounts there any more
         if os.geteuid() == 0:
             place.remove_known_directories()
+            place.leave_namespaces_directory()
 
 
 def _nodes(layout: Layout) -> list[str]:

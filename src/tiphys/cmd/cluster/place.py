@@ -9,12 +9,14 @@ https://man7.org/linux/man-pages/man7/namespaces.7.html
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -51,6 +53,7 @@ def ensure(spec: ClusterSpec, layout: Layout, node: NodeSpec) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     (layout.run / "ns").mkdir(parents=True, exist_ok=True)
     _ensure_private_mount(layout.run / "ns")
+    share_namespaces_directory()
     network = network_namespace_path(layout, node.name)
     mounts = layout.mount_namespace(node.name)
     if not _is_pinned(network) or not _is_pinned(mounts):
@@ -109,6 +112,42 @@ def remove_pins(layout: Layout) -> None:
             _unpin(pin)
         while linux.unmount(directory):
             continue
+
+
+def share_namespaces_directory() -> None:
+    """Make the directory of network namespaces a shared mount, as `ip netns add` does for the first it makes.
+
+    Done by it later, with ours there already, its mount would cover them: what is covered cannot be unmounted.
+    """
+    with _namespaces_directory() as directory:
+        try:
+            linux.mount("none", directory, "none", linux.MS_REC | linux.MS_SHARED)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # it is no mount point
+                raise
+            linux.mount(directory, directory, "none", linux.MS_BIND | linux.MS_REC)
+            linux.mount("none", directory, "none", linux.MS_REC | linux.MS_SHARED)
+
+
+def leave_namespaces_directory() -> None:
+    """Undo that, unless somebody has a namespace there."""
+    if not NETNS_DIRECTORY.is_dir():
+        return
+    with _namespaces_directory() as directory:
+        if not any(directory.iterdir()):
+            linux.unmount(directory)
+
+
+@contextmanager
+def _namespaces_directory() -> Iterator[Path]:
+    """The directory, locked as `ip netns` locks it."""
+    NETNS_DIRECTORY.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(NETNS_DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield NETNS_DIRECTORY
+    finally:
+        os.close(descriptor)
 
 
 def remove_known_directories() -> None:
