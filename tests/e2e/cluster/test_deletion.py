@@ -45,7 +45,9 @@ def node_state(cluster: Cluster, node: str) -> dict[str, int]:
     mounts = [line.split()[1:3] for line in Path(f"/proc/{kubelet}/mounts").read_text().splitlines()]
     # Both nodes' mounts are seen from either; a node is judged by its own.
     own = [(path, kind) for path, kind in mounts if f"/nodes/{node}/" in path]
-    cgroups = [path for path in machine.CGROUPS.glob(f"**/tiphys-{cluster.name}/{node}/**/pod*") if path.is_dir()]
+    # Not by a pattern from the root: other clusters' cgroups go while one looks.
+    tops = [top for below in ("", "*/") for top in machine.CGROUPS.glob(f"{below}tiphys-{cluster.name}/{node}")]
+    cgroups = [name for top in tops for _, names, _ in os.walk(top) for name in names if name.startswith("pod")]
     return {
         "links": len(links.splitlines()),
         "namespaces": sum(kind == "nsfs" for _, kind in own),
