@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
 import pytest
-
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 # In mounts of its own, as on a machine that has just started.
 SCRIPT = """
