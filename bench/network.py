@@ -27,27 +27,18 @@ from pathlib import Path
 from typing import Any
 
 from bench.clusters import Running, cluster
-from bench.proxy import choice, service
+from bench.lookup import COUNTS, CPU, connecting, lookup, sh, where
 from bench.report import percentile, table
 from tiphys.base.netns import call_in
 from tiphys.base.nft import AsyncNft
 from tiphys.machinery.meta import ObjectName
 from tiphys.network.policy.compile import compile_policy, pod_facts
 from tiphys.network.policy.state import PolicyState
-from tiphys.proxy.iptables.applier import IptablesApplier
-from tiphys.proxy.iptables.chains import Site
-from tiphys.proxy.model import Choice, Endpoint
-from tiphys.proxy.nftables.applier import Applier
-from tiphys.proxy.nftables.layout import Layout
-from tiphys.proxy.rules import RuleWriter
 
 SECONDS, ROUNDS, MESSAGES = 2, 3, 3000
 ECHO, IPERF = 7007, 5201
 # What a part measures with, beside Python.
 PROGRAMS = {"paths": ("iperf3",), "dns": ("dnsperf", "dnsmasq", "unbound")}
-# Both ends of the way share a CPU, and a byte costs the same every time. On two, most of it would be the waking of an
-# idle one, and whether there is one is chance.
-CPU = min(os.sched_getaffinity(0))
 ECHO_SERVER = """
 import os, socket, sys, threading
 os.sched_setaffinity(0, {int(sys.argv[2])})
@@ -61,19 +52,6 @@ while True:
     threading.Thread(target=echo, args=(listener.accept()[0],), daemon=True).start()
 """
 Bench = dict[str, Any]
-
-
-def sh(command: str, netns: str = "") -> str:
-    """A command line, in a namespace (a name, or a path as of a process)."""
-    words = ["nsenter", f"--net={where(netns)}"] if netns else []
-    done = subprocess.run([*words, "sh", "-c", command], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{netns}: {command}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
-
-
-def where(netns: str) -> str:
-    return netns if "/" in netns else f"/run/netns/{netns}"
 
 
 # --- one path ----------------------------------------------------------------------------------------
@@ -125,21 +103,6 @@ def latency(netns: str, address: str, port: int) -> float:
                 channel.recv(1)
                 times.append(time.perf_counter() - begun)
             return percentile(times, 0.5) * 1e6
-
-    return call_in(where(netns), work)
-
-
-def connecting(netns: str, address: str, port: int, times: int = 600) -> float:
-    """Median of opening a connection, in µs."""
-
-    def work() -> float:
-        os.sched_setaffinity(0, {CPU})
-        found = []
-        for _ in range(times):
-            begun = time.perf_counter()
-            with socket.create_connection((address, port)):
-                found.append(time.perf_counter() - begun)
-        return percentile(found, 0.5) * 1e6
 
     return call_in(where(netns), work)
 
@@ -299,50 +262,6 @@ def paths() -> None:
         table(
             ["path (ours / bare)", "Gbit/s", "ratio", "byte there and back, µs", "ratio", "new connection, µs"], found
         )
-
-
-# --- look-ups --------------------------------------------------------------------------------------------
-
-
-def lookup(counts: list[int]) -> None:
-    """A new connection against the number of Services before its own."""
-    rows = []
-    for count in counts:
-        row: list[object] = [f"{count:,}"]
-        for mode in ("nftables", "iptables"):
-            netns = f"tph-test-look-{os.getpid()}"
-            sh(f"ip netns add {netns}")
-            try:
-                sh("ip link set lo up", where(netns))
-                sh("ip addr add 10.200.0.1/32 dev lo", where(netns))
-                sh("ip route add local 10.96.0.0/12 dev lo", where(netns))
-                listener = call_in(where(netns), lambda: socket.create_server(("10.200.0.1", 8080), backlog=4096))
-                loaded = call_in(where(netns), lambda mode=mode, count=count: asyncio.run(_load(mode, count)))  # type: ignore[misc]  # a lambda's default
-                last = service(count - 1)
-                row += [f"{connecting(netns, last.cluster_ip, last.port, 1500):.0f} µs", f"{loaded:.1f} s"]
-                listener.close()
-            finally:
-                sh(f"ip netns del {netns}")
-        rows.append(row)
-    table(["Services", "nftables", "load", "iptables", "load"], rows)
-
-
-async def _load(mode: str, count: int) -> float:
-    """Write that many Services, the last to a server that is there; seconds."""
-    nft = AsyncNft()
-    begun = time.perf_counter()
-    try:
-        writer: RuleWriter = Applier(nft, Layout()) if mode == "nftables" else IptablesApplier(nft, Site())
-        await writer.start()
-        for number in range(count):
-            made = choice(number, 1)
-            if number == count - 1:
-                made = Choice(cluster=(Endpoint(ip="10.200.0.1", port=8080),), any_anywhere=True)
-            writer.desired.set_service(service(number), made)
-        await writer.apply()
-    finally:
-        nft.close()
-    return time.perf_counter() - begun
 
 
 # --- policies --------------------------------------------------------------------------------------------
@@ -507,7 +426,7 @@ def _asked(netns: str, address: str, port: int, queries: Path) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default="paths,lookup,policy,dns")
-    parser.add_argument("--counts", default="10,100,1000,3000,10000", help="Services of the look-ups")
+    parser.add_argument("--counts", default=COUNTS, help="Services of the look-ups")
     options = parser.parse_args()
     known: dict[str, Callable[[], None]] = {
         "paths": paths,

@@ -1,6 +1,6 @@
 """What Services cost: loading them, changing one endpoint, restarting, and memory.
 
-    python -m bench.proxy [--mode nftables,iptables] [--services 1000,10000] [--endpoints 10] [--changes 300]
+    python -m bench.proxy [--mode nftables,iptables,ipvs] [--services 1000,10000] [--endpoints 10] [--changes 300]
 
 Runs the proxy's own state and applier in a network namespace of its own (needs root); each line
 is one measurement. "values" is the time to decide, "kernel" the transaction.
@@ -21,8 +21,11 @@ from typing import Any
 
 from tiphys.base.netns import call_in
 from tiphys.base.nft import AsyncNft
+from tiphys.proxy.config import IPTABLES, IPVS, MODES, NFTABLES, IpvsSettings
 from tiphys.proxy.iptables.applier import IptablesApplier
 from tiphys.proxy.iptables.chains import Site
+from tiphys.proxy.ipvs.applier import IpvsApplier
+from tiphys.proxy.ipvs.layout import Layout as IpvsLayout
 from tiphys.proxy.model import Choice, Endpoint, PortKey, ServiceKey, ServicePort
 from tiphys.proxy.nftables.applier import Applier
 from tiphys.proxy.nftables.layout import Layout
@@ -54,10 +57,15 @@ def report(what: str, latencies: list[float]) -> None:
     print(f"{what:<52} p50 {p50:8.2f} ms   p99 {p99:8.2f} ms", flush=True)
 
 
-def writer(mode: str, nft: AsyncNft) -> RuleWriter:
-    if mode == "iptables":
-        return IptablesApplier(nft, Site(cluster_cidr="10.128.0.0/9"))
-    return Applier(nft, Layout(cluster_cidr="10.128.0.0/9"))
+def writer(mode: str, nft: AsyncNft, cluster_cidr: str = "10.128.0.0/9") -> RuleWriter:
+    """What writes a mode's rules; ValueError for one there is not."""
+    if mode == NFTABLES:
+        return Applier(nft, Layout(cluster_cidr=cluster_cidr))
+    if mode == IPTABLES:
+        return IptablesApplier(nft, Site(cluster_cidr=cluster_cidr))
+    if mode == IPVS:
+        return IpvsApplier(nft, IpvsLayout(cluster_cidr=cluster_cidr), IpvsSettings())
+    raise ValueError(f"no mode of the proxy: {mode}")
 
 
 async def measure(mode: str, services: int, endpoints: int, changes: int) -> None:
@@ -113,7 +121,7 @@ def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mode", default="nftables", help="nftables or iptables, several by commas")
+    parser.add_argument("--mode", default="nftables", help=f"{', '.join(MODES)}: one or several by commas")
     parser.add_argument("--services", default="1000,10000", help="how many, several by commas")
     parser.add_argument("--endpoints", type=int, default=10)
     parser.add_argument("--changes", type=int, default=300)

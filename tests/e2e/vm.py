@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator
@@ -23,9 +24,13 @@ from tiphys.runtime.images import elf
 from tiphys.runtime.images.store import ImageStore
 from tiphys.runtime.images.system import PACKAGES, SITE, ensure_system
 
-TESTS = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 420.0  # seconds
 MEMORY = 2048  # MiB: the initramfs stays in it
+# What kube-proxy's modes ask the kernel for.
+SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sh", "dh", "sed", "nq")
+NFT = ("numgen", "ct", "nat", "masq", "fib_ipv4", "fib_ipv6", "fib_inet", "reject_ipv4", "reject_ipv6", "chain_nat")
+PROXY_MODULES = ("ip_vs", "dummy", *(f"ip_vs_{each}" for each in SCHEDULERS), *(f"nft_{each}" for each in NFT))
 
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -55,6 +60,8 @@ class Machine:
     packages: tuple[str, ...] = ()  # of Python
     modules: tuple[str, ...] = ()  # of the kernel, loaded at its start
     loadable: tuple[str, ...] = ()  # of the kernel, there when it asks for them
+    trees: tuple[str, ...] = ("tests",)  # directories of this repository besides the product's
+    directories: tuple[str, ...] = ()  # of this machine, with their files
 
     def missing(self) -> list[str]:
         """What this machine lacks of what it takes."""
@@ -147,8 +154,11 @@ def _initramfs(machine: Machine, module: str, directory: Path, environment: dict
     (root / "sbin").mkdir(exist_ok=True)
     shutil.copy(shutil.which("modprobe") or "", root / "sbin" / "modprobe")  # where the kernel looks for it
     _add_modules(root, ("overlay", *machine.modules, *machine.loadable))
-    shutil.copytree(TESTS, root / "tree" / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    words = " ".join(f"{name}={value}" for name, value in environment.items())
+    for each in machine.directories:
+        shutil.copytree(each, root / each.lstrip("/"), dirs_exist_ok=True)
+    for tree in machine.trees:
+        shutil.copytree(REPOSITORY / tree, root / "tree" / tree, ignore=shutil.ignore_patterns("__pycache__"))
+    words = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
     load = f"modprobe -a {' '.join(machine.modules)}" if machine.modules else ""
     second = SECOND.format(environment=words, site=SITE, module=module, load=load, dash=shutil.which("dash"))
     for name, text in (("init", INIT), ("second", second)):

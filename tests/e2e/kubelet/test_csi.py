@@ -15,7 +15,7 @@ from tests.e2e.kubelet.claims import bound, using
 from tests.e2e.kubelet.csi_driver import Driver
 from tests.e2e.kubelet.node import TestNode, eventually
 from tests.e2e.kubelet.test_pod import busybox
-from tiphys.api.core.v1 import Node, PersistentVolume, PersistentVolumeClaim, Pod
+from tiphys.api.core.v1 import Event, Node, PersistentVolume, PersistentVolumeClaim, Pod
 from tiphys.api.storage.v1 import CSIDriver, CSINode, VolumeAttachment
 from tiphys.kubelet.csi.attach import attachment_name, unique_name
 from tiphys.kubelet.mounts import mount_points
@@ -209,6 +209,12 @@ async def test_a_driver_that_is_not_there_is_waited_for(node: TestNode) -> None:
         await node.gone("app")
 
 
+async def answered(node: TestNode, times: int) -> bool:
+    """Whether the kubelet has told of that many failures."""
+    listed = await node.client.list(Event, namespace="default")
+    return sum(one.count for one in listed.items if one.reason == "FailedMount") >= times
+
+
 @pytest.mark.parametrize(
     ("code", "undone"),
     [
@@ -225,6 +231,9 @@ async def test_what_failed_is_undone_where_it_may_have_happened(
     await node.create("app", pod(using("disk")))
     said = await node.event("app", "FailedMount")
     assert "stage is told to fail" in said
+    # Four times, so that the fifth is four seconds away: a call that the pod's end interrupts may have been done.
+    await eventually(lambda: done(driver.methods().count("stage") == 4), "failed four times")
+    await eventually(lambda: answered(node, 4), "the kubelet knows")
     await node.delete("app")
     await node.gone("app")
     await eventually(lambda: done([one for one in driver.methods() if one != "stage"] == undone), "undone")

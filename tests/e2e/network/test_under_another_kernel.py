@@ -11,15 +11,12 @@ import pytest
 from tests.e2e import vm
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
-SCHEDULERS = ("rr", "wrr", "lc", "wlc", "sh", "dh", "sed", "nq")
-NFT = ("numgen", "ct", "nat", "masq", "fib_ipv4", "fib_ipv6", "fib_inet", "reject_ipv4", "reject_ipv6", "chain_nat")
-LOADABLE = ("ip_vs", "dummy", "ipip", *(f"ip_vs_{each}" for each in SCHEDULERS), *(f"nft_{each}" for each in NFT))
 PRODUCT = tuple(each.partition("==")[0] for each in metadata.requires("tiphys") or () if "extra" not in each)
 MACHINE = vm.Machine(
     programs=("ip", "sysctl", "bridge", "nft", "conntrack"),
     packages=("pytest", "setproctitle"),
     modules=("veth", "bridge", "br_netfilter", "nf_conntrack_netlink", "nf_tables"),
-    loadable=LOADABLE,
+    loadable=(*vm.PROXY_MODULES, "ipip"),
 )
 
 
