@@ -13,7 +13,7 @@ from tiphys.proxy.iptables.chains import Site
 
 
 def program(directory: Path, name: str, script: str) -> None:
-    file = directory / f"iptables-nft-{name}"
+    file = directory / f"iptables-{name}"  # of the legacy variant: the other's chains are read from the kernel
     file.write_text(f"#!/bin/sh\n{script}\n")
     file.chmod(0o755)
 

@@ -1,7 +1,7 @@
-"""Keeps the kernel's KUBE- chains equal to `IptablesRules`, through iptables-restore and iptables-save.
+"""Keeps the kernel's KUBE- chains equal to `IptablesRules`, through iptables-restore.
 
-One run of iptables-restore a change, which is one transaction a table. At start everything is
-written anew without a gap, chains of Services that are gone go with it. When a change is refused
+One run of iptables-restore a change, which is one transaction a table; several where it names thousands of chains.
+At start everything is written anew without a gap, chains of Services that are gone go with it. When a change is refused
 (somebody else changed the chains), everything is written anew. Uses the nftables variant of the
 commands where the machine has both.
 """
@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from tiphys.base.log import get_logger
-from tiphys.base.nft import AsyncNft, NftError
-from tiphys.proxy.iptables.chains import LISTS, PREFIXES, Site
-from tiphys.proxy.iptables.state import FIXED, JUMPS, IptablesRules
+from tiphys.base.netlink import Netlink
+from tiphys.base.nft import NETLINK_NETFILTER, AsyncNft, NftError
+from tiphys.proxy.iptables.chains import Site
+from tiphys.proxy.iptables.found import TABLES, Found, from_kernel, from_text, is_ours
+from tiphys.proxy.iptables.state import JUMPS, IptablesRules, removal, transaction
 
 log = get_logger(__name__)
 
 LOCK_WAIT: Final = "5"  # seconds to wait for others' iptables; only the legacy variant has a lock
-TABLES: Final = ("nat", "filter")
-_OURS: Final = frozenset(name for _, name in (*FIXED, *LISTS))
 
 
 class IptablesApplier:
@@ -36,24 +35,25 @@ class IptablesApplier:
         self._family = site.family
         self._prefix = "ip6tables" if site.family == "ip6" else "iptables"
         self._whole = True
+        self._channel: Netlink | None = None
         self.desired = IptablesRules(site)
 
     async def start(self) -> bool:
         """As rules.RuleWriter."""
         self._whole = True
-        return "KUBE-SERVICES" in _counts(_tables(await self._run("save")))["nat"]
+        return "KUBE-SERVICES" in (await self._read()).counts["nat"]
 
     async def apply(self) -> bool:
         """As rules.RuleWriter."""
         if self._whole:
             await self._write_all()
             return True
-        script = self.desired.flush()
-        if not script:
+        scripts = self.desired.flush()
+        if not scripts:
             return False
         self._whole = True
         try:
-            await self._restore(script)
+            await self._restore(scripts)
         except NftError as error:
             log.warning("iptables refused an update, writing everything anew: %s", str(error).splitlines()[0])
             await self._write_all()
@@ -70,10 +70,9 @@ class IptablesApplier:
         if self._whole or now == self._generation:
             return False
         self._generation = now
-        saved = _tables(await self._run("save"))
-        found = _counts(saved)
-        ours = {table: {k: n for k, n in found[table].items() if _is_ours(k)} for table in ("nat", "filter")}
-        if ours == self.desired.counts() and not _missing_jumps(saved):
+        found = await self._read()
+        ours = {table: {k: n for k, n in chains.items() if is_ours(k)} for table, chains in found.counts.items()}
+        if ours == self.desired.counts() and not _missing_jumps(found):
             return False
         log.warning("the rules of %s were changed by somebody else; writing them anew", self._prefix)
         await self._write_all()
@@ -86,9 +85,9 @@ class IptablesApplier:
         """As rules.RuleWriter. Nothing where the machine has no iptables: the mode was never in use there."""
         if not self._program("save"):
             return
-        script = _removal(_tables(await self._run("save")))
-        if script:
-            await self._restore(script)
+        scripts = await self._removal(await self._read())
+        if scripts:
+            await self._restore(scripts)
             await self._remove_empty_tables()
 
     async def _remove_empty_tables(self) -> None:
@@ -102,24 +101,50 @@ class IptablesApplier:
     async def _write_all(self) -> None:
         self._whole = True
         self._generation = await self._nft.generation()
-        saved = _tables(await self._run("save"))
-        await self._restore(self.desired.whole(_counts(saved), _missing_jumps(saved)))
+        found = await self._read()
+        await self._restore(self.desired.whole(found.counts, _missing_jumps(found)))
         self._whole = False
 
-    async def _restore(self, script: str) -> None:
-        await self._run("restore", "--noflush", "-w", LOCK_WAIT, given=script)
-        # Counted and not asked for: what somebody else writes, before or meanwhile, `verify` has to see.
-        self._generation += script.count("COMMIT\n")
+    async def _restore(self, scripts: Iterable[str]) -> None:
+        for script in scripts:
+            await self._run("restore", "--noflush", "-w", LOCK_WAIT, given=script)
+            # Counted and not asked for: what somebody else writes, before or meanwhile, `verify` has to see.
+            self._generation += script.count("COMMIT\n")
+
+    async def _removal(self, found: Found) -> list[str]:
+        """The input of iptables-restore that removes our chains and the jumps to them, as transactions in order."""
+        jumps: dict[str, list[str]] = {table: [] for table in TABLES}
+        for table, chain in sorted({(table, chain) for table, chain, _ in found.jumps}):
+            rules = (await self._run("", "-w", LOCK_WAIT, "-t", table, "-S", chain)).splitlines()
+            jumps[table] += [f"-D{rule[2:]}" for rule in rules if is_ours(rule.rpartition("-j ")[2])]
+        scripts = []
+        for table, chains in found.counts.items():
+            ours = [name for name in chains if is_ours(name)]
+            scripts += [transaction(table, jumps[table]), *removal(table, ours)]
+        return [script for script in scripts if script]
+
+    async def _read(self) -> Found:
+        """What there is now."""
+        if "-nft-" not in self._program("save"):
+            return from_text(await self._run("save"))
+        # The socket is kept: closing one makes the kernel wait until everything deleted lately is freed.
+        channel = self._channel = self._channel or Netlink(protocol=NETLINK_NETFILTER)
+        try:
+            return await asyncio.to_thread(from_kernel, channel, self._family)
+        except OSError as error:
+            raise NftError(f"the kernel did not tell its chains: {error}") from error
 
     def _program(self, what: str) -> str:
         """The command to run; empty: the machine has none."""
-        names = (f"{self._prefix}-nft-{what}", f"{self._prefix}-{what}")
+        end = f"-{what}" if what else ""
+        names = (f"{self._prefix}-nft{end}", f"{self._prefix}{end}")
         return next((each for each in names if shutil.which(each)), "")
 
     async def _run(self, what: str, *arguments: str, given: str = "") -> str:
         program = self._program(what)
         if not program:
-            raise NftError(f"the command {self._prefix}-{what} is missing: proxy mode iptables needs it")
+            name = f"{self._prefix}-{what}" if what else self._prefix
+            raise NftError(f"the command {name} is missing: proxy mode iptables needs it")
         # A file and no pipe: a command that ends before it has read everything breaks nothing.
         with os.fdopen(os.memfd_create("iptables"), "w+b") as script:
             script.write(given.encode())
@@ -133,59 +158,10 @@ class IptablesApplier:
         return output.decode()
 
 
-def _is_ours(chain: str) -> bool:
-    return chain in _OURS or chain.startswith(PREFIXES)
-
-
-def _removal(tables: Mapping[str, Sequence[str]]) -> str:
-    """The input of iptables-restore that removes our chains and the jumps to them; empty: there are none."""
-    script = []
-    for table, lines in tables.items():
-        names = [line[1:].split()[0] for line in lines if line.startswith(":") and _is_ours(line[1:].split()[0])]
-        if names:
-            own = {f"-A {chain}" for chain in names}
-            jumps = [
-                f"-D{line[2:]}"
-                for line in lines
-                if line.startswith("-A ")
-                and line.rsplit("-j ", 1)[-1] in names
-                and " ".join(line.split()[:2]) not in own
-            ]
-            body = [*(f":{name} - [0:0]" for name in names), *jumps, *(f"-X {name}" for name in names)]
-            script.append("\n".join([f"*{table}", *body, "COMMIT", ""]))
-    return "".join(script)
-
-
 def _comes_with_a_table(entry: Mapping[str, Any]) -> bool:
     """Whether an object of `Nft.list` is the table itself, or a chain of the kernel's that lets everything through."""
     return "table" in entry or entry.get("chain", {}).get("policy") == "accept"
 
 
-def _tables(saved: str) -> dict[str, list[str]]:
-    """Table → lines of iptables-save."""
-    found: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for line in saved.splitlines():
-        if match := re.fullmatch(r"\*(\S+)", line):
-            lines = found.setdefault(match[1], [])
-        elif line and not line.startswith("#") and line != "COMMIT":
-            lines.append(line)
-    return found
-
-
-def _counts(tables: Mapping[str, Sequence[str]]) -> dict[str, dict[str, int]]:
-    """Table → chain → number of rules."""
-    found: dict[str, dict[str, int]] = {"nat": {}, "filter": {}}
-    for table, lines in tables.items():
-        chains = found.setdefault(table, {})
-        for line in lines:
-            if line.startswith(":"):
-                chains.setdefault(line[1:].split()[0], 0)
-            elif line.startswith("-A "):
-                name = line.split(" ", 2)[1]
-                chains[name] = chains.get(name, 0) + 1
-    return found
-
-
-def _missing_jumps(tables: Mapping[str, Sequence[str]]) -> list[tuple[str, str, str]]:
-    return [jump for jump in JUMPS if f"-A {jump[1]} {jump[2]}" not in tables.get(jump[0], ())]
+def _missing_jumps(found: Found) -> list[tuple[str, str, str]]:
+    return [jump for jump in JUMPS if (jump[0], jump[1], jump[2].rpartition("-j ")[2]) not in found.jumps]

@@ -2,12 +2,16 @@
 
 A chain of a service port is written whole (naming it empties it); in the lists all services share
 only the lines that changed are deleted and inserted, so that a change costs what it changes.
+
+iptables-restore looks chains up one after the other in the list of those a transaction names, so that one of all
+chains of 10,000 Services would take minutes: many go in several, a service port's chains together, and the lists
+that lead to them last.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from tiphys.proxy.iptables.chains import (
@@ -24,6 +28,8 @@ from tiphys.proxy.iptables.chains import (
 from tiphys.proxy.model import Choice, PortKey, ServicePort
 
 MARK: Final = "0x4000/0x4000"
+# About as many chains a transaction: a few thousand are looked up in less time than a process takes to start.
+CHAINS: Final = 4000
 POSTROUTING: Final = "KUBE-POSTROUTING"
 FORWARD: Final = "KUBE-FORWARD"
 # What the kernel's own chains send to ours: table, chain, rule.
@@ -97,12 +103,24 @@ class IptablesRules:
 
     # --- input for iptables-restore --noflush --------------------------------------------------
 
-    def flush(self) -> str:
-        """The difference to what was written; it counts as written. Empty: nothing to do."""
+    def flush(self) -> list[str]:
+        """The difference to what was written, as transactions in their order; it counts as written."""
+        batches = _batches(sorted(self._touched), self._written, self._rules)
+        scripts = [self._changes(keys) for keys in batches]
+        ends = {
+            "nat": self._node_port_lines(self._node_ips_written, self._node_ips),
+            "filter": self._unserved_lines(self._cidrs_written, self._cidrs),
+        }
+        scripts.append("".join(transaction(table, lines) for table, lines in ends.items()))
+        self._count_as_written()
+        return [script for script in scripts if script]
+
+    def _changes(self, keys: Iterable[PortKey]) -> str:
+        """What has to be done for these service ports."""
         body: dict[str, list[str]] = {"nat": [], "filter": []}
         declared: list[str] = []
         removed: list[str] = []
-        for key in sorted(self._touched):
+        for key in keys:
             before, after = self._written.get(key, PortRules()), self._rules.get(key, PortRules())
             for name, rules in after.chains.items():
                 if before.chains.get(name) != rules:
@@ -114,27 +132,43 @@ class IptablesRules:
                 old, new = Counter(before.lines.get(where, ())), Counter(after.lines.get(where, ()))
                 body[table] += [f"-D {name} {line}" for line in (old - new).elements()]
                 body[table] += [f"-I {name} {line}" for line in (new - old).elements()]
-        body["nat"] += self._node_port_lines(self._node_ips_written, self._node_ips)
-        body["filter"] += self._unserved_lines(self._cidrs_written, self._cidrs)
-        self._count_as_written()
-        head = [f":{name} - [0:0]" for name in (*declared, *removed)]
-        body["nat"] = [*head, *body["nat"], *(f"-X {name}" for name in removed)]
-        return "".join(f"*{table}\n{_text(lines)}COMMIT\n" for table, lines in body.items() if lines)
+        body["nat"] = [*_declared((*declared, *removed)), *body["nat"], *(f"-X {name}" for name in removed)]
+        return "".join(transaction(table, lines) for table, lines in body.items())
 
-    def whole(self, found: Mapping[str, Mapping[str, int]], jumps: Iterable[tuple[str, str, str]]) -> str:
-        """Everything anew, one transaction a table; it counts as written.
+    def whole(self, found: Mapping[str, Mapping[str, int]], jumps: Iterable[tuple[str, str, str]]) -> list[str]:
+        """Everything anew, as transactions in their order; it counts as written.
 
         `found`: the chains there are in each table; those of services no more are removed.
         `jumps`: those of JUMPS that are missing.
         """
-        chains = {name: rules for each in self._rules.values() for name, rules in each.chains.items()}
-        missing = list(jumps)
+        *early, last = list(_batches(self._rules, self._rules)) or [[]]
+        known = {name for each in self._rules.values() for name in each.chains}
+        scripts = []
+        if early:
+            # iptables keeps chains by name in a list, which the kernel's order, that of their making, lets it fill
+            # from the front, now and whenever somebody reads them.
+            new = known - found.get("nat", {}).keys()
+            fixed = {name: rules for (table, name), rules in FIXED.items() if table == "nat"}
+            declared = _declared(sorted(new | fixed.keys(), reverse=True))
+            scripts.append(transaction("nat", [*declared, *_appended(fixed)]))
+        for keys in early:
+            chains = self._chains(keys)
+            scripts.append(transaction("nat", [*_declared(sorted(chains)), *_appended(chains)]))
+        stale = {
+            table: [each for each in found.get(table, {}) if each.startswith(PREFIXES) and each not in known]
+            for table in ("nat", "filter")
+        }
+        scripts.append(self._last(self._chains(last), list(jumps)))
+        scripts += [script for table, names in stale.items() for script in removal(table, names)]
+        self._count_as_written()
+        return [script for script in scripts if script]
+
+    def _last(self, chains: Mapping[str, Sequence[str]], missing: Sequence[tuple[str, str, str]]) -> str:
+        """These chains of service ports, and the fixed ones and the lists of all, with what leads to them."""
         script = []
         for table in ("nat", "filter"):
             names = [name for where, name in (*FIXED, *LISTS) if where == table]
-            stale = [each for each in found.get(table, {}) if each.startswith(PREFIXES) and each not in chains]
-            # In order of name: iptables-restore takes half the time then, of seconds with 1,000 Services.
-            lines = [f":{name} - [0:0]" for name in sorted((*names, *(chains if table == "nat" else ()), *stale))]
+            lines = _declared(sorted((*names, *(chains if table == "nat" else ()))))
             # Inserted in front, so the last comes first.
             lines += [f"-I {chain} {rule}" for where, chain, rule in reversed(missing) if where == table]
             for (where, name), fixed in FIXED.items():
@@ -144,14 +178,14 @@ class IptablesRules:
                     for each in self._rules.values():
                         lines += [f"-A {name} {line}" for line in each.lines.get((where, name), ())]
             if table == "nat":
-                lines += self._node_port_lines((), self._node_ips)
-                lines += [f"-A {name} {rule}" for name, rules in chains.items() for rule in rules]
+                lines += [*self._node_port_lines((), self._node_ips), *_appended(chains)]
             else:
                 lines += self._unserved_lines((), self._cidrs)
-            lines += [f"-X {name}" for name in stale]
-            script.append(f"*{table}\n{_text(lines)}COMMIT\n")
-        self._count_as_written()
+            script.append(transaction(table, lines))
         return "".join(script)
+
+    def _chains(self, keys: Iterable[PortKey]) -> dict[str, list[str]]:
+        return {name: rules for key in keys for name, rules in self._rules[key].chains.items()}
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Table → chain → number of rules, as written."""
@@ -193,5 +227,39 @@ def _difference(rule: str, before: Sequence[str], after: Sequence[str]) -> list[
     return gone + [f"-A {rule.format(each)}" for each in after if each not in before]
 
 
-def _text(lines: Iterable[str]) -> str:
-    return "".join(f"{line}\n" for line in lines)
+def removal(table: str, names: Collection[str]) -> Iterator[str]:
+    """Transactions that remove chains only they themselves lead to."""
+    ordered = sorted(names)
+    batches = [ordered[first : first + CHAINS] for first in range(0, len(ordered), CHAINS)]
+    if len(batches) > 1:  # one may lead to one of another batch
+        yield from (transaction(table, _declared(each)) for each in batches)
+    for each in batches:
+        yield transaction(table, [*_declared(each), *(f"-X {name}" for name in each)])
+
+
+def _batches(keys: Iterable[PortKey], *rules: Mapping[PortKey, PortRules]) -> Iterator[list[PortKey]]:
+    """The keys in their order, as many together as have about CHAINS chains in all of `rules`."""
+    batch: list[PortKey] = []
+    room = CHAINS
+    for key in keys:
+        batch.append(key)
+        room -= sum(len(each[key].chains) for each in rules if key in each)
+        if room <= 0:
+            yield batch
+            batch, room = [], CHAINS
+    if batch:
+        yield batch
+
+
+def _declared(names: Iterable[str]) -> list[str]:
+    """Lines that make chains, or empty them."""
+    return [f":{name} - [0:0]" for name in names]
+
+
+def _appended(chains: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"-A {name} {rule}" for name, rules in chains.items() for rule in rules]
+
+
+def transaction(table: str, lines: Sequence[str]) -> str:
+    """Empty without lines."""
+    return "\n".join([f"*{table}", *lines, "COMMIT", ""]) if lines else ""
