@@ -459,6 +459,7 @@ class Supervisor:
                 if process.running:
                     send(process.pid, signal.SIGTERM)
             self._await_end(group)
+        self._await_end([self._guard])
 
     def _await_end(self, group: list[Process]) -> None:
         deadline = time.monotonic() + STOP_GRACE
